@@ -172,7 +172,7 @@ def test_several_numbers_stand_between_commas(words, monkeypatch):
     [
         (
             "predict m a.png --scales 0.5,big",
-            "--scales must be numbers between commas, such as 0.5,2, got [0.5, 'big'].",
+            "--scales must be numbers separated by commas, such as 0.5,2, got [0.5, 'big'].",
         ),
         ("predict m a.png --tile big", "--tile must be a whole number, got big."),
         ("predict m a.png --flip=5", "--flip takes no value, got 5."),
@@ -180,11 +180,11 @@ def test_several_numbers_stand_between_commas(words, monkeypatch):
         ("completion fish", "shell must be one of bash, zsh, tcsh, got fish."),
         (
             "train quickstart --augment.crop 160",
-            "--augment.crop must be two whole numbers between commas, such as 320,320, got [160].",
+            "--augment.crop must be two whole numbers separated by commas, such as 320,320, got [160].",
         ),
         (
             "train quickstart --augment.crop 1,2,3",
-            "--augment.crop must be two whole numbers between commas, such as 320,320, got [1, 2, 3].",
+            "--augment.crop must be two whole numbers separated by commas, such as 320,320, got [1, 2, 3].",
         ),
         ("train quickstart --optim.name foo", "--optim.name must be one of sgd, adam, adamw, got foo."),
         ("train quickstart --train.epochs many", "--train.epochs must be a whole number, got many."),
@@ -197,7 +197,7 @@ def test_several_numbers_stand_between_commas(words, monkeypatch):
         ),
         (
             "train quickstart --schedule.steps a",
-            "--schedule.steps must be numbers between commas, such as 0.5,2, got a.",
+            "--schedule.steps must be numbers separated by commas, such as 0.5,2, got a.",
         ),
         ("train quickstart other.yaml", "unrecognized arguments: other.yaml"),
     ],
@@ -205,4 +205,4 @@ def test_several_numbers_stand_between_commas(words, monkeypatch):
 def test_a_value_of_the_wrong_type_is_one_sentence(words, message, capsys):
     assert main(words.split()) == 2
     verb = words.split()[0]
-    assert capsys.readouterr().err == f"atrous: {message} (`atrous {verb} --help` explains)\n"
+    assert capsys.readouterr().err == f"atrous: {message} (`atrous {verb} --help` lists all options)\n"

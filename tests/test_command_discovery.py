@@ -141,7 +141,7 @@ def test_a_verb_of_a_group_runs(package, words, printed, code, capsys):
         ("federate serve m --site 3", "unknown flag '--site'. Did you mean '--sites'? (`atrous federate serve --help`"),
         (
             "federate serve m --sites x",
-            "--sites must be a whole number, got x. (`atrous federate serve --help` explains)",
+            "--sites must be a whole number, got x. (`atrous federate serve --help` lists all options)",
         ),
     ],
 )

@@ -178,7 +178,7 @@ def test_a_server_starts_and_answers_without_what_only_linux_has(model, tmp_path
         assert np.array_equal(mask, atrous.Segmenter(model).segment(picture))
         server.terminate()
         rest, _ = server.communicate(timeout=60)
-        assert server.returncode == 0 and "all requests are answered" in rest
+        assert server.returncode == 0 and "all requests were answered" in rest
     finally:
         server.kill()
         server.communicate()

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from atrous.overwrite_checks import save_picture
-from atrous.software_tag import UNSEALED, is_sealed, seal
+from atrous.software_tag import UNSEALED, is_marked, is_sealed, seal
 
 PICTURES = [
     np.arange(12, dtype=np.uint8).reshape(3, 4),
@@ -55,6 +55,27 @@ def test_a_raster_that_was_changed_in_place_is_not_ours(tmp_path):
         with rasterio.open(path, "r+") as file:
             file.write(np.full((1, 2, 2), 9, np.uint8), window=rasterio.windows.Window(300, 300, 2, 2))
         assert not is_sealed(path)
+
+
+@pytest.mark.parametrize("big", ["NO", "YES"])
+def test_a_raster_whose_position_was_corrected_is_not_ours(tmp_path, big):
+    rasterio = pytest.importorskip("rasterio")
+    at = rasterio.transform.from_origin(500000, 5000000, 10, 10)
+    for name, change in (("scale", {"transform": rasterio.transform.from_origin(500000, 5000000, 20, 20)}),
+                         ("corner", {"transform": rasterio.transform.from_origin(500010, 5000000, 10, 10)}),
+                         ("system", {"crs": "EPSG:32632"})):  # fmt: skip
+        path = tmp_path / f"{name}.tif"
+        profile = {"driver": "GTiff", "height": 6, "width": 7, "count": 1, "dtype": "uint8", "BIGTIFF": big}
+        with rasterio.open(path, "w", crs="EPSG:32633", transform=at, **profile) as file:
+            file.update_tags(TIFFTAG_SOFTWARE=UNSEALED)
+            file.write(np.ones((1, 6, 7), np.uint8))
+        seal(path)
+        assert is_sealed(path)
+        with rasterio.open(path, "r+") as file:
+            for field, value in change.items():
+                setattr(file, field, value)
+        assert not is_sealed(path), name
+        assert is_marked(path)
 
 
 def test_files_of_others_and_damaged_ones_are_not_ours(tmp_path):

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from atrous.model_file import save as save
     from atrous.serving.client import Client as Client
 
-# No output unless the importing program adds a handler; see atrous.logger.
+# Without this handler, Python would print warnings to standard error; see atrous.logger.
 logging.getLogger("atrous").addHandler(logging.NullHandler())
 
 _HOME = {

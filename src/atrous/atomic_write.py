@@ -13,7 +13,7 @@ from pathlib import Path
 
 from atrous.errors import AtrousError
 
-#: The end of a temporary file's name; `.NAME.RANDOM.atrous-part` stands for NAME.
+#: The end of a temporary file's name; the temporary file of NAME is `.NAME.RANDOM.atrous-part`.
 SUFFIX = ".atrous-part"
 #: Number of characters of the final name that a temporary name repeats; file systems allow names of 255 bytes.
 MOST_OF_NAME = 50
@@ -78,7 +78,9 @@ def _refusal(path: Path, error: OSError) -> AtrousError:
 def write_text(path: str | Path, text: str, *, sync: bool = False) -> None:
     """Writes a text as UTF-8, atomically; see `atomic_path`."""
     with atomic_path(path, sync=sync) as part:
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")  # JSON reads these escapes as the same text
+        part.write_text(
+            text, encoding="utf-8", errors="backslashreplace"
+        )  # these escapes have the same meaning in JSON
 
 
 @contextmanager
@@ -106,9 +108,9 @@ def temporary_folder(path: str | Path) -> Iterator[Path]:
 
 
 def is_stream(path: Path) -> bool:
-    """Returns whether a path is a device or a pipe, such as /dev/stdout or /dev/null, which has no content to lose."""
+    """Returns whether a path is a device or a pipe, such as /dev/stdout; these have no content that could be lost."""
     if str(path.parent) in ("/dev", "/dev/fd") or path.parts[:2] == ("/", "proc"):
-        return True  # also if a shell redirects the stream to a file; the output is appended to it
+        return True  # also if a shell redirects the stream to a file, which must not be replaced by a new file
     return path.exists() and not path.is_file() and not path.is_dir()
 
 

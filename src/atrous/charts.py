@@ -1,6 +1,6 @@
 """Charts and pictures of HTML pages: curves as inline SVG, pictures as data URIs.
 
-The SVG contains no colours. The page styles its classes, so charts fit the light, the dark and the print version.
+The SVG contains no colours. The style sheet of the page sets them, so charts fit the light, dark and print version.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from atrous.fonts import draw_text, labels, text_width
 
-WIDTH, HEIGHT = 360, 232  # about the size of a chart on the page, so text keeps its size
+WIDTH, HEIGHT = 360, 232  # about the size of a chart on the page in pixels, so that its text is not scaled
 LEFT, RIGHT, TOP, BOTTOM = 46, 350, 26, 206  # the edges of the plotted area
 PICTURE_SIDE = 640  # longer side of an embedded picture in pixels: sharp if enlarged, but small in the file
 WRONG = np.array([224, 45, 45], np.uint8)  # colour of wrong pixels in an error map; all other pixels are grey
@@ -34,9 +34,9 @@ class Curve:
 
     Args:
         name: name of the shown quantity.
-        points: (x, y), ascending in x, finite.
-        low: lower end of the range of each point; () for no range.
-        high: upper end of the range of each point; () for no range.
+        points: (x, y) values, ascending in x, finite.
+        low: smallest y in the bin of each point; () without bins.
+        high: largest y in the bin of each point; () without bins.
     """
 
     name: str
@@ -46,12 +46,12 @@ class Curve:
 
 
 def binned_curve(name: str, points: Points, bins: int = 72) -> Curve:
-    """Returns a curve of at most `bins` means, each with its range, so that the spikes of a long run remain visible.
+    """Returns a curve of bin means, each with the range of its bin, so that the spikes of a long run remain visible.
 
     Args:
         name: name of the shown quantity.
-        points: (x, y), ascending in x, finite.
-        bins: largest number of points in the result.
+        points: (x, y) values, ascending in x, finite.
+        bins: largest number of bins, ≥ 1; each bin is one point of the result.
     """
     groups = np.array_split(np.array(points, float), min(bins, len(points))) if points else []
     return Curve(
@@ -96,7 +96,7 @@ def line_chart(
     Args:
         title: description of the chart for screen readers.
         curves: up to six curves with at least one point in total; more than two curves need short names.
-        write: formats a value as text.
+        write: function that formats a value as text.
         mark: (x, y, label) of a point to mark with a ring.
 
     Returns:
@@ -179,7 +179,7 @@ def _ring(x: float, y: float, words: str) -> str:
 
 
 def sparkline(values: Sequence[float | None]) -> str:
-    """Draws a word-sized curve of scores from 0 to 1, with a dot at its end; "" for fewer than two finite scores."""
+    """Draws a small curve of scores (0–1) as inline SVG, with a dot at its end; "" for fewer than two finite scores."""
     at = [
         (round(2 + i / (len(values) - 1) * 72, 1), round(20 - value * 18, 1))
         for i, value in enumerate(values)
@@ -237,7 +237,7 @@ def shrink(array: NDArray[np.uint8], side: int = PICTURE_SIDE) -> NDArray[np.uin
 
 
 def photo_uri(picture: NDArray[np.uint8], *, sharp_colors: bool = False) -> str:
-    """Returns H×W×3 as a JPEG data URI; `sharp_colors` keeps the colour of thin lines, but makes the file larger."""
+    """Returns a picture, H×W×3, as a JPEG data URI; `sharp_colors` keeps the colour of thin lines in a larger file."""
     return data_uri(Image.fromarray(picture), "jpeg", quality=82, subsampling=0 if sharp_colors else 2)
 
 

@@ -20,7 +20,7 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 Kind = TypeVar("Kind")
 
-#: Text for each type of a signature, for messages.
+#: Name of each annotated type in messages.
 WORDS = {
     "str": "text",
     "Place": "a path or a URL (str or Path)",
@@ -34,14 +34,14 @@ WORDS = {
 }
 #: Collection types of a signature; their arguments become a list or a tuple.
 SEVERAL = ("list", "Sequence", "tuple")
-#: The smallest and the largest accepted whole number, those of 64 bits.
+#: The smallest and the largest accepted whole number: the limits of 64 bits.
 SMALLEST_INT, LARGEST_INT = -(2**63), 2**63 - 1
 #: Largest nesting depth of given lists and dicts.
 DEEPEST = 30
 
 
 class _Refused(Exception):
-    """The value is not of the tried type."""
+    """Signals that a value is not of the type that is tried."""
 
 
 def attribute_of(value: Any, name: str) -> Any:
@@ -53,7 +53,7 @@ def attribute_of(value: Any, name: str) -> Any:
     """
     try:
         return getattr(value, name, None)
-    except Exception:  # for example of a property
+    except Exception:  # for example, raised by a property
         return None
 
 
@@ -106,8 +106,8 @@ def check_usable(value: Any, name: str, above: tuple[int, ...] = ()) -> None:
         above: the identities of the collections that contain the value.
 
     Raises:
-        AtrousError: the value or one of its items is beyond the range of floats or broken; or the value contains itself
-            or is nested more than `DEEPEST` levels deep.
+        AtrousError: the value or one of its items is a number beyond the range of floats or a broken object; or the
+            value contains itself or is nested more than `DEEPEST` levels deep.
     """
     try:
         as_float(value, name)
@@ -123,7 +123,7 @@ def check_usable(value: Any, name: str, above: tuple[int, ...] = ()) -> None:
 
 
 def checked(function: Callable[Given, Result], *, prefix: str | None = None) -> Callable[Given, Result]:
-    """Decorates a public function: converts arguments to the types of the signature, file errors to AtrousError.
+    """Decorates a public function: converts arguments to its annotated types, and file errors to AtrousError.
 
     A text becomes a path for the type Path, one path becomes a list for list[Path], and NumPy numbers become Python
     numbers. The function itself checks arguments of other types, such as modules and arrays. Unknown and missing
@@ -241,7 +241,7 @@ def _wrong_arguments(signature: Any, title: str, named: Mapping[str, Any], error
 
 
 def _kinds_of(annotation: Any) -> tuple[str, ...]:
-    """Returns the alternatives of an annotation; none if one of them is not a plain type."""
+    """Returns the alternative types of an annotation; () if one of them is not a plain type."""
     parts, depth, start, text = [], 0, 0, str(annotation)
     for place, letter in enumerate(text):
         depth += (letter == "[") - (letter == "]")

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None, package: str = COMMANDS) -> int
     if arguments is None and sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         _start_again_in_utf8()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments is None:  # own process: a library's handler at the root logger would print messages a second time
+    if arguments is None:  # as a program, not in Python: handlers of the root logger would print messages twice
         logging.getLogger("atrous").propagate = False
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # characters that the locale cannot encode, such as "≈", must not fail
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None, package: str = COMMANDS) -> int
         print(f"atrous {__version__}")
         return 0
     # Idle OpenMP threads wait in a loop (they spin). Long spinning makes training up to ten times as slow if another
-    # program, or our own data workers, need a core. Set here, because torch reads the variable at import.
+    # program, or our own data workers, need a core. The variable is set here, because torch reads it at import.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # The CPU computes operations that Apple's GPUs do not support; torch reads this variable at import, too.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None, package: str = COMMANDS) -> int
 
 
 def _show_warning(message: Any, category: type[Warning], *place: Any) -> None:
-    """Prints a warning of atrous as a sentence, and other warnings as Python does."""
+    """Prints a warning of atrous as one sentence, and any other warning in Python's own form."""
     if category.__module__.startswith("atrous."):
         print(f"note: {message}", file=sys.stderr)
     else:
@@ -125,7 +125,7 @@ def _parse(verb: str, words: list[str], package: str = COMMANDS) -> dict[str, An
 
     class Parser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> typing.NoReturn:
-            raise AtrousError(f"{_in_a_sentence(message, known)} (`atrous {verb} --help` explains)") from ex
+            raise AtrousError(f"{_in_a_sentence(message, known)} (`atrous {verb} --help` lists all options)") from ex
 
     parser = Parser(prog=f"atrous {verb}")
     for option in known.values():
@@ -181,7 +181,7 @@ def _in_a_sentence(message: str, known: dict[str, Option]) -> str:
 
 
 def _in_brackets(words: list[str], known: dict[str, Option]) -> list[str]:
-    """Writes the values of flags that take several values in brackets, as the parser needs: [0.5,1], ["a"].
+    """Writes the values of each flag that takes several values in the parser's form, with brackets: [0.5,1], ["a"].
 
     If a flag that takes any number of values is given several times, the values are joined.
     """
@@ -212,7 +212,7 @@ def _joined(first: str, second: str) -> str:
 
 
 def _bracketed(values: str, quoted: bool) -> str:
-    """Returns comma-separated values as a JSON list; names are quoted, as a name may be none, true, 1 or (other)."""
+    """Returns comma-separated values as a JSON list; names are quoted, because a name may be none, true, 1 or (a)."""
     if quoted:
         return json.dumps(_names_in(values.strip()))
     inside = values.strip("[]() ")
@@ -289,7 +289,7 @@ def _check_flags(parser: Any, words: list[str]) -> None:
         if flag.startswith("--") and flag not in flags and not flag.startswith("--model.arguments."):
             near = difflib.get_close_matches(flag, flags, n=1, cutoff=0.5)
             hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise AtrousError(f"unknown flag '{flag}'.{hint} (`{parser.prog} --help` lists all)")
+            raise AtrousError(f"unknown flag '{flag}'.{hint} (`{parser.prog} --help` lists all flags)")
 
 
 def _value_of(flag: str, words: list[str]) -> str | None:

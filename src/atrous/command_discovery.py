@@ -1,8 +1,7 @@
 """Finds the verbs of the command line and their options in the files and functions of a package of commands.
 
 A file `predict.py` of the package is the verb `atrous predict`. A file `federate/serve.py` is the verb `serve` of the
-group `federate`, called by `atrous federate serve`. The name of a verb consists of these words: "predict", "federate
-serve".
+group `federate`, called by `atrous federate serve`. The names of these verbs are "predict" and "federate serve".
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ class Option:
 
     Args:
         name: name of the function's argument, or dotted name of a recipe's field.
-        hint: its type.
-        default: its default; None if there is no default, or if it is None.
-        sentence: its description, from the docstring.
-        positional: whether it is a word without a flag.
-        of_recipe: whether it is a field of the verb's recipe.
+        hint: type of the value, as annotated.
+        default: default of the value; also None if there is no default.
+        sentence: description of the option, from the docstring.
+        positional: whether the option is a word without a flag.
+        of_recipe: whether the option is a field of the verb's recipe.
         allowed: all allowed values of an option field; empty if any value is allowed.
     """
 
@@ -50,7 +49,7 @@ class Option:
 
     @property
     def kind(self) -> Any:
-        """The option's type without None; the first one of several types, such as Path for a path or a state dict."""
+        """The option's type without None; if there are several types, the first, such as Path in `Path | dict`."""
         return _alternatives(self.hint)[0]
 
     @property
@@ -67,18 +66,18 @@ class Option:
 
     @property
     def is_path(self) -> bool:
-        """Whether the value is a file or folder; in recipes, paths are texts, because a recipe is YAML."""
+        """Whether the value is a file or folder; in a recipe, a path has the type str, because a recipe is YAML."""
         return self.item is Path or self.is_place or self.name in ("data.root", "model.init")
 
     @property
     def is_place(self) -> bool:
-        """Whether the value is one or several paths or URLs; the command line takes text, as a Path is not a URL."""
+        """Whether the value is one or several paths or URLs. The parser gets them as text: a Path would damage URLs."""
         inside = typing.get_args(self.kind)[0] if self.takes_several else self.hint
         return {Path, str} <= set(_alternatives(inside))
 
     @property
     def takes_several(self) -> bool:
-        """Whether it takes several values: words for a positional option, comma-separated values for a flag."""
+        """Whether the option takes several values: words if it is positional, else comma-separated values."""
         return typing.get_origin(self.kind) in (list, tuple, Sequence)
 
     @property
@@ -105,12 +104,12 @@ PRINT_SCHEMA = Option(
     "print_schema",
     bool,
     False,
-    "print the JSON Schema of recipes, with which editors complete and check recipes, and do nothing else",
+    "only print the JSON Schema of recipes, with which editors complete and check recipes",
 )
 
 
 def verbs(package: str = COMMANDS) -> dict[str, str]:
-    """Returns each verb and its sentence; they are read from the files, so no verb is imported.
+    """Returns the description of each verb by its name. Descriptions are read from the files; no verb is imported.
 
     Args:
         package: name of the package whose files are the verbs, here and in all other functions.
@@ -120,13 +119,13 @@ def verbs(package: str = COMMANDS) -> dict[str, str]:
 
 
 def groups(package: str = COMMANDS) -> dict[str, str]:
-    """Returns each group of verbs and its sentence, the first of the docstring of its folder's `__init__.py`."""
+    """Returns the description of each group of verbs by its name, from the docstring of the group's `__init__.py`."""
     files = sorted(_folder(package).rglob("__init__.py"))
     return {name: _sentence_of(path) for path in files if (name := _name_of(path.parent, package))}
 
 
 def inside(group: str, package: str = COMMANDS) -> dict[str, str]:
-    """Returns the verbs and groups directly inside a group ("" for the top level) and their sentences, by last word."""
+    """Returns the descriptions of the verbs and groups directly in a group ("" for the top level), by last word."""
     found = {**verbs(package), **groups(package)}
     return {name.rpartition(" ")[2]: found[name] for name in sorted(found) if name.rpartition(" ")[0] == group}
 
@@ -198,7 +197,7 @@ def options(verb: str, package: str = COMMANDS) -> list[Option]:
 
 
 def sections(verb: str, package: str = COMMANDS) -> dict[str, str]:
-    """Returns the sections of the verb's recipe, each with its sentence; empty if the verb takes no recipe."""
+    """Returns the description of each section of the verb's recipe by its name; {} if the verb takes no recipe."""
     for hint in typing.get_type_hints(function_of(verb, package)).values():
         if dataclasses.is_dataclass(hint):
             parts = {field.name: field.default_factory for field in dataclasses.fields(hint)}
@@ -254,7 +253,7 @@ def _name_of(path: Path, package: str) -> str:
 
 
 def _sentence_of(path: Path) -> str:
-    """Returns the sentence after the name in the first line of a file's docstring."""
+    """Returns the description of a verb or group: the text after the colon in the first line of the docstring."""
     return _docstring(path).partition("\n")[0].partition(": ")[2]
 
 

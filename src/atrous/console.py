@@ -97,7 +97,7 @@ def told_if_interrupted(words: Callable[[], str]) -> Iterator[None]:
     """Adds a report on finished and unfinished work to a KeyboardInterrupt (Ctrl-C).
 
     Args:
-        words: returns the report; called after the work in this context has ended.
+        words: function that returns the report; it is called after the work in this context has ended.
 
     Raises:
         KeyboardInterrupt: with the report, which the command line prints.
@@ -134,7 +134,7 @@ def note(sentence: str) -> None:
 
 
 def warn_if_fresh(provenance: Mapping[str, Any]) -> None:
-    """Warns if the head of a model is untrained, because only the backbone's weights were given.
+    """Warns if the head of a model is untrained, which is so if only weights of the backbone were converted.
 
     Args:
         provenance: the provenance in the model's info.

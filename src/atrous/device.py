@@ -67,22 +67,22 @@ def with_float64(device: torch.device) -> torch.device:
 
 
 def precision_name(dtype: torch.dtype) -> str:
-    """Returns the name of a dtype, as `pick_precision` takes it."""
+    """Returns the name of a dtype, such as "bfloat16", which `pick_precision` accepts."""
     return str(dtype).removeprefix("torch.")
 
 
 def keep_freed_memory() -> None:
     """Makes this process keep freed memory for its next training step; does nothing without glibc.
 
-    Call it after the first step, when all permanent memory is allocated. By default, glibc returns large blocks to the
-    system at once, and every training step causes page faults for all of its memory again. The page faults take a
-    quarter of the step's time (docs/results.md).
+    Call this function after the first step, when all permanent memory is allocated. By default, glibc returns large
+    blocks to the system at once, and every training step causes page faults for all of its memory again. The page
+    faults take a quarter of the step's time (docs/results.md).
     """
     if platform.libc_ver()[0] != "glibc":
         return
     trim_threshold, mmap_max, arena_max = -1, -4, -8  # constants of malloc.h
     libc = ctypes.CDLL(None)
     libc.malloc_trim(0)  # returns the free memory of the first step between the permanent blocks
-    libc.mallopt(arena_max, 1)  # the backward pass, another thread, can reuse memory freed by the forward pass
+    libc.mallopt(arena_max, 1)  # lets the thread of the backward pass reuse freed memory
     libc.mallopt(mmap_max, 0)
     libc.mallopt(trim_threshold, 2**31 - 1)

@@ -31,7 +31,7 @@ class OutOfMemory(AtrousError, MemoryError):
 
 
 class SomeInputsFailed(AtrousError):
-    """Some inputs failed and were named in messages; the other inputs were processed."""
+    """Raised if some inputs failed; messages have named them, and the other inputs were processed."""
 
     exit_code = 1
 
@@ -89,7 +89,7 @@ def _near(given: str, names: list[str]) -> list[str]:
 
 
 def _bare(name: str) -> str:
-    """Normalises a name for the comparison: "mobilenet_v2" becomes "mobilenetv2", "deeplabv3+" "deeplabv3plus"."""
+    """Normalises a name for the comparison, such as "mobilenet_v2" to "mobilenetv2", "v3+" to "v3plus"."""
     return "".join(letter for letter in str(name).lower().replace("+", "plus") if letter.isalnum())
 
 

@@ -1,4 +1,4 @@
-"""A lock on a file for one process; it is released at the latest when the process ends, also if it is killed."""
+"""A lock on a file for one process; when the process ends or is killed, the system releases the lock."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _locked_by_fcntl(path: Path) -> Iterator[bool]:
     assert fcntl is not None
     with path.open("ab") as file:  # "wb" would truncate the file
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # locks of flock would be inherited by the data workers
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: data workers would inherit its lock
             locked = True
         except (BlockingIOError, PermissionError):
             locked = False
@@ -46,7 +46,7 @@ def _locked_by_fcntl(path: Path) -> Iterator[bool]:
 
 @contextmanager
 def _locked_by_sqlite(path: Path) -> Iterator[bool]:
-    """Locks a file with SQLite, which supports every system; an empty file is a valid database, and stays empty."""
+    """Locks a file with SQLite, which works on every system; an empty file is a valid database, and stays empty."""
     try:
         connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:  # a folder that is missing or write-protected

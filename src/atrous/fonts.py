@@ -23,7 +23,7 @@ from atrous import logger
 BITMAP_SIZES = (109, 136, 128, 160, 96, 64)
 #: A code point that Unicode never assigns; its glyph is the font's sign for a missing letter.
 NO_LETTER = "\U0010ffff"
-#: Size in pixels for checks whether a font has a letter.
+#: Font size, in pixels, of the checks whether a font has a letter.
 ASKED_SIZE = 20
 #: Words in a font's file name that lower its priority: labels use upright, regular fonts without serifs.
 OTHER_STYLES = frozenset(
@@ -295,7 +295,7 @@ def _glyph(path: str | None, letter: str) -> bytes:
 
 @cache
 def _asked(path: str | None) -> ImageFont.FreeTypeFont:
-    """Returns a font at the size of the letter checks; all checked fonts stay open, a few hundred at most."""
+    """Returns a font at the size of the letter checks; all checked fonts, at most a few hundred, stay open."""
     return _font(path, ASKED_SIZE)
 
 

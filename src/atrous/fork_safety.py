@@ -23,8 +23,8 @@ class ForkLock:
     """A lock for threads that no missing thread can hold in a forked child.
 
     Args:
-        lost: error message in a child if a missing thread held the lock, because the state that it protects is then
-            unknown; "" if the lock is free in the child in this case.
+        lost: error message of the lock in a child if a missing thread held the lock at the fork; the state that the
+            lock protects is then unknown. With "", the lock is free in the child instead.
     """
 
     def __init__(self, lost: str = "") -> None:
@@ -40,7 +40,7 @@ class ForkLock:
 
     @contextmanager
     def if_free(self) -> Iterator[bool]:
-        """Takes the lock for a `with` block unless a thread holds or held it at a fork; yields whether it was taken."""
+        """Takes the lock for a `with` block if it is free and was not lost at a fork; yields whether it was taken."""
         if self._lost or not self._lock.acquire(blocking=False):
             yield False
             return
@@ -55,7 +55,7 @@ class ForkLock:
         self._lock.release()
 
     def after_fork(self) -> None:
-        """Replaces the lock in a child; it is free, lost, or still held by its owner if this thread forked."""
+        """Replaces the lock in a child. It stays held if this thread held it; see `lost` if another thread did."""
         locked, self._lock = self._lock.locked(), threading.Lock()
         if locked and self._owner == threading.get_ident():
             self._lock.acquire()
@@ -78,7 +78,7 @@ def leave_to_parent(runtime: Any) -> None:
 
 
 def numba_lost() -> bool:
-    """Returns whether this process was forked after numba or torch was imported, which may both use OpenMP threads.
+    """Returns whether this process was forked after numba or torch was imported; both may use OpenMP threads.
 
     A child that uses the OpenMP threads of its parent is killed by OpenMP, or waits for them forever.
     """

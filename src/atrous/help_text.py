@@ -13,7 +13,7 @@ from atrous.option_fields import in_words
 
 ABOUT = "Trains, evaluates and runs DeepLab models for semantic segmentation, from a folder of pictures and masks."
 
-#: The tasks of the verbs.
+#: The verbs of each task, in the order of the page.
 TASKS = {
     "Start here": ("demo", "doctor"),
     "Make a model": ("train", "convert", "calibrate"),
@@ -26,7 +26,8 @@ TASKS = {
 GROUPS = {
     "Input": (
         "model", "models", "a", "b", "paths", "file", "runs", "data", "split", "layout", "input", "groups", "train",
-        "val", "pages", "range", "source", "weights", "classes", "check", "calibrate", "resume", "init", "shell",
+        "val", "pages", "planes", "slices", "range", "source", "weights", "classes", "check", "calibrate", "resume",
+        "init", "shell",
     ),
     "With --calibrate": ("export.layout", "export.groups"),
     "With --calibrate or --check": ("export.input",),
@@ -65,7 +66,7 @@ def overview(package: str = COMMANDS) -> str:
     for verb in ("doctor", "train", "predict"):
         if verb in about:
             lines += _command(examples(verb, package)[0])
-    lines += ["", *_wrapped("`atrous VERB --help` explains a verb, and `atrous --version` names the version.", "")]
+    lines += ["", *_wrapped("`atrous VERB --help` explains a verb, and `atrous --version` prints the version.", "")]
     return "\n".join(lines) + "\n"
 
 
@@ -129,7 +130,7 @@ def kind_in_words(option: Option) -> str:
         count = "two " if option.count == 2 else ""
         many = {int: "whole numbers", float: "numbers"}.get(option.item, "names")
         example = {int: "320,320", float: "0.5,2"}.get(option.item, "road,car")
-        return f"{count}{many} between commas, such as {example}"
+        return f"{count}{many} separated by commas, such as {example}"
     if option.is_place:
         return "a path or a URL"
     kinds = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path", str: "a text"}
@@ -146,7 +147,7 @@ def _group_of(verb: str, name: str) -> str:
 
 def _recipe() -> list[str]:
     text = (
-        "a recipe: a YAML file, or the name of an included recipe (a file of that name in the current folder takes "
+        "a recipe: a YAML file, or the name of a shipped recipe (a file of that name in the current folder takes "
         "precedence):"
     )
     lines = _entry("  RECIPE", text, COLUMN)
@@ -218,7 +219,7 @@ def _command(command: str) -> list[str]:
 
 
 def _entry(head: str, text: str, column: int) -> list[str]:
-    """Returns a head and its text, which begins at a column beside the head, or below a long head."""
+    """Returns the lines of an entry: its head, and its text in a column beside the head or, if that is long, below."""
     column = column if _width() >= 60 else min(column, 6)
     if len(head) < column:
         return _wrapped(text, " " * column, head.ljust(column))

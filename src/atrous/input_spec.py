@@ -11,7 +11,7 @@ from typing import Any, Literal
 from atrous.checked_arguments import as_float, checked_field_names
 from atrous.errors import AtrousError, shown
 
-#: The smallest normal and the largest number of float32, the type of networks; smaller numbers lose digits.
+#: The smallest normal and the largest number of float32, in which networks compute; smaller numbers lose digits.
 SMALLEST, LARGEST = 2.0**-126, (2 - 2**-23) * 2.0**127
 #: Name of the first input of every model.
 IMAGE = "image"
@@ -19,7 +19,7 @@ IMAGE = "image"
 DTYPES = ("uint8", "uint16", "float32")
 #: Planes of the slices of a volume.
 PLANES = ("axial", "coronal", "sagittal")
-#: Largest number of neighbouring slices that are channels.
+#: Largest number of neighbouring slices of a volume that form the channels of one input.
 MOST_SLICES = 31
 #: Allowed numbers of colour channels: none, grey, or red, green and blue.
 COLORS = (0, 1, 3)
@@ -34,8 +34,8 @@ class Input:
         mean: mean of each channel, in raw units (0–255 for 8-bit pictures).
         std: standard deviation of each channel, > 0, in raw units.
         name: name of the input, such as "image" or "depth".
-        dtype: the type of the training values. A file of the other integer type (8-bit or 16-bit) is rescaled to it.
-        pages: for TIFFs with several pages, "first" for the first page, "channels" for the bands of all pages.
+        dtype: the type of the training values. Values of the other integer type (8-bit or 16-bit) are rescaled to it.
+        pages: pages to read from a multi-page TIFF: "first" for the first page, "channels" for the bands of all pages.
         bands: names of the channels, such as ("red", "nir"); () if they have no names.
         wavelengths: wavelength of each channel in nanometres; () if unknown.
         unit: unit of the values, such as "m"; "" if unknown.
@@ -43,11 +43,11 @@ class Input:
         colors: number of first channels that are colours of a photograph: 0, 1 (grey) or 3 (red, green, blue).
             Training varies the brightness and colour of these channels only.
         normalize: "fixed" for (value − mean) / std; "window" for the same after clipping values to `window`;
-            "per_image" to subtract the picture's own mean and divide by its own standard deviation, with `mean` 0 and
-            `std` 1.
+            "per_image" for the mean and the standard deviation of each picture itself, with `mean` 0 and `std` 1.
         window: (lowest, highest) value for the clipping, in raw units; None for no clipping.
-        slices: for slices of a volume, the number of neighbouring slices that are channels, odd; 1 for one slice.
-        planes: for slices of a volume, their planes: "axial", "coronal", "sagittal"; () for pictures. Training uses the
+        slices: number of neighbouring slices of a volume that form the channels, odd, 1–31; 1 for a single slice
+            and for pictures.
+        planes: planes of the slices of a volume: "axial", "coronal", "sagittal"; () for pictures. Training uses the
             slices of all planes, and prediction averages their probabilities.
     """
 
@@ -165,7 +165,7 @@ def joint_dtype(inputs: Sequence[Input]) -> Literal["uint8", "uint16", "float32"
 
 
 def usual_colors(channels: int, dtype: str) -> int:
-    """Returns the default number of channels that are colours of a photograph.
+    """Returns the default of `Input.colors`: how many of the first channels are colours of a photograph.
 
     Args:
         channels: number of channels C of the picture.
@@ -173,7 +173,7 @@ def usual_colors(channels: int, dtype: str) -> int:
 
     Returns:
         1 for one channel of integers; 3 for three channels, and for four channels of integers, such as red, green, blue
-        and infrared; 0 in all other cases, whose channels are measurements.
+        and infrared; 0 in all other cases, in which the channels are measurements.
     """
     return {1: 1, 3: 3, 4: 3}.get(channels, 0) if dtype != "float32" else {3: 3}.get(channels, 0)
 

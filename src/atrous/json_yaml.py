@@ -1,4 +1,4 @@
-"""Reads JSON and YAML with the same checks everywhere; every problem with a text raises AtrousError.
+"""Reads JSON and YAML for all of atrous, with the same checks; a text that fails a check raises AtrousError.
 
 Python's readers raise RecursionError for deep nesting, and ValueError for numbers of thousands of digits and for
 invalid dates. They accept NaN, Infinity and 1e999, and silently keep the last of two equal keys.
@@ -119,11 +119,11 @@ def _constructed(loader: Any, node: Any) -> Any:
 
 
 def _check_nodes(node: Any, sizes: dict[int, int | None]) -> int:
-    """Returns the number of values of a node after its aliases are expanded, and checks its keys and numbers.
+    """Checks the keys and numbers of a node, and returns its number of values after its aliases are expanded.
 
     Args:
-        node: a node of YAML's tree.
-        sizes: number of values of each node visited before; None for the nodes that contain this one.
+        node: a node of the tree of a YAML text.
+        sizes: number of values of each visited node, by its `id`; None for the nodes that contain this node.
     """
     import yaml
 

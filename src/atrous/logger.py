@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: The logger. Messages of commands and of the server have the level INFO; notes and warnings the level WARNING.
+#: The logger. Messages of commands and of the server have the level INFO; notes and warnings have WARNING.
 LOGGER = logging.getLogger("atrous")
 #: Categories of warnings that are currently suppressed.
 _suppressed: list[type[Warning]] = []
@@ -30,7 +30,7 @@ def warn(sentence: str, category: type[Warning], stacklevel: int = 1) -> None:
 
 
 def log(level: int, sentence: str) -> None:
-    """Writes a sentence to the logger; undecodable bytes become escapes, which every log file can store.
+    """Writes a sentence to the logger; undecodable bytes are written as escapes, which every log file can store.
 
     Args:
         level: level of `logging`.

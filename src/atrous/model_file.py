@@ -59,10 +59,10 @@ def save(model: SegmentationModel, path: str | Path, *, half: bool = False, over
 
 
 def save_built(model: SegmentationModel, path: Path) -> None:
-    """Writes a model that this program built from its record; unlike `save`, it does not check the model's scores.
+    """Writes a model that this program built from its record; unlike `save`, does not compare scores.
 
     Args:
-        model: a module with `.info`, of which only the weights were changed.
+        model: a module with `.info`, as built from this record; only the values of its weights may differ.
         path: the file to write; an existing file is replaced.
 
     Raises:
@@ -120,7 +120,7 @@ def load(path: str | Path, *, output_stride: int | None = None) -> SegmentationM
     """Reads a model file and rebuilds its model, in evaluation mode.
 
     Args:
-        path: a file written by `save`.
+        path: the model file, as written by `save`.
         output_stride: output stride of the model, 8, 16 or 32, with the same weights; None for the saved output stride.
 
     Returns:
@@ -145,7 +145,9 @@ def load(path: str | Path, *, output_stride: int | None = None) -> SegmentationM
         raise AtrousError(f"{path} is truncated or damaged: {error}.") from error
     if metadata.get("sha256") != _digest(metadata["atrous"], tensors):
         raise AtrousError(f"{path} was altered or damaged after it was saved: its checksum does not match.")
-    with torch.device("meta"):  # before memory is allocated: a wrong record may describe a huge network
+    with torch.device(
+        "meta"
+    ):  # on the meta device, because a wrong record may describe a network that fills the memory
         _check_shapes(tensors, models.build(info.architecture, info.arguments).state_dict(), path)
     model = models.build(info.architecture, info.arguments)
     model.load_state_dict(tensors)
@@ -170,7 +172,7 @@ def check_name(path: Path, flag: str) -> None:
         flag: the argument that gives the path.
 
     Raises:
-        AtrousError: its name does not end in .safetensors.
+        AtrousError: the name of the file does not end in .safetensors.
     """
     if path.suffix != ".safetensors":
         raise AtrousError(f"{flag} is {path}; the name of a model file must end in .safetensors.")
@@ -178,6 +180,9 @@ def check_name(path: Path, flag: str) -> None:
 
 def read_info(path: str | Path) -> Info:
     """Reads the record of a model file, without its weights.
+
+    Args:
+        path: the model file.
 
     Raises:
         AtrousError: the file is not a model file.
@@ -189,6 +194,9 @@ def read_info(path: str | Path) -> Info:
 def digest_of_file(path: str | Path) -> str:
     """Returns the SHA-256 of a model file's bytes, which is equal for copies and differs after any change.
 
+    Args:
+        path: the model file.
+
     Raises:
         AtrousError: the file is not a model file.
     """
@@ -199,6 +207,9 @@ def digest_of_file(path: str | Path) -> str:
 def sha256_of(path: str | Path) -> str:
     """Returns the SHA-256 of the bytes of any file, as 64 hexadecimal digits.
 
+    Args:
+        path: the file.
+
     Raises:
         OSError: the file cannot be read.
     """
@@ -208,6 +219,11 @@ def sha256_of(path: str | Path) -> str:
 
 def write_safetensors(tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path) -> None:
     """Writes a safetensors file atomically: a temporary file in the same folder is written, synced and renamed.
+
+    Args:
+        tensors: the tensors by name.
+        metadata: the metadata of the file, as texts by name.
+        path: the file to write; an existing file is replaced.
 
     Raises:
         AtrousError: the disk is full or the folder is not writable; an existing file is unchanged.

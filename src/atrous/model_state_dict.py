@@ -18,13 +18,13 @@ KEPT = ("torch.float16", "torch.float32")
 
 
 def kept_state(model: Any, info: Info) -> dict[str, Tensor]:
-    """Returns the weights under the names that the network of this record has.
+    """Returns the weights of a module under the names that they have in the network of a record.
 
     Prefixes of wrappers are removed from the names; pruned and otherwise parametrised weights are computed.
 
     Args:
         model: a module of one of the papers' models.
-        info: its record.
+        info: the record of the module.
 
     Returns:
         Contiguous tensors on the CPU, which share no memory with each other.
@@ -69,7 +69,7 @@ def in_evaluation(model: Any) -> Iterator[None]:
 
 
 def plain_weights(model: Any) -> dict[str, Tensor]:
-    """Returns every weight and buffer by its name without wrappers; parametrised weights are computed.
+    """Returns every weight and buffer by its name without prefixes of wrappers; parametrised weights are computed.
 
     Args:
         model: a module of one of the papers' models.

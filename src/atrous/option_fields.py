@@ -125,23 +125,23 @@ def setting(default: Value, help: str, **allowed: Any) -> Value:
     """Returns a field of a dataclass with a description of type `About`.
 
     Args:
-        default: its default. For a mutable default, use `described` instead.
+        default: default value of the field. For a mutable default, use `described` instead.
         help: description of the field; see `About`.
         allowed: the range, unit or choices; see `About`.
 
     Returns:
-        A field for `dataclasses`; its default for type checkers.
+        A field for `dataclasses`. For type checkers, the result has the type of the default.
     """
     return dataclasses.field(default=default, metadata=described(help, **allowed))
 
 
 def described(help: str, **allowed: Any) -> dict[str, Any]:
-    """Returns the metadata for a field made by `dataclasses.field`; see `setting`."""
+    """Returns the metadata argument of `dataclasses.field` for a field with a description; see `setting`."""
     return {"about": About(help, **allowed)}
 
 
 def settings(section: str) -> Callable[[type[Kind]], type[Kind]]:
-    """Decorates a dataclass in place: its constructor checks types and ranges, its docstring lists the fields.
+    """Decorates a dataclass in place: its constructor checks types and ranges, and its docstring lists the fields.
 
     Args:
         section: name of the recipe's section, which messages put before the field names; "" for no section.
@@ -168,7 +168,7 @@ def taking(kind: type, *names: str) -> Callable[[Callable[Given, Result]], Calla
 
     The signature and the docstring of the function list the fields with their types, defaults and descriptions, so
     `help` and the command line show them. If the function or a decorator below has an argument of the same name, this
-    argument is used instead of the field. The constructor of the dataclass checks the ranges.
+    argument is used instead of the field. The constructor of the dataclass checks the ranges of the values.
 
     Args:
         kind: a dataclass of fields made by `setting`.
@@ -229,10 +229,10 @@ def _with_arguments(documented: str | None, known: Mapping[str, About]) -> str:
 
 @functools.cache
 def fields_of(kind: type) -> dict[str, About]:
-    """Returns the description of each field of a dataclass, by name; for a nested section, its first sentence.
+    """Returns the description of each field of a dataclass by name; for a nested section, the first docstring line.
 
     Args:
-        kind: a dataclass whose fields are made by `setting`, or are such dataclasses.
+        kind: a dataclass; each field is made by `setting` or `described`, or is a nested dataclass of this form.
     """
     found = {}
     for item in dataclasses.fields(kind):
@@ -267,7 +267,7 @@ def _listed(values: tuple[Any, ...]) -> str:
 
 
 def _as_given(value: Any) -> str:
-    """Returns a value as text; a whole number has no decimals, also if it is stored as a float."""
+    """Returns a value as text; a float that is a whole number is written without decimals."""
     return shown(value).removesuffix(".0")
 
 

@@ -32,7 +32,7 @@ JSON_KEY = "written_by"
 TABLE_MARK = f"# Class table, written by {MARK}."
 #: The beginning of a recipe with every field, such as a run's config.yaml.
 RECIPE_MARK = f"# A recipe of {MARK}"
-#: Keys of `evaluate --json`, which identify JSON files of earlier versions, which had no mark.
+#: Keys of a file of `evaluate --json`. They identify files of earlier versions, which had no mark.
 EVALUATION_KEYS = {"model", "data", "split", "confusion", "per_image"}
 #: The mark of an HTML page; pages of earlier versions have no generator and are identified by their title.
 PAGE_MARK = re.compile(r'<meta name="generator" content="atrous\b|<title>[^<]* · atrous (report|explain)</title>')
@@ -41,7 +41,7 @@ HEAD_BYTES = 4096
 #: File name suffixes that are refused as the name of an output folder.
 FILE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".html", ".json", ".yaml", ".yml", ".xml"}
-    | {".safetensors", ".pt", ".pth", ".pt2", ".onnx", ".tflite", ".zip"}
+    | {".safetensors", ".pt", ".pth", ".pt2", ".onnx", ".tflite", ".zip", ".nii", ".gz"}
 )
 #: Longest accepted header of a model file (safetensors' own limit is 100 MB).
 MAX_HEADER_BYTES = 16 * 2**20
@@ -55,7 +55,7 @@ class Output:
         flag: the argument that gives the path, such as "json".
         path: the file.
         kind: the kind of file that may be replaced, for messages, such as "picture".
-        is_ours: returns whether an existing file is an earlier output of that kind.
+        is_ours: function that returns whether an existing file is an earlier output of that kind.
         folder: for one of several files in an output folder, the folder that the argument gives.
     """
 
@@ -80,7 +80,7 @@ def check_outputs(
         outputs: all files that the call will write; None is ignored.
         inputs: all inputs of the call, as pairs (description, file or folder); a path of None is ignored. In a folder,
             all files that this program did not write are inputs.
-        overwrite: replace files that this program did not write; inputs are never replaced.
+        overwrite: whether files that this program did not write may be replaced; inputs are never replaced.
 
     Raises:
         AtrousError: an output is an input, a folder, another output, or a file that this program did not write; or
@@ -110,7 +110,7 @@ def check_outputs(
 
 
 class _Inputs:
-    """The inputs of a call, identified by path and by number on the disk."""
+    """The inputs of a call, identified by real path and by device and inode number."""
 
     def __init__(self, inputs: Iterable[tuple[str, str | Path | None]]) -> None:
         given = [(words, Path(path)) for words, path in inputs if path is not None]
@@ -139,7 +139,7 @@ class _Inputs:
 
 
 def _identities(path: Path) -> Iterator[object]:
-    """Yields the real path, and for an existing file its number on the disk, which is equal for hard links."""
+    """Yields the real path and, for an existing file, its device and inode number, which hard links share."""
     yield os.path.realpath(path)
     try:
         status = path.stat()
@@ -172,16 +172,18 @@ def check_is_folder(flag: str, path: str | Path) -> None:
 
     Args:
         flag: the argument that gives the path, such as "out".
-        path: the folder that the call will write into.
+        path: the folder for the files of the call; it need not exist.
 
     Raises:
-        AtrousError: the path has the suffix of a picture, a page, a model or a text file.
+        AtrousError: the path has the suffix of a picture, a volume, a page, a model or a text file.
     """
     path = Path(path)
-    if path.suffix.lower() in FILE_SUFFIXES and not path.is_dir():
+    folder = path
+    while folder.suffix.lower() in FILE_SUFFIXES:  # .nii.gz is two suffixes
+        folder = folder.with_suffix("")
+    if folder != path and not path.is_dir():
         raise AtrousError(
-            f"{flag} is {path}, which is named like a file; give a folder, such as {path.with_suffix('')}, for the "
-            "output files."
+            f"{flag} is {path}, which is named like a file; give a folder, such as {folder}, for the output files."
         )
 
 
@@ -238,8 +240,8 @@ def check_replaceable(path: str | Path, kind: str, is_ours: Callable[[Path], boo
     Args:
         path: the file to write.
         kind: the kind of file that may be replaced, for messages.
-        is_ours: returns whether an existing file is an earlier output of that kind.
-        overwrite: replace any file.
+        is_ours: function that returns whether an existing file is an earlier output of that kind.
+        overwrite: whether any file may be replaced.
 
     Raises:
         AtrousError: the path is a folder, or a file that this program did not write.
@@ -324,7 +326,7 @@ def is_our_page(path: Path) -> bool:
 
 
 def is_our_picture(path: Path) -> bool:
-    """Returns whether a PNG, TIFF or NIfTI file has the mark of this program and unchanged pixels."""
+    """Returns whether a PNG, TIFF or NIfTI file has this program's mark, and unchanged pixels in the same position."""
     return is_sealed(path)
 
 

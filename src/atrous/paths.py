@@ -24,7 +24,7 @@ def is_url(place: Place) -> bool:
 
 
 def shown_place(place: Place) -> str:
-    """Formats a place for messages and records; user, password and query of a URL are removed, as they may be secret.
+    """Formats a place for messages and records, without the user, password and query of a URL, which may be secret.
 
     Args:
         place: a path, a URL, or a text that contains URLs.
@@ -39,7 +39,7 @@ def shown_place(place: Place) -> str:
 
 
 def failure_in_words(place: Place, error: Exception) -> str:
-    """Returns an error message with the picture's name and, for errors of other libraries, the type of the error.
+    """Returns the message of an error with the picture's name and, for errors of other types, the type.
 
     Args:
         place: path or URL of the picture.
@@ -58,7 +58,7 @@ def place_of(value: str | os.PathLike[Any], name: str) -> Place:
         name: name of the argument in messages.
 
     Raises:
-        AtrousError: as `path_of`; or the value is a Path made of a URL.
+        AtrousError: `path_of` refuses the value, or the value is a Path made of a URL.
     """
     if isinstance(value, str) and is_url(value):
         return value
@@ -68,7 +68,7 @@ def place_of(value: str | os.PathLike[Any], name: str) -> Place:
 
 
 def _url_in(text: Any) -> str | None:
-    """Returns the URL in a text, also if the text is a path made of a URL, which has lost one of two slashes."""
+    """Returns the URL in a text or in a path made of a URL, which has lost one of two slashes; None for other texts."""
     if not isinstance(text, str) or is_url(text):
         return text if isinstance(text, str) else None
     begin = re.match(r"([A-Za-z][A-Za-z0-9+.-]{1,30}:)[/\\]", text)

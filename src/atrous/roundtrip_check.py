@@ -25,7 +25,7 @@ from atrous.models.wrapper_prefixes import without_wrappers
 SIDES = (MINIMUM_SIDE_OF_ONE, 65, 129)
 #: Settings of layers that change the scores and that a state dict does not contain.
 SETTINGS = ("stride", "padding", "dilation", "groups", "padding_mode", "eps")
-#: Largest allowed difference of two scores, relative to the scores' variation: on a CPU, on a GPU, and in 16 bits.
+#: Largest allowed difference of two scores as a share of their variation: on a CPU, on a GPU, and in 16 bits.
 #: A CPU computes equal bits for equal layers; a GPU may use another algorithm.
 SHARE, SHARE_OF_GPU, SHARE_OF_16_BITS = 1e-5, 1e-3, 2e-2
 
@@ -41,7 +41,7 @@ def check_rebuilt(model: SegmentationModel) -> None:
 
     Args:
         model: a module of one of the papers' models without wrappers, whose weights fit its record, on any device and
-            in any precision. Its mode, gradients and buffers do not change; the global random states do not, either.
+            in any precision. Its mode, gradients and buffers, and the global random states, do not change.
 
     Raises:
         AtrousError: a layer has another setting, or the scores of a small picture differ.

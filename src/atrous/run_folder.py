@@ -127,7 +127,7 @@ def new_run(out: Path | None, name: str) -> Path:
     Raises:
         AtrousError: the folder contains a run already, or cannot be created.
     """
-    check_new_run(out, [], overwrite=True)  # a second time: other processes may have written files since the first
+    check_new_run(out, [], overwrite=True)  # again: another process may have written files since the first check
     run, number = out or Path("runs") / name, 2
     try:
         run.parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ def check_new_run(out: Path | None, inputs: Iterable[tuple[str, str | Path | Non
     Args:
         out: the run's folder, which may not exist yet; None for a new folder.
         inputs: the inputs of the training, as for `check_outputs`.
-        overwrite: replace files in a folder that contains no run; inputs are never replaced.
+        overwrite: whether files in a folder without a run may be replaced; inputs are never replaced.
 
     Raises:
         AtrousError: the folder contains a run or a file that the run would replace, or it is the folder of the dataset.
@@ -223,14 +223,14 @@ def restore_config(run: Path) -> None:
 
 
 def check_resumed_run(run: Path, *, overwrite: bool) -> None:
-    """Refuses to resume a run if files that atrous did not write have the names of the run's output files.
+    """Refuses to resume a run if it would replace files that atrous did not write.
 
     Args:
         run: the run's folder.
-        overwrite: replace such files.
+        overwrite: whether files that atrous did not write may be replaced.
 
     Raises:
-        AtrousError: there is such a file.
+        AtrousError: a file with the name of an output of the run was not written by atrous.
     """
     is_ours = {
         "metrics.jsonl": is_our_metrics,
@@ -312,7 +312,7 @@ def _read_doctor(path: Path) -> Record:
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """Reads the lines of metrics.jsonl, ascending in step; if a step occurs twice (after a resume), the later line.
+    """Reads the lines of metrics.jsonl, ascending in step; if a resumed run repeats a step, keeps its later line.
 
     A line that is not a JSON object is skipped, because a killed process may leave an incomplete last line.
     """
@@ -334,7 +334,7 @@ def read_evaluation(path: Path) -> Record:
     """
     cure = f"Write it again: `atrous evaluate MODEL DATA --json {shlex.quote(str(path))} --overwrite`, or remove it."
     try:
-        evaluation = read_json(path, finite=False)  # a page shows scores that are not numbers as unknown
+        evaluation = read_json(path, finite=False)  # a page shows NaN and infinite scores as "–"
         classes, shape = evaluation["classes"], np.asarray(evaluation["confusion"], np.int64).shape
         lacking = {field for c in classes for field in _CLASS_FIELDS - c.keys()}
         for c in classes if not lacking else ():
@@ -356,5 +356,5 @@ def points(lines: Sequence[Record], key: str) -> list[tuple[float, float]]:
 
 
 def is_finite(value: object) -> TypeGuard[float]:
-    """Returns whether a score is a finite number; absent classes have null, and diverged runs have NaN."""
+    """Returns whether a score is a finite number; absent classes have None, and diverged runs have NaN."""
     return isinstance(value, int | float) and math.isfinite(value)

@@ -1,7 +1,8 @@
-"""The mark in PNG, TIFF, NIfTI and DICOM files of this program: its name and a checksum of the stored pixels.
+"""The mark in PNG, TIFF, NIfTI and DICOM files of this program: its name and a checksum of pixels and their position.
 
-The mark is in the Software field (in NIfTI: descrip), which changes no pixel. An editor may keep this field, but the
-checksum then shows that the pixels were changed. In DICOM, the mark is in the preamble, with a checksum of all bytes
+The mark is in the Software field (in NIfTI: descrip) and changes no pixel. If an editor changes pixels but keeps this
+field, the checksum no longer matches the pixels. The checksum covers the position on Earth of a GeoTIFF and the header
+of a NIfTI file, too, because users correct these. In DICOM, the mark is in the preamble, with a checksum of all bytes
 that follow it.
 """
 
@@ -21,23 +22,27 @@ from typing import Any, BinaryIO
 UNSEALED = "atrous 00000000"
 #: TIFF 6.0's tags of the software, and of the offsets and byte counts of strips and tiles.
 SOFTWARE, STRIPS, TILES = 305, (273, 279), (324, 325)
+#: GeoTIFF 1.1's tags of the position on Earth: scale, tie points, matrix, and the three of the coordinate system.
+POSITION = (33550, 33922, 34264, 34735, 34736, 34737)
 #: TIFF's types of whole numbers and their `struct` codes: SHORT, LONG, and BigTIFF's LONG8.
 NUMBERS = {3: "H", 4: "I", 16: "Q"}
+#: Number of bytes of a value of each type: these, and DOUBLE; other types are not read as numbers.
+SIZES = {**{kind: struct.calcsize(code) for kind, code in NUMBERS.items()}, 12: 8}
 #: Largest number of directory entries that is read; TIFFs of this program have fewer.
 MOST_ENTRIES = 4096
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 GZIP_START = b"\x1f\x8b"
-#: For NIfTI-1 and NIfTI-2: (offset of the magic number, magic number, size of the header, offset of descrip).
-NIFTI = ((344, b"n+1\0", 348, 148), (4, b"n+2\0", 540, 240))
+#: For NIfTI-1 and NIfTI-2: (offset of the magic number, magic number, offset of descrip).
+NIFTI = ((344, b"n+1\0", 148), (4, b"n+2\0", 240))
 #: Length of the preamble of DICOM files (PS3.10 section 7.1).
 DICOM_PREAMBLE = 128
-#: Length of descrip, and the number of bytes of voxels that are read at once.
-NIFTI_TEXT, VOXELS_AT_ONCE = 80, 2**24
+#: Length of the longer header, length of descrip, and the number of bytes of voxels that are read at once.
+NIFTI_HEADER, NIFTI_TEXT, VOXELS_AT_ONCE = 540, 80, 2**24
 
 
 def seal(path: Path) -> None:
-    """Writes the checksum of the stored pixels into a PNG or TIFF whose Software field is `UNSEALED`.
+    """Writes the checksum of the pixels and their position into a PNG or TIFF whose Software field is `UNSEALED`.
 
     Args:
         path: the file, which is changed in place.
@@ -53,10 +58,10 @@ def seal(path: Path) -> None:
 
 
 def sealed_nifti(content: bytes) -> bytes:
-    """Returns a NIfTI file whose descrip is `UNSEALED`, with the checksum of its voxels.
+    """Returns the content of a NIfTI file after writing the checksum of its header and its voxels into descrip.
 
     Args:
-        content: the file, not compressed.
+        content: the uncompressed file, whose descrip is `UNSEALED`.
     """
     place, _, checksum = _read(io.BytesIO(content), with_pixels=True)
     text = f"{UNSEALED[:-8]}{checksum:08x}".encode()
@@ -74,7 +79,7 @@ def sealed_dicom(content: bytes) -> bytes:
 
 
 def is_sealed(file: Path | BinaryIO) -> bool:
-    """Returns whether a PNG, TIFF, NIfTI or DICOM file has the mark and unchanged pixels.
+    """Returns whether a PNG, TIFF, NIfTI or DICOM file has the mark, and unchanged pixels in the same position.
 
     Args:
         file: path of the file, or the file open for reading.
@@ -84,7 +89,7 @@ def is_sealed(file: Path | BinaryIO) -> bool:
 
 
 def is_marked(file: Path | BinaryIO) -> bool:
-    """Returns whether a PNG, TIFF, NIfTI or DICOM file has the mark, also if its pixels were changed afterwards.
+    """Returns whether a PNG, TIFF, NIfTI or DICOM file has the mark, also if pixels or position were changed later.
 
     Args:
         file: path of the file, or the file open for reading.
@@ -94,11 +99,11 @@ def is_marked(file: Path | BinaryIO) -> bool:
 
 
 def _mark_of(file: Path | BinaryIO, with_pixels: bool) -> tuple[bytes, int]:
-    """Returns the Software field of a file, b"" if it is missing, and the checksum of the stored pixels."""
+    """Returns the Software field of a file, b"" if it is missing, and the checksum of the pixels and their position."""
     try:
         with file.open("rb") if isinstance(file, Path) else nullcontext(file) as content:
             return _read(content, with_pixels)[1:]
-    except (OSError, EOFError, ValueError, LookupError, struct.error, zlib.error):
+    except (OSError, EOFError, ValueError, LookupError, OverflowError, struct.error, zlib.error):
         return b"", 0
 
 
@@ -128,16 +133,17 @@ def _read_png(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int]:
 
 
 def _read_nifti(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int] | None:
-    """As `_read`, for NIfTI files with and without compression; None for a file of another format."""
+    """Returns the same as `_read`, for NIfTI files with and without compression; None for another format."""
     file.seek(0)
     packed = file.read(len(GZIP_START)) == GZIP_START
     file.seek(0)
     content: Any = gzip.GzipFile(fileobj=file) if packed else file
-    header = content.read(NIFTI[1][2])
-    for at, magic, size, place in NIFTI:
+    header = content.read(NIFTI_HEADER)
+    for at, magic, place in NIFTI:
         if header[at : at + len(magic)] != magic:
             continue
-        software, checksum = header[place : place + NIFTI_TEXT].rstrip(b"\0"), zlib.crc32(header[size:])
+        end = place + NIFTI_TEXT
+        software, checksum = header[place:end].rstrip(b"\0"), zlib.crc32(header[:place] + header[end:])
         while with_pixels and (voxels := content.read(VOXELS_AT_ONCE)):
             checksum = zlib.crc32(voxels, checksum)
         return place, software, checksum
@@ -169,6 +175,10 @@ def _read_tiff(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int]:
     for offset, length in list(numbers):
         file.seek(offset)
         checksum = zlib.crc32(file.read(min(length, size)), checksum)
+    for tag in POSITION:
+        kind, count, at = entries.get(tag, (0, 0, 0))
+        file.seek(at)
+        checksum = zlib.crc32(file.read(min(count * SIZES.get(kind, 1), size)), checksum)
     return place, software, checksum
 
 
@@ -188,7 +198,7 @@ def _tiff_entries(file: BinaryIO) -> tuple[str, dict[int, tuple[int, int, int]]]
     for index in range(0, len(table) - step + 1, step):
         tag, kind, count = struct.unpack_from(order + entry, table, index)
         value = index + struct.calcsize(order + entry)
-        inside = count * struct.calcsize(NUMBERS.get(kind, "B")) <= struct.calcsize(offset)
+        inside = count * SIZES.get(kind, 1) <= struct.calcsize(offset)
         place = at + value if inside else struct.unpack_from(order + offset, table, value)[0]
         found[tag] = kind, count, place
     return order, found

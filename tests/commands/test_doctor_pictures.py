@@ -169,7 +169,7 @@ def test_a_folder_of_the_data_set_is_refused(tmp_path, folder):
     (data / "images").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "link").symlink_to(data)
     before = files(tmp_path)
-    with pytest.raises(AtrousError, match=r"a folder of the data set .*give a folder outside"):
+    with pytest.raises(AtrousError, match=r"a folder of the data set .*Give a folder outside"):
         doctor(data, pictures=tmp_path / folder, overwrite=True)
     assert files(tmp_path) == before
 

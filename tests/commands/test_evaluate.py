@@ -337,7 +337,10 @@ def test_given_settings_are_saved_too(model, shapes, tmp_path):
     [
         (["--crf", "model"], "the model file stores no CRF settings"),
         (["--crf", "deplabv1"], "Did you mean 'deeplabv1'"),
-        (["--crf-search", "--crf", "deeplabv1"], "--crf-search finds the settings that --crf deeplabv1 gives"),
+        (
+            ["--crf-search", "--crf", "deeplabv1"],
+            "--crf-search finds settings of the CRF, but --crf deeplabv1 sets them",
+        ),
         (["--crf-search", "--crf-images", "0"], "crf_images must be 1 or more, got 0"),
         (["--save-crf", "a.safetensors"], "--save-crf saves the settings from --crf or --crf-search"),
         (["--crf", "deeplabv1", "--save-crf", "a.pth"], "the name of a model file must end in .safetensors"),

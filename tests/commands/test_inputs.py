@@ -197,7 +197,7 @@ def test_a_scene_without_an_input_is_refused(trained):
     with pytest.raises(AtrousError, match="the scene has no depth"):
         segmenter({"image": scene["image"]})
     small = np.zeros((SIDE, SIDE // 2), np.uint16)
-    with pytest.raises(AtrousError, match="of one size, and these differ: image 64×64 px, depth 32×64 px"):
+    with pytest.raises(AtrousError, match="must have one size, and these differ: image 64×64 px, depth 32×64 px"):
         segmenter({**scene, "depth": small})
     with pytest.raises(AtrousError, match="depth holds uint8, and the model was trained on uint16"):
         segmenter({**scene, "depth": np.zeros((SIDE, SIDE), np.uint8)})

@@ -250,7 +250,7 @@ def test_a_mask_never_overwrites_its_picture(model, tmp_path):
     photos.mkdir()
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(photos / "a.png")
     before = (photos / "a.png").read_bytes()
-    with pytest.raises(AtrousError, match=r"would overwrite it: give another folder with --out"):
+    with pytest.raises(AtrousError, match=r"would overwrite that picture: give another folder with --out"):
         predict(model, [photos], out=photos, device="cpu")
     assert (photos / "a.png").read_bytes() == before
 
@@ -430,7 +430,7 @@ def test_subfolders_with_pictures_are_named(model, photos, tmp_path, capsys):
     assert "Subfolders" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["one.png", "MASKS.TIF", "page.html"])
+@pytest.mark.parametrize("name", ["one.png", "MASKS.TIF", "page.html", "mask.nii.gz", "MASK.NII"])
 @pytest.mark.parametrize("verb", ["predict", "explain"])
 def test_a_files_name_is_no_folder(model, photos, tmp_path, capsys, verb, name):
     assert main([verb, str(model), str(photos / "0.png"), "--out", str(tmp_path / name)]) == 2

@@ -202,9 +202,9 @@ def test_whatever_a_server_does_costs_its_own_picture_only(model, server, tmp_pa
     for path, words in (
         ("broken/0.png", "ended after"),
         ("huge/1.png", "and the disk has"),
-        ("page.png", "gives a page of text and no picture"),
-        ("absent.png?…", "the server answers 404"),
-        ("private/1.png", "the server answers 401"),
+        ("page.png", "is a page of text and not a picture"),
+        ("absent.png?…", "the server returned 404"),
+        ("private/1.png", "the server returned 401"),
     ):
         assert any(f"skipped {server.url}/{path}" in line and words in line for line in said.out.splitlines()), path
     records = json.loads((tmp_path / "all.json").read_text())["pictures"]
@@ -256,7 +256,7 @@ def test_a_segmenter_fetches_a_url(model, server, photos, memory):
     expected = segmenter(photos / "0.png").mask
     for url in (f"{server.url}/0.png", "memory://bucket/pictures/0.png", (photos / "0.png").as_uri()):
         assert np.array_equal(segmenter(url).mask, expected)
-    with pytest.raises(AtrousError, match=r"/absent\.png\?…: the server answers 404"):
+    with pytest.raises(AtrousError, match=r"/absent\.png\?…: the server returned 404"):
         segmenter(f"{server.url}/absent.png?token=secret")
     with pytest.raises(
         AtrousError, match=r"a picture is https://host/a\.png as a Path, which loses one of two slashes"
@@ -309,7 +309,7 @@ def test_inputs_are_never_replaced(model, memory, capsys):
     before = stored(memory, "/bucket/pictures")
     for out in ("memory://bucket/pictures", "memory:///bucket/pictures/"):
         assert run(model, "memory://bucket/pictures", "--out", out, "--overwrite") == 2
-        assert "would overwrite it: give another folder with --out" in capsys.readouterr().err
+        assert "would overwrite that picture: give another folder with --out" in capsys.readouterr().err
     assert stored(memory, "/bucket/pictures") == before
 
 
@@ -345,7 +345,7 @@ def test_subfolders_are_named(model, memory, photos, capsys):
     assert run(model, "memory://bucket/*.gif", "--out", "memory://bucket/masks") == 2
 
 
-@pytest.mark.parametrize("name", ["one.png", "MASKS.TIF"])
+@pytest.mark.parametrize("name", ["one.png", "MASKS.TIF", "mask.nii.gz"])
 def test_a_files_name_is_no_folder(model, memory, capsys, name):
     assert run(model, "memory://bucket/pictures/0.png", "--out", f"memory://bucket/{name}") == 2
     assert "is named like a file; give a folder" in capsys.readouterr().err

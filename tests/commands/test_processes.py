@@ -115,7 +115,7 @@ def test_three_processes_learn_what_one_does(tiny, tmp_path):
     recipe = frozen(tiny, train__batch_size=4, **weighted)
     said = trained(recipe, tmp_path / "b" / "run", 3)
     assert "3 processes, 1 thread each\n" in said
-    assert "batch norms over each process's own pictures" in said
+    assert "batch norms use only the pictures of their own process" in said
     assert said.count("epoch 2/2") == 1  # the second is silent
     trained(recipe, tmp_path / "a" / "run", 1)
     one, three = (load_file(tmp_path / name / "run" / "checkpoints" / "last.safetensors") for name in "ab")

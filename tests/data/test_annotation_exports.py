@@ -86,7 +86,7 @@ EXPORTS = {
     "Kaggle": ("train/a.jpg", "train.csv", "ImageId,EncodedPixels\na.jpg,1 3 10 5\n", "run-length codes.*columns"),
     "BDD100K": ("images/a.jpg", "labels/all.json", BDD, r"BDD100K.*bdd100k\.label\.to_mask"),
     "GeoJSON": ("images/a.tif", "roads.geojson", GEO, r"GeoJSON.*rasterio\.features\.rasterize"),
-    "SageMaker": ("images/a.jpg", "output.manifest", MANIFEST, "SageMaker's labels.*-ref gives"),
+    "SageMaker": ("images/a.jpg", "output.manifest", MANIFEST, "SageMaker's labels.*-ref contains"),
     "Cityscapes": (
         "leftImg8bit/train/x/x_0_leftImg8bit.png",
         "gtFine/train/x/x_0_gtFine_polygons.json",
@@ -189,7 +189,7 @@ def test_a_project_of_supervisely_is_answered_with_commands_that_make_a_data_set
     (root / "meta.json").write_text(json.dumps(META))
     with pytest.raises(AtrousError, match="Supervisely project") as error:
         open_dataset(root)
-    commands = str(error.value).split("one data set: ")[1].split("; then use")[0]
+    commands = str(error.value).split("into one folder: ")[1].split("; then use")[0]
     subprocess.run(["sh", "-ec", commands], check=True)
     opened = open_dataset(tmp_path / "my project_masks")
     assert opened.classes.names == ("background", "car", "road")

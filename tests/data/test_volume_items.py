@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 
 import atrous
+from atrous.commands.doctor import doctor
 from atrous.data.doctor.examine import examine
 from atrous.data.open_dataset import open_dataset
 from atrous.data.volumes.slices import SlicePlace, pictures_of
 from atrous.errors import AtrousError
+from atrous.learning.distributed import current_group
 from atrous.learning.fit import fit
+from atrous.learning.model_for_data import create_for
 from atrous.learning.recipe import to_recipe
+from atrous.learning.training_data import open_training_data
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -63,6 +67,18 @@ def test_no_volume_is_in_two_splits(tmp_path):
         assert not any(own & other for other_name, other in groups.items() if other_name != name)
 
 
+@pytest.mark.parametrize("written", ["case_2", "case_2.nii.gz", "images/case_2.nii.gz", "case_2.NII"])
+def test_a_split_list_names_volumes_with_and_without_their_suffix(tmp_path, written):
+    volumes(tmp_path, ["case_1", "case_2"], "images", "masks")
+    (tmp_path / "classes.yaml").write_text("classes: [{name: background}, {name: anterior}, {name: posterior}]\n")
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits/train.txt").write_text("case_1\n")
+    (tmp_path / "splits/val.txt").write_text(f"{written}\n")
+    dataset = open_dataset(tmp_path, "folder")
+    assert {item.group for item in dataset.splits["val"]} == {"case_2"}
+    assert len(dataset.splits["val"]) == 6
+
+
 def test_a_mask_on_another_grid_is_refused(tmp_path):
     root = nnunet(tmp_path)
     path = root / "labelsTr/case_2.nii.gz"
@@ -100,12 +116,56 @@ def test_a_model_is_trained_on_slices_and_segments_them(tmp_path):
         }
     )
     fit(recipe, tmp_path / "run")
+    checked = json.loads((tmp_path / "run/doctor.json").read_text())
+    slices = open_dataset(tmp_path / "data", planes=("axial", "coronal")).splits
+    assert checked["images"] == {"train": 3, "val": 1}
+    assert checked["slices"] == {name: len(items) for name, items in slices.items()}
     model = atrous.load(tmp_path / "run/best.safetensors")
     one = model.info.preprocessing.image
     assert (one.slices, one.planes, one.channels, one.colors) == (3, ("axial", "coronal"), 3, 0)
     assert one.normalize == "per_image"
     slice_ = SlicePlace(tmp_path / "data/imagesTr/case_0_0000.nii.gz", "axial", 2).path
     assert atrous.Segmenter(tmp_path / "run/best.safetensors", device="cpu")(slice_).mask.shape == (5, 4)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, 3), (1, 1), (5, 5)])
+def test_the_recipe_takes_precedence_over_the_slices_of_the_inputs_file(tmp_path, given, expected):
+    root = nnunet(tmp_path / "data", [f"case_{index}" for index in range(4)])
+    (root / "inputs.yaml").write_text("inputs:\n  image: {slices: 3, planes: [coronal]}\n")
+    recipe = to_recipe({"name": "volumes", "data": {"root": str(root), "check": False, "slices": given}})
+    dataset, _, _ = open_training_data(recipe, current_group())
+    assert (dataset.inputs[0].slices, dataset.inputs[0].planes) == (expected, ("coronal",))
+
+
+def test_model_in_channels_is_the_number_of_contrasts_times_slices(tmp_path):
+    root = nnunet(tmp_path / "data")
+    for path in (root / "imagesTr").iterdir():
+        image = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(np.stack([np.asanyarray(image.dataobj)] * 2, axis=3), image.affine), path)
+    data = {"root": str(root), "slices": 3}
+    network = {"backbone": "mobilenetv2_035", "pretrained": False, "in_channels": 6}
+    dataset = open_dataset(root, slices=3)
+    model = create_for(to_recipe({"name": "two contrasts", "data": data, "model": network}), dataset)
+    assert model.info.preprocessing.channels == 6
+    one = dataset.taking_inputs(model.info.preprocessing.inputs)
+    assert one.read(one.split("train")[0]).image.shape[2] == 6
+    assert not examine(root, slices=3, in_channels=6).errors
+
+
+@pytest.mark.parametrize("ending", ["_0000", ""], ids=["nnU-Net", "Decathlon"])
+def test_the_doctor_writes_lists_of_volumes_by_patient(tmp_path, ending):
+    names = [f"case_{index}" for index in range(12)]
+    root = nnunet(tmp_path, names, ending=ending)
+    patients = {name: f"p{index % 6}" for index, name in enumerate(names)}
+    rows = [f"{name},{patient}" for name, patient in patients.items()]
+    (root / "groups.csv").write_text("\n".join(["picture,group", *rows]))
+    before = open_dataset(root).splits
+    assert doctor(root, write_split=True) == 0
+    written = {path.stem: path.read_text().split() for path in (root / "splits").iterdir()}
+    assert sorted(name for part in written.values() for name in part) == sorted(names)
+    owners = [{patients[name] for name in part} for part in written.values()]
+    assert sum(map(len, owners)) == 6
+    assert open_dataset(root).splits == before
 
 
 def test_scans_without_orientation_are_noted(tmp_path):

@@ -12,7 +12,7 @@ from atrous.explaining.explanation import explain_picture
 from atrous.inference.segmenter import Segmenter
 from atrous.input_spec import Input
 from atrous.learning.crf_layer import CrfLayer
-from atrous.learning.recipe import Crf
+from atrous.learning.recipe_sections import Crf
 from atrous.models.crf_colors import compared_by_crf
 from atrous.models.info import Preprocessing
 

@@ -188,7 +188,7 @@ def test_a_damaged_entry_is_said_and_repaired(path, entry, picture, expected, co
     assert is_right(path, picture, expected)
     assert len(conversions) == 1
     (said,) = sentences()
-    assert str(entry) in said and "made again" in said
+    assert str(entry) in said and "converted again" in said
     assert is_right(path, picture, expected)
     assert len(conversions) == 1 and len(sentences()) == 1
     assert {file.name for file in entry.iterdir()} == FILES

@@ -108,7 +108,7 @@ def test_a_plan_overwrites_nothing_of_others(file, photos, tmp_path):
     (tmp_path / "out/0.png").write_bytes((photos / "0.png").read_bytes())
     with pytest.raises(AtrousError, match="predict did not write and would overwrite"):
         plan([photos], tmp_path / "out", ModelSpec(file))
-    with pytest.raises(AtrousError, match="would overwrite it"):
+    with pytest.raises(AtrousError, match="would overwrite that picture"):
         plan([photos], photos, ModelSpec(file))
 
 

@@ -1,6 +1,7 @@
 """Volumes are segmented slice by slice, with the same result in any orientation of the file."""
 
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ from PIL import Image
 
 import atrous
 from atrous.commands.predict import predict
+from atrous.data.volumes.grid import Grid
 from atrous.data.volumes.nifti import read_nifti
 from atrous.data.volumes.slices import AXES, SlicePlace, pictures_of
+from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError, SomeInputsFailed
-from atrous.inference.segment_volume import segment_volume
+from atrous.inference.segment_volume import _slices, segment_volume
 from atrous.inference.segmenter import Segmenter
 from atrous.input_spec import Input
 from atrous.models.info import Preprocessing
@@ -78,6 +81,39 @@ def test_three_planes_average_their_probabilities(models, scan):
     np.testing.assert_array_equal(labels[clear], expected[clear])
 
 
+def test_probabilities_in_a_scratch_file_give_the_same_mask(models, scan, tmp_path, monkeypatch):
+    lines = []
+    segmenter, volume = Segmenter(models[3], **OPTIONS, say=lines.append), read_nifti(scan)
+    expected = segment_volume(segmenter, volume)
+    assert not lines
+    monkeypatch.setenv("ATROUS_SCRATCH", str(tmp_path))
+    monkeypatch.setattr("atrous.inference.segment_volume.IN_MEMORY", 100)
+    np.testing.assert_array_equal(segment_volume(segmenter, volume), expected)
+    assert "GB in a scratch file" in lines[0] and str(tmp_path) in lines[0]
+    assert not [one for one in tmp_path.rglob("*") if one.is_file()]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ATROUS_SCRATCH", str(tmp_path / "file"))
+    with pytest.raises(AtrousError, match="no scratch file can be written"):
+        segment_volume(segmenter, volume)
+
+
+def test_large_slices_of_several_planes_are_tiled(models):
+    rng, sides = np.random.default_rng(0), []
+    values = np.kron(rng.normal(100, 30, (20, 20, 2)), np.ones((16, 16, 1))).astype(np.float32)
+    volume = Volume(values[..., None], Grid((320, 320, 2), np.eye(4)))
+    segmenter = Segmenter(models[3], **OPTIONS, tile=256, overlap=128)
+    run = segmenter.whole.scores
+    segmenter.whole.scores = lambda image, *more: sides.append(max(image.shape[:2])) or run(image, *more)
+    segment_volume(segmenter, volume)
+    assert max(sides) <= 256
+    for _, _, found in islice(_slices(segmenter, volume, None), 2):
+        image = segmenter.preparation.filled(found)
+        probabilities = segmenter.any_size.probabilities(image)
+        np.testing.assert_allclose(probabilities.sum(2), 1, rtol=1e-5)
+        clear = np.diff(np.sort(probabilities, axis=2)[..., -2:])[..., 0] > 1e-5
+        np.testing.assert_array_equal(probabilities.argmax(2)[clear], segmenter.any_size(image)[clear])
+
+
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "SAR", "PIL"])
 def test_the_mask_does_not_depend_on_the_orientation_of_the_file(models, scan, tmp_path, axes):
     image = nibabel.load(scan)
@@ -101,6 +137,25 @@ def test_predict_finds_the_volumes_of_a_folder_and_reports_damaged_ones(models, 
         predict(models[1], [tmp_path / "scans"], out=tmp_path / "masks", **OPTIONS)
     assert [path.name for path in (tmp_path / "masks").iterdir()] == ["a.nii.gz"]
     predict(models[1], [tmp_path / "scans/a.nii.gz"], out=tmp_path / "masks", **OPTIONS)  # our own mask is replaced
+
+
+def test_scans_of_one_name_get_the_names_of_their_folders_without_suffix(models, scan, tmp_path):
+    names = ("a/scan.nii.gz", "b/scan.nii", "b/scan.NII.GZ")
+    image = nibabel.load(scan)
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        content = scan.read_bytes() if name.lower().endswith(".gz") else image.to_bytes()
+        (tmp_path / name).write_bytes(content)
+    masks = predict(models[1], [tmp_path / name for name in names], out=tmp_path / "masks", **OPTIONS)
+    assert [mask.name for mask in masks] == ["a_scan.nii.gz", "b_scan.nii.gz", "b_scan_.nii.gz"]
+    for mask in masks:
+        np.testing.assert_array_equal(nibabel.load(mask).affine, image.affine)
+
+
+def test_a_file_for_the_mask_is_refused_before_the_work(models, scan, tmp_path):
+    with pytest.raises(AtrousError, match=r"named like a file; give a folder, such as \S*/mask, for"):
+        predict(models[1], [scan], out=tmp_path / "mask.nii.gz", **OPTIONS)
+    assert not list(tmp_path.iterdir())
 
 
 def test_voxels_without_data_have_no_class(models, scan, tmp_path):

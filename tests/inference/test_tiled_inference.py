@@ -355,7 +355,7 @@ def test_tiles_as_asked(segmenter, image):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"tile": 20}, "larger tile"), ({"tile": 64, "overlap": 60}, "less overlap"), ({"memory": 0}, "0.01 or more GB")],
+    [({"tile": 20}, "larger tile"), ({"tile": 64, "overlap": 60}, "less overlap"), ({"memory": 0}, "0.01 GB or more")],
 )
 def test_settings_that_cannot_be(segmenter, settings, message):
     with pytest.raises(AtrousError, match=message):

@@ -62,6 +62,22 @@ def test_a_model_agrees_with_its_own_masks(folder, tmp_path):
                 assert scores["dice"] == scores["surface_dice"] == 1 and scores["hd95_mm"] == 0
 
 
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
+def test_millilitres_of_a_tilted_gantry_are_those_of_its_sheared_voxels(folder, tmp_path, axes):
+    shutil.copytree(folder / "data", tmp_path / "data")
+    affine = np.array([[1.0, 0, 0, 5], [0, -1, 1.5, 6], [0, 0, 2, 7], [0, 0, 0, 1]])
+    affine = affine[:, [*axes, 3]]
+    values = np.transpose(nibabel.load(folder / "data/images/a.nii.gz").get_fdata(dtype=np.float32), axes)
+    mask = np.zeros(values.shape, np.uint8)
+    mask[2:10, 2:10, 2:10] = 1
+    for name, array in (("images", values), ("masks", mask)):
+        nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / f"data/{name}/a.nii.gz")
+    (tmp_path / "data/splits/val.txt").write_text("a\n")
+    results = evaluate(folder / "model.safetensors", tmp_path / "data", layout="folder", device="cpu", **OPTIONS)
+    (case,) = results["volumes"]["cases"]
+    assert case["classes"]["one"]["truth_ml"] == pytest.approx(8**3 * 2 / 1000)  # a box of the same sides has 2.5 mm³
+
+
 def test_a_moved_mask_has_its_distance_in_millimetres(folder, tmp_path):
     shutil.copytree(folder / "data", tmp_path / "data")
     path = tmp_path / "data/masks/a.nii.gz"

@@ -13,7 +13,7 @@ from atrous.learning.ema import WeightAverage
 from atrous.learning.losses.pixel import CrossEntropy
 from atrous.learning.losses.terms import supervised_terms
 from atrous.learning.optimizer import crf_group, make_optimizer, parameter_groups
-from atrous.learning.recipe import Crf
+from atrous.learning.recipe_sections import Crf
 from atrous.learning.training_step import TrainingStep
 
 PROGRESS = {"epoch": 3, "pictures": 4, "step": 17, "best_miou": -1.0, "seconds": 0.1 + 0.2}

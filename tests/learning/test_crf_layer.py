@@ -12,7 +12,7 @@ from atrous.learning.crf_layer import CrfLayer
 from atrous.learning.losses.pixel import CrossEntropy
 from atrous.learning.losses.terms import supervised_terms
 from atrous.learning.optimizer import crf_group
-from atrous.learning.recipe import Crf
+from atrous.learning.recipe_sections import Crf
 from atrous.learning.training_step import TrainingStep
 
 SMALL = {"backbone": "mobilenetv2_035", "aspp_channels": 8, "low_channels": 8, "dropout": 0.0}

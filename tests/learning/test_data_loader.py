@@ -19,6 +19,7 @@ from atrous.data.open_dataset import open_dataset
 from atrous.data.transforms import Augment
 from atrous.errors import AtrousError
 from atrous.learning.batch import Batch
+from atrous.learning.class_balance import pictures_of_classes
 from atrous.learning.data_loader import AugmentedSamples, Loader, to_tensor
 from atrous.learning.epoch_sampler import EpochOrder
 
@@ -114,6 +115,40 @@ def test_order_is_a_pure_function_of_seed_and_epoch():
     assert sorted(of(1, 2)) == [(2, index) for index in range(20)]
     assert len(EpochOrder(20, 6, 0)) == 4
     assert len(EpochOrder(18, 6, 0)) == 3
+
+
+def test_a_balanced_epoch_draws_all_classes_equally_often():
+    classes = [np.arange(90, 100), np.array([7]), np.array([], np.int64)]  # one class in no picture
+    order = EpochOrder(3000, 8, 5, balance=0.5, classes=classes)
+    epochs = []
+    for epoch in (0, 0, 1):
+        order.start(epoch)
+        epochs.append([index for batch in order for _, index in batch])
+    assert epochs[0] == epochs[1] != epochs[2]
+    assert len(set(epochs[0])) == 3000  # each repetition has its own index, and so its own augmentation
+    pictures = np.array(epochs[0]) % 3000
+    assert 650 < (pictures == 7).sum() < 850 and 650 < np.isin(pictures, classes[0]).sum() < 850
+    assert len(set(pictures)) > 1400  # the other half of the epoch is drawn without repetition
+    order.start(0, 8 * 20)
+    assert [index for batch in order for _, index in batch] == epochs[0][8 * 20 :]
+    parts = [EpochOrder(3000, 8, 5, rank, 2, balance=0.5, classes=classes) for rank in range(2)]
+    assert sorted(index for part in parts for batch in part for _, index in batch) == sorted(epochs[0])
+
+
+def test_a_repeated_sample_has_another_augmentation(dataset):
+    found = samples(dataset, config=Augment(crop=(8, 8)))
+    first, again, same = found[0, 2], found[0, 2 + COUNT], found[0, 2 + COUNT]
+    assert first[2] == again[2] and not torch.equal(first[0], again[0])
+    assert torch.equal(again[0], same[0])
+
+
+def test_the_pictures_of_each_class_are_found(dataset):
+    items = dataset.split("train")
+    found = pictures_of_classes(dataset, items)
+    assert len(found) == len(dataset.classes)
+    for one, indices in enumerate(found):
+        expected = [number for number, item in enumerate(items) if (dataset.read(item).label == one).any()]
+        assert indices.tolist() == expected
 
 
 def test_grey_and_colour_become_what_the_model_takes(dataset):

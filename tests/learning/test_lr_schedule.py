@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from atrous.learning.lr_schedule import learning_rate_factor
-from atrous.learning.recipe import Schedule
+from atrous.learning.recipe_sections import Schedule
 
 
 def factors(total, **settings):

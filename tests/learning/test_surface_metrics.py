@@ -389,6 +389,76 @@ def test_without_scipy_only_dice_and_volumes(monkeypatch):
     assert found.surface_dice is found.hd95_mm is found.mean_distance_mm is None
 
 
+# --- sheared grids ---------------------------------------------------------------------------------------------------
+
+#: A tilted gantry: the third axis leans by 1 mm per step of 2 mm. Then any three directions.
+SHEARED = [
+    np.array([[0.7, 0, 0], [0, 1.3, 1.0], [0, 0, 2.0]]),
+    np.array([[-0.9, 0.3, 0.1], [0.2, 1.1, -0.4], [0.0, 0.5, 1.9]]),
+]
+TURN = np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0]
+
+
+@pytest.mark.parametrize("steps", SHEARED)
+def test_volumes_of_sheared_voxels_are_determinants(steps):
+    mask = blob(1)
+    found = mask_metrics(mask, mask[::-1], steps, tolerance=None)
+    assert found.truth_ml == pytest.approx(mask.sum() * abs(np.linalg.det(steps)) / 1000, rel=1e-12)
+    assert found.truth_ml != pytest.approx(mask.sum() * np.prod(np.linalg.norm(steps, axis=0)) / 1000, rel=0.02)
+
+
+def test_the_same_voxels_in_a_sheared_numbering_have_the_same_volume():
+    mask, sheared = blob(2), np.zeros((44, 20, 16), bool)
+    for x, y, z in np.argwhere(mask):
+        sheared[x - y + 20, y, z] = True  # the second step becomes (1, 1, 0)
+    steps = np.array([[0.7, 0.7, 0], [0, 1.3, 0], [0, 0, 2.9]])
+    one = mask_metrics(mask, mask, (0.7, 1.3, 2.9), tolerance=None)
+    assert mask_metrics(sheared, sheared, steps, tolerance=None).truth_ml == pytest.approx(one.truth_ml, rel=1e-12)
+
+
+@pytest.mark.parametrize("steps", SHEARED)
+def test_areas_of_sheared_elements_are_those_of_the_sheared_mesh(steps):
+    measure = pytest.importorskip("skimage.measure")
+    areas = element_areas(steps)
+    for code in range(1, 255):
+        cube = (code >> np.arange(8) & 1).reshape(2, 2, 2)
+        # the mesh of other cubes is a mirror image of ours, whose area differs once it is sheared
+        if cube.sum() <= 2 or (cube.sum() == 4 and any(len(np.unique(cube.take(0, axis))) == 1 for axis in range(3))):
+            mesh = measure.marching_cubes(cube.astype(float), 0.5, method="lorensen")
+            area = measure.mesh_surface_area(mesh[0] @ steps.T, mesh[1])
+            assert areas[code] == pytest.approx(area, rel=1e-5), code
+
+
+@pytest.mark.parametrize("steps", SHEARED)
+def test_scores_in_a_sheared_grid_are_those_of_all_pairs(steps):
+    truth, prediction = blob(3, (14, 12, 10), 2), blob(4, (14, 12, 10), 2)
+
+    def placed(mask):
+        padded, areas, found = np.pad(mask, 1), element_areas(steps), []
+        for corner in itertools.product(*(range(size + 1) for size in mask.shape)):
+            cube = padded[tuple(slice(start, start + 2) for start in corner)].ravel()
+            if cube.any() and not cube.all():
+                found.append([*(steps @ corner), areas[sum(1 << bit for bit in np.flatnonzero(cube))]])
+        return np.array(found)
+
+    here, there = placed(truth), placed(prediction)
+    apart = np.sqrt(((here[:, None, :3] - there[None, :, :3]) ** 2).sum(-1))
+    found = mask_metrics(truth, prediction, steps, tolerance=1.5)
+    assert found.truth_to_prediction_mm == pytest.approx(np.average(apart.min(1), weights=here[:, 3]))
+    assert found.prediction_to_truth_mm == pytest.approx(np.average(apart.min(0), weights=there[:, 3]))
+    near = here[apart.min(1) <= 1.5, 3].sum() + there[apart.min(0) <= 1.5, 3].sum()
+    assert found.surface_dice == pytest.approx(near / (here[:, 3].sum() + there[:, 3].sum()))
+
+
+@pytest.mark.parametrize("lengths", SPACINGS)
+def test_a_turned_grid_has_the_scores_of_its_lengths(lengths):
+    pair = blob(5), blob(6)
+    turned = mask_metrics(*pair, (TURN @ np.diag(lengths)).astype(np.float32), tolerance=1.05)
+    straight = mask_metrics(*pair, lengths, tolerance=1.05)
+    for name, value in dataclasses.asdict(straight).items():
+        assert getattr(turned, name) == pytest.approx(value, rel=1e-5), name
+
+
 VOLUME = np.zeros((3, 4, 5), np.uint8)
 
 
@@ -402,6 +472,9 @@ VOLUME = np.zeros((3, 4, 5), np.uint8)
         (VOLUME, VOLUME, (1, 1), [1], 1, "three lengths"),
         (VOLUME, VOLUME, (1, 1, 0), [1], 1, "above 0"),
         (VOLUME, VOLUME, (1, math.nan, 1), [1], 1, "the spacing is"),
+        (VOLUME, VOLUME, np.eye(4), [1], 1, "3×3 matrix of steps"),
+        (VOLUME, VOLUME, np.ones((3, 3)), [1], 1, "one direction"),
+        (VOLUME, VOLUME, np.diag([1, 0, 1]), [1], 1, "one direction"),
         (VOLUME, VOLUME, (1, 1, 1), [255], 1, "255 is not a class"),
         (VOLUME, VOLUME, (1, 1, 1), [-1], 1, "-1 is not a class"),
         (VOLUME, VOLUME, (1, 1, 1), [1], -0.5, "the tolerance is -0.5"),

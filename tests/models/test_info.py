@@ -119,7 +119,7 @@ def test_a_record_whose_classes_are_no_table_is_refused(changed, said):
     ("changed", "said"),
     [
         ({"kind": "depth"}, "kind must be 'semantic'"),
-        ({"name": ""}, "has a name"),
+        ({"name": ""}, "must have a name"),
         ({"outputs": ["labels"]}, "outputs"),
         ({"outputs": ["labels", "labels"]}, "different names"),
         ({"colour": 1}, "colour"),
@@ -146,7 +146,7 @@ def test_another_table_is_of_as_many_classes_as_the_model_separates():
 
 
 def test_there_are_as_many_means_as_channels():
-    with pytest.raises(AtrousError, match="pictures with 3 channels needs as many means, got 2"):
+    with pytest.raises(AtrousError, match="pictures with 3 channels needs 3 means, got 2"):
         dataclasses.replace(FULL, arguments={**FULL.arguments, "in_channels": 3})
 
 

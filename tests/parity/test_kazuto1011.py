@@ -61,7 +61,8 @@ def test_pictures_of_other_channels_are_not_turned():
 
 
 @pytest.mark.parametrize(
-    ("drop", "message"), [("base.aspp.", "DeepLabV2, whose ASPP"), ("base.layer4.block23.", "22 blocks in layer4")]
+    ("drop", "message"),
+    [("base.aspp.", "only DeepLabV2 of kazuto1011"), ("base.layer4.block23.", "22 blocks in layer4")],
 )
 def test_other_networks_are_refused(drop, message):
     state = {key: tensor for key, tensor in seeded.hollow(NAME).items() if not key.startswith(drop)}

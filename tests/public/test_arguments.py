@@ -14,7 +14,7 @@ from public_calls import CALLS
 
 import atrous
 from atrous.errors import AtrousError, WrongArguments, shown
-from atrous.learning.recipe import Optim
+from atrous.learning.recipe_sections import Optim
 from atrous.models.info import Preprocessing
 
 
@@ -74,7 +74,7 @@ def test_a_view_gives_the_mask_of_its_copy(model, view):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("a wrapped model", r"a DataParallel wraps the model: give the model in it, \.module"),
+        ("a wrapped model", r"a DataParallel wraps the model: give the model in its attribute \.module"),
         ("a state dict", r"a state dict contains only weights.*atrous\.convert"),
         ("another's module", r"Linear is not a model of atrous.*atrous\.convert\(module\.state_dict\(\)\)"),
         ("a model of halves", r"weights are float16.*model\.float\(\)"),
@@ -105,7 +105,7 @@ def test_tensors_and_damaged_pictures_are_told_apart(model, odd):
         "a tensor": r"give the order of the axes, as in segmenter\(tensor, axes=\"CHW\"\)",
         "a closed picture": "the picture: cannot be read",
         "a cut picture": "the picture: cannot be read",
-        "masked": "a masked array is not read",
+        "masked": "a picture must not be a masked array",
         "C first": r"picture\.transpose\(1, 2, 0\)",
     }.items():
         with pytest.raises(AtrousError, match=said):

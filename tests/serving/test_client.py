@@ -57,7 +57,7 @@ def test_mistakes_are_the_servers_own_words(server, streets):
     client = Client(server.address)
     with pytest.raises(AtrousError, match=r"Did you mean 'camvid'\?.*HTTP 404"):
         client.segment(streets[0], model="camvit")
-    with pytest.raises(AtrousError, match=r"scales are 0\.25 to 2"):
+    with pytest.raises(AtrousError, match=r"scales must be 0\.25 to 2"):
         client.segment(streets[0], scales=(5,))
     with pytest.raises(AtrousError, match="float32"):
         client.segment(streets[0].astype(np.float32))

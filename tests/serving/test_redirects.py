@@ -95,7 +95,7 @@ def test_the_key_is_sent_to_no_other_server(serving, name):
     assert client.models() == [{"name": "x"}]
     assert [first.asked[0][3], second.asked[0][3]] == ["Bearer secret", None]
     second.says = lambda path: (401, {}, b'{"detail": "this server needs a key"}')
-    with pytest.raises(AtrousError, match=r"only to the server that it was given for. Give http://"):
+    with pytest.raises(AtrousError, match=r"only to the server whose address you gave. Give http://"):
         client.models()
 
 

@@ -157,7 +157,7 @@ def test_the_list_of_addresses(server):
         ("/v1/models/camvit/segment", 404, "unknown model 'camvit'. Did you mean 'camvid'?"),
         ("/nothing", 404, "/docs lists all addresses"),
         (f"{SEGMENT}?format=photo", 422, "format: Input should be 'mask', 'indices', 'overlay'"),
-        (f"{SEGMENT}?scales=3", 422, "scales are 0.25 to 2, got 3"),
+        (f"{SEGMENT}?scales=3", 422, "scales must be 0.25 to 2, got 3"),
         (f"{SEGMENT}?scales=1,x", 422, "scales: String should match pattern"),
         (f"{SEGMENT}?tile=7", 422, "tile: Input should be greater than or equal to 32, got '7'"),
         (f"{SEGMENT}?tile=256&overlap=200", 422, "an overlap of 200 px is more than half of a tile of 256 px"),
@@ -335,7 +335,7 @@ def test_sigterm_lets_everybody_finish(start, streets, segmenter):
         thread.join(30)
     assert sorted(index for index, _ in answers) == list(range(8))
     assert all(np.array_equal(mask, segmenter(streets[index]).mask) for index, mask in answers)
-    assert server.lines[-1] == "stopped: all requests are answered"
+    assert server.lines[-1] == "stopped: all requests were answered"
 
 
 def waiting(server) -> float:
@@ -464,7 +464,7 @@ def form_of(**fields: bytes) -> bytes:
     [
         ({"format": b"areas"}, "Did you mean the query parameter 'format', as in '?format=areas'?"),
         ({"formats": b"areas"}, "Did you mean the query parameter 'format'"),
-        ({"nothing_like_it": b"1"}, "the query may have crf, flip, format"),
+        ({"nothing_like_it": b"1"}, "the query parameters are crf, flip, format"),
     ],
 )
 def test_no_form_field_is_passed_over(server, streets, fields, said):

@@ -194,7 +194,7 @@ def write_processor(folder, **options):
         ({"do_center_crop": True, "crop_size": {"height": 224, "width": 224}}, ["do_center_crop (crop_size 224×224)"]),
         ({"size": {"shortest_edge": 256}, "do_center_crop": False}, ["do_resize (size 256)"]),
         ({"do_resize": True, "do_center_crop": True}, ["do_resize and do_center_crop"]),
-        ({"do_pad": True, "do_equalize": True}, ["do_equalize, do_pad, which are not done here"]),
+        ({"do_pad": True, "do_equalize": True}, ["do_equalize, do_pad, which atrous does not do"]),
     ],
 )
 def test_what_the_processor_does_and_we_do_not_is_said(folder, capsys, options, said):

@@ -109,7 +109,7 @@ def test_a_folder_of_timm_tells_its_backbone_and_its_pictures(tmp_path, capsys, 
     assert model.info.preprocessing.mean == pytest.approx((25.5, 51, 76.5))
     assert model.info.preprocessing.std == pytest.approx((102, 127.5, 153))
     said = " ".join(capsys.readouterr().out.split())
-    assert "An image classifier of timm, resnet18 for pictures of 192×160 px" in said
+    assert "image classifier resnet18 for pictures of 192×160 px" in said
     assert "its classifier of 7 classes is left over" in said
 
 

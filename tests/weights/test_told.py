@@ -41,7 +41,8 @@ def smp_state(kind: str) -> dict[str, torch.Tensor]:
 def test_classes_that_only_their_number_tells(notes, tmp_path):
     state = mobilenet(21)
     assert notes(state) == [
-        "The number of classes is that of Pascal VOC, whose names are used; --classes FILE gives others."
+        "The class names are assumed to be those of Pascal VOC, which has the same number of classes; "
+        "--classes FILE gives other names."
     ]
     names = tuple(f"kind {index}" for index in range(21))
     table = ClassTable(names, tuple((index, 0, 0) for index in range(21)), tuple((index,) for index in range(21)))
@@ -71,7 +72,7 @@ def test_a_backbone_alone_takes_nothing_for_granted(notes, capsys):
 
 def test_notes_are_said(capsys):
     atrous.convert(mobilenet(21))
-    assert capsys.readouterr().out.splitlines()[1].startswith("The number of classes is that of Pascal VOC")
+    assert capsys.readouterr().out.splitlines()[1].startswith("The class names are assumed to be those of Pascal VOC")
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""One verb, one file, one function, one command."""
+"""The verbs of the command line: each file contains the function of one verb."""

@@ -1,4 +1,4 @@
-"""Pictures that show a dataset: a sheet of masks over pictures per split, and a sheet of pictures turned by EXIF."""
+"""Pictures that show a dataset: for each split a sheet of masks over pictures, and a sheet of EXIF-turned pictures."""
 
 from __future__ import annotations
 
@@ -61,15 +61,15 @@ def planned_pictures(dataset: Dataset, folder: Path) -> list[Output]:
         folder: folder for the files; it need not exist.
 
     Raises:
-        AtrousError: the folder is in the dataset, where the files would be read as its pictures.
+        AtrousError: the folder is in the dataset, so the files would be read as pictures of the dataset.
     """
     real = Path(os.path.realpath(folder))
     files = (path for items in dataset.splits.values() for item in items for path in (item.image, item.mask) if path)
     read = {Path(os.path.realpath(parent)) for parent in {path.parent for path in files}}
     if real in read or real.is_relative_to(os.path.realpath(dataset.root)):
         raise AtrousError(
-            f"pictures is {folder}, a folder of the data set {dataset.root}, where the files would be read as its "
-            "pictures; give a folder outside the data set."
+            f"pictures is {folder}, a folder of the data set {dataset.root}: the PNG files would be read as pictures "
+            "of the data set. Give a folder outside the data set."
         )
     paths = [folder / f"{name}.png" for name in (_TURNED, *dataset.splits)]
     return [output for path in paths if (output := picture_output("pictures", path, folder))]
@@ -80,16 +80,16 @@ def draw_pictures(
 ) -> list[Drawn]:
     """Draws pictures and masks of a dataset for visual inspection.
 
-    Pairs that cannot be read, or whose sizes differ, are left out. If there is nothing to draw for a file, the file of
-    an earlier examination is removed.
+    Pairs that cannot be read, or whose sizes differ, are left out. If a file would show nothing, it is not written, and
+    the file of an earlier examination is removed.
 
     Args:
         dataset: the dataset.
         diagnosis: findings of the doctor in this dataset.
         folder: folder for the files; created if missing.
         pages: pages to read from multi-page TIFFs, as in `read_pixels`.
-        in_channels: number of channels that a model takes, which decides which pixels have data; None for all channels
-            except alpha.
+        in_channels: number of channels that a model takes, ≥ 1; a pixel without data in these channels is void. None
+            for all channels except alpha.
 
     Returns:
         The files written: ``turned_by_exif.png`` if masks may not fit turned pictures, and one file for each split
@@ -135,13 +135,13 @@ class _Reader:
         try:
             picture, valid = self.picture(item)
             mask = read_mask(item.mask)
-        except Exception:  # of a decoder, or no memory: the findings name the file
+        except Exception:  # a decoder failed or memory ran out; the findings name the file
             return None
         return (picture, valid, mask) if mask.values.size and mask.values.shape[:2] == picture.shape[:2] else None
 
 
 def _turned_sheet(dataset: Dataset, turned: Sequence[TurnedPair], reader: _Reader) -> tuple[Image.Image, str] | None:
-    """Draws pictures upright and as stored, each with the outline of its mask; None if there are none."""
+    """Draws pictures upright and as stored, each with the outline of its mask; None if no pair can be drawn."""
     tiles: list[Image.Image] = []
     for pair in turned:
         read = reader.pair(pair.item) if len(tiles) < 2 * MOST_TURNED else None
@@ -282,7 +282,7 @@ def _table(dataset: Dataset, diagnosis: Diagnosis) -> ClassTable | None:
 
 
 def _table_of_values(dataset: Dataset) -> ClassTable | None:
-    """Returns a table with the most frequent values of some masks, each as its own class."""
+    """Returns a class table in which each of the most frequent values of some masks is a class."""
     found: dict[bool, Counter[int]] = {False: Counter(), True: Counter()}
     for items in dataset.splits.values():
         for at in _evenly(len(items), MOST_PAIRS)[:MOST_PAIRS]:
@@ -323,7 +323,7 @@ def _evenly(count: int, some: int) -> list[int]:
 
 
 def _shown_size(shape: tuple[int, ...], side: int) -> tuple[tuple[int, int], int]:
-    """Returns the (width, height) to show a picture in and its factor of enlargement; 0 if it is reduced."""
+    """Returns the displayed (width, height) of a picture and its factor of enlargement, which is 0 for a reduction."""
     height, width = shape[:2]
     longest = max(height, width)
     if longest <= side:
@@ -352,7 +352,7 @@ def _relative(dataset: Dataset, path: Path) -> str:
 
 
 def _tile(picture: np.ndarray, *lines: str) -> Image.Image:
-    """Returns a picture with lines of text below it; a line that is too long loses its left end."""
+    """Returns a picture with lines of text below it; a line that is too long is cut at its left end."""
     height, width = picture.shape[:2]
     wide = max(width, SIDE)
     tile = Image.new("RGB", (wide, height + round(1.5 * _TEXT * len(lines))), "white")
@@ -366,7 +366,7 @@ def _tile(picture: np.ndarray, *lines: str) -> Image.Image:
 
 
 def _grid(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Returns tiles in rows on white, with a margin around each."""
+    """Returns a white sheet with the tiles in rows, with a margin around each tile."""
     wide = max(tile.width for tile in tiles)
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
     heights = [max(tile.height for tile in row) for row in rows]

@@ -8,7 +8,7 @@ from typing import Any
 
 from atrous.run_folder import is_finite
 
-PER_CENT = "\u00a0%"  # the no-break space keeps it on the line of its number
+PER_CENT = "\u00a0%"  # the no-break space keeps the sign on the line of its number
 
 
 def template(name: str) -> Any:
@@ -46,7 +46,7 @@ def percent_interval(interval: Sequence[float] | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Returns a time, given in seconds, as text in seconds, minutes or hours; "" for 0."""
+    """Returns a time in seconds as text, such as "45 s", "12 min" or "1.5 h"; "" for 0."""
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds else ""
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""Options of an evaluation as evaluation.json records them, to measure or to draw masks the same way again."""
+"""The options in evaluation.json: records them, and reads them to measure or to draw masks in the same way again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from atrous.inference.model_spec import ModelSpec
 from atrous.model_file import sha256_of
 from atrous.run_folder import Record, Run
 
-#: Recorded options of how pictures are cut into tiles.
+#: Recorded options that determine how pictures are cut into tiles.
 TILING = ("tile", "overlap", "memory")
 #: Options that are recorded if they differ from the defaults.
 GIVEN = ("scales", "flip", "output_stride", "range", *TILING)
@@ -49,7 +49,7 @@ def measured_model(run: Run) -> Path | None:
     """Returns the file of the measured model: the run's best.safetensors or the file at the recorded path.
 
     If a checksum is recorded, the first of these two files with this checksum is returned. If none is recorded, the
-    file at the recorded path is preferred. None if neither file exists, or if neither has the recorded checksum.
+    file at the recorded path is preferred. Returns None if neither file exists or has the recorded checksum.
     """
     recorded, digest = run.evaluation.get("model"), run.evaluation.get("model_sha256")
     there = [path for path in (run.model_file, Path(str(recorded or run.model_file))) if path.is_file()]
@@ -62,14 +62,14 @@ def measured_data(run: Run) -> DatasetSpec:
     """Returns the specification of the measured dataset, with the recorded options.
 
     Raises:
-        AtrousError: as `DatasetSpec` raises it.
+        AtrousError: `DatasetSpec` refuses the recorded options.
     """
     layout, groups = (_measured_with(run, name) for name in ("layout", "groups"))
     return DatasetSpec(Path(run.data), layout, run.evaluation.get("input"), groups)
 
 
 def _measured_with(run: Run, name: str) -> Any:
-    """Returns an option of the dataset: as recorded, else as in training if the training used the measured data."""
+    """Returns the recorded option of the dataset; without a record, that of the training if it used the same data."""
     settings = run.settings("data")
     trained_on_it = Path(settings.get("root") or "").resolve() == Path(run.data).resolve()
     return run.evaluation.get(name) or (settings.get(name) if trained_on_it else None)
@@ -79,7 +79,7 @@ def measured_spec(run: Run) -> ModelSpec:
     """Returns the specification with which the model predicts the measured masks again.
 
     Raises:
-        AtrousError: as `ModelSpec` raises it.
+        AtrousError: `ModelSpec` refuses the recorded options.
     """
     return ModelSpec(measured_model(run) or run.model_file, **measured_options(run))
 
@@ -97,7 +97,7 @@ def evaluate_command(run: Run, *, overwrite: bool = False) -> str:
 
     Args:
         run: the run whose evaluation.json the command writes.
-        overwrite: add --overwrite to the command.
+        overwrite: whether the command contains --overwrite.
     """
     recorded = run.evaluation
     words: list[str | Path] = ["atrous", "evaluate", measured_model(run) or run.model_file, run.data or "DATA"]

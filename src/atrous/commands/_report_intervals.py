@@ -46,9 +46,9 @@ def with_intervals(results: Mapping[str, Any], groups_from: str) -> dict[str, An
         groups_from: source of the groups, as `Dataset.groups_from`.
 
     Returns:
-        The results with two additions. "intervals" has the intervals of the mean IoU and the pixel accuracy, and the
-        settings of the bootstrap. Each class has "iou_interval", and "interval_units", the number of groups that
-        contain the class.
+        The results with two additions. "intervals" contains the intervals of the mean IoU and of the pixel accuracy,
+        and the settings of the bootstrap. Each class gets "iou_interval", and "interval_units", the number of groups
+        that contain the class.
     """
     per_image = results["per_image"]
     counts = counts_by_group(per_image, len(results["classes"]))

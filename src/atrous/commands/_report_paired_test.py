@@ -1,4 +1,4 @@
-"""Paired test of whether two measurements of the same pictures differ by more than chance, as numbers and sentences."""
+"""Paired test whether two measurements of the same pictures differ by more than chance; results as JSON and text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def compared(
 
     Args:
         first: records of the measured pictures of A, as `per_image` in evaluation.json.
-        second: records of B, in the same order, with the same groups and classes.
+        second: records of the measured pictures of B, in the same order, with the same groups and classes.
         classes: names of the classes.
         names: names of A and B in the sentences.
     """

@@ -64,7 +64,7 @@ def run_row(run: Run) -> Record:
 
 
 def score(run: Run, key: str) -> float | None:
-    """Returns a score (0–1) of the best weights, from the evaluation or else from the validation in training.
+    """Returns a score (0–1) of the best weights: from the evaluation or, without one, from validation in training.
 
     Args:
         run: the run.
@@ -97,7 +97,7 @@ def remarks(runs: Sequence[Run]) -> list[str]:
 
 
 def tested(best: Run, second: Run) -> list[str]:
-    """Returns the result of the paired test of `atrous compare` on two runs' mean IoU, or why there is no test.
+    """Returns the result of the paired test of two runs' mean IoU (as in `atrous compare`), or why it is impossible.
 
     Args:
         best: the run with the higher score.

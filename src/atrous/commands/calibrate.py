@@ -70,7 +70,7 @@ def calibrate(
         model: model file to calibrate.
         data: folder of the dataset, in any layout.
         split: split to measure on.
-        out: model file to write, the same model with the fitted temperature; without it, calibrate only measures.
+        out: model file to write: a copy of the model with the fitted temperature; without it, calibrate only measures.
         chart: picture to write, .png, with the reliability diagrams before and after calibration.
         json: JSON file to write the results to.
         overwrite: also replace files that atrous did not write; inputs are never replaced.
@@ -140,7 +140,7 @@ def calibrate(
 def _files_of(items: Sequence[Item]) -> Iterator[tuple[str, Path | None]]:
     """Yields the pictures and masks as protected inputs.
 
-    Masks that `atrous predict` wrote carry the same mark as a chart, so `chart` could otherwise replace them.
+    Masks that `atrous predict` wrote have the same mark as a chart, so the chart could otherwise replace them.
     """
     for item in items:
         yield "a picture of the split", item.image
@@ -181,7 +181,7 @@ def drawn_pixels(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) 
 
 
 def _plain(temperature: float, measured: Reliability) -> dict[str, Any]:
-    """Returns the measurement as lists and numbers for JSON; an empty bin has None."""
+    """Returns the measurement as lists and numbers for JSON; the values of an empty bin are None."""
     bins = {
         name: [None if value != value else value for value in values.tolist()]
         for name, values in asdict(measured).items()

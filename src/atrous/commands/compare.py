@@ -38,7 +38,7 @@ class _Side:
 
     Args:
         path: the model file or the file of results.
-        classes: names of its classes.
+        classes: names of the model's classes.
         provenance: provenance of the model; empty for a file of results.
         measured: content of the file of results, or the specification with which the model is opened.
     """
@@ -74,13 +74,13 @@ def compare(
 
     Both models are measured on the same groups of pictures, such as patients or recordings; if no groups are known,
     each picture is its own group. A paired bootstrap gives the 95 % interval of the difference, B minus A. A paired
-    permutation test swaps the two models in some groups: in every possible way if the models differ in at most 12
-    groups, else in random ways. p is the share of these ways that give a difference at least as large as the observed
-    one. The results also contain the smallest difference that these pictures could show.
+    permutation test swaps the results of the two models in some groups: in every possible way if the models differ in
+    at most 12 groups, else in random ways. p is the share of swaps that give a difference at least as large as the
+    observed difference. The results also contain the smallest difference that these pictures could show.
 
     Args:
         a: model file A, or a file of results that evaluate --json wrote for this split.
-        b: model file B, or its file of results, to compare with A.
+        b: model file B to compare with A, or a file of results as for A.
         data: folder of the dataset, in any layout.
         split: split to measure on.
         json: JSON file to write the results to.
@@ -92,8 +92,8 @@ def compare(
 
     Raises:
         AtrousError: a model, the dataset or the split does not exist, the models have different classes, a file of
-            results is of other pictures or has no counts, or an output would replace an input or a file that atrous did
-            not write.
+            results contains other pictures or no pixel counts, or an output would replace an input or a file that
+            atrous did not write.
     """
     check_outputs(
         "compare",
@@ -169,7 +169,7 @@ def _check_classes(first: _Side, second: _Side) -> None:
 
 
 def _measured(side: _Side, dataset: Dataset, items: Sequence[Item]) -> list[dict[str, Any]]:
-    """Returns the measured pictures of the split, one record each."""
+    """Measures a model on the split, or takes its recorded results; returns one record for each picture."""
     if not isinstance(side.measured, ModelSpec):
         return _recorded(side, side.measured, items)
     segmenter = side.measured.open(note)

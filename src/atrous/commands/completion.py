@@ -55,7 +55,7 @@ _PREAMBLE = {
 
 @checked
 def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
-    """Print a script that completes verbs, flags, choices, recipes and files after the word atrous.
+    """Print a script with which a shell completes the verbs, flags, choices, recipes and files of atrous commands.
 
     Save the script where the shell loads it: in the folder of bash-completion, in a folder of zsh's $fpath, or in a
     file that ~/.tcshrc sources. Save it again after an update of atrous.

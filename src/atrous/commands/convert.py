@@ -60,12 +60,12 @@ def convert(
         architecture: architecture to build for a file that contains only a backbone: deeplabv1, deeplabv2, deeplabv3
             or deeplabv3plus.
         backbone: name of the backbone, for a file that does not name it.
-        output_stride: output stride of the model, 8, 16 or 32; by default that of the source.
+        output_stride: output stride of the model, 8, 16 or 32; by default the output stride of the checkpoint.
         num_classes: number of classes, ≥ 1, for a file that contains only a backbone.
         in_channels: number of channels of the pictures, ≥ 1, for a file that contains only a backbone.
         classes: classes.yaml file with a name and a colour for each output class.
         weights: name of the set of weights to use if the file contains several, such as state_dict_ema; by default the
-            first set whose name is not that of an average or a teacher.
+            first set whose name does not mean averaged weights or a teacher network.
         json: JSON file to write the report to: the converted model, the unused tensors, and the layers with random
             weights.
         overwrite: also replace files that atrous did not write; inputs are never replaced.
@@ -125,7 +125,7 @@ def _check_targets(
 
 
 def _adapt(read: Foreign, source: str, given: Mapping[str, Any], architecture: str | None) -> Adapted:
-    """Returns the checkpoint as the source's adapter converts it, with the arguments that the user gave."""
+    """Converts the checkpoint by the adapter of its source, with the arguments that the user gave."""
     adapter = detect_source.adapter_of(source)
     file = read.name or "the state dict"
     others = detect_source.recognising(read)
@@ -151,7 +151,7 @@ def _adapt(read: Foreign, source: str, given: Mapping[str, Any], architecture: s
 def _build(
     adapted: Adapted, read: Foreign, chosen: weight_sets.Chosen
 ) -> tuple[Adapted, SegmentationModel, tuple[str, ...]]:
-    """Returns the fitting part of the checkpoint, the model with its weights, and the names of the random weights."""
+    """Returns the part of the checkpoint that fits, the model with its weights, and the names of random weights."""
     with torch.device("meta"):  # a file with wrong widths must not build a network that fills the memory
         empty = models.build(adapted.architecture, adapted.arguments)
         fitting = set_aside(adapted, empty.state_dict(), read.state)
@@ -167,7 +167,7 @@ def _build(
 
 
 def _named(path: str, held: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yields each tensor under both names by which the list of unused tensors may contain it."""
+    """Yields each tensor under its key and under its full name; the list of unused tensors contains one of them."""
     for key, tensor in held.items():
         yield key, tensor
         yield f"{path}.{key}", tensor
@@ -202,7 +202,8 @@ def _notes(adapted: Adapted, source: str, given: Mapping[str, Any], table: Class
         )
     if adapted.classes_of and table is None:
         notes.append(
-            f"The number of classes is that of {adapted.classes_of}, whose names are used; --classes FILE gives others."
+            f"The class names are assumed to be those of {adapted.classes_of}, which has the same number of classes; "
+            "--classes FILE gives other names."
         )
     if adapted.classes is None and table is None and adapted.fills == ("",):
         notes.append("The file does not name its classes; give a classes.yaml with --classes FILE.")

@@ -25,7 +25,8 @@ from atrous.data.layouts.pairing import CLASSES_FILE
 from atrous.data.open_dataset import open_dataset
 from atrous.data.transforms import Augment
 from atrous.errors import AtrousError
-from atrous.learning.recipe import Data, Model, Optim, Recipe, Train
+from atrous.learning.recipe import Recipe
+from atrous.learning.recipe_sections import Data, Model, Optim, Train
 from atrous.overwrite_checks import check_outputs, json_output, picture_output
 from atrous.run_folder import CHECKPOINT, check_new_run, check_resumed_run
 
@@ -44,19 +45,19 @@ def demo(
 ) -> Path:
     """Run all steps on slices of a brain: write the data, check it, train, evaluate, predict and report.
 
-    The pictures are axial slices of the MNI152 average brain, which the package nilearn contains, with the uneven
-    brightness, contrast and noise of a scanner added. The classes are grey matter, white matter and the rest. If the
-    demo was stopped, the same command continues it.
+    The pictures are axial slices of the MNI152 average brain, which the package nilearn contains. The uneven
+    brightness, contrast and noise of a scanner are added to them. The classes are grey matter, white matter and the
+    rest. If the demo was stopped, the same command continues it.
 
     Args:
         out: folder for the run, its data and its predictions.
         epochs: passes over the training slices, ≥ 1.
         device: device to run on: auto, cpu, cuda, cuda:N or mps.
-        json: JSON file to write the test scores to, those of the model and those of two intensity thresholds.
+        json: JSON file for the test scores of the model and of two intensity thresholds.
         overwrite: also replace files that atrous did not write; the slices are never replaced.
 
     Returns:
-        The path of the report, one HTML page about the test slices.
+        The path of the report, an HTML page with the results on the test slices.
 
     Raises:
         AtrousError: a package of the extra 'demo' is missing, the run's folder is unusable, or files in it that
@@ -70,7 +71,7 @@ def demo(
 
     _say("2 of 6", f"atrous doctor {data}")
     if doctor(data):
-        raise AtrousError(f"{data} is damaged. Remove it and run the demo again, which writes it anew.")
+        raise AtrousError(f"{data} is damaged. Remove it and run the demo again: the demo then writes it again.")
 
     _say("3 of 6", f"atrous train {out / 'config.yaml'}")
     _train_or_go_on(demo_recipe(data, epochs, device), out, overwrite)
@@ -106,7 +107,8 @@ def demo_recipe(data: Path, epochs: int = EPOCHS, device: str = "auto") -> Recip
         augment=Augment(crop=(208, 176), scale=(0.8, 1.25), rotation=15.0, brightness=0.3, contrast=0.3),
         model=Model(arguments={"align_corners": True}),
         optim=Optim(lr=2e-3),
-        # The cortex is two or three pixels thick and the logits have a quarter of the size: enlarging preserves it.
+        # The cortex is two or three pixels thick, but the sides of the logits are a quarter of the picture's sides.
+        # Enlarging the picture makes the cortex visible in the logits.
         train=Train(epochs=epochs, batch_size=6, enlarge=1.5, ema=0.95, validate_every=4, minutes=5.0, device=device),
     )
 

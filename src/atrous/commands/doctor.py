@@ -23,6 +23,7 @@ from atrous.data.dataset import Dataset
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.doctor.examine import Diagnosis, open_to_examine
 from atrous.data.layouts.pairing import CLASSES_FILE
+from atrous.data.volume_items import with_slices, without_unfit_volumes
 from atrous.errors import AtrousError, counted
 from atrous.learning.dataset_check import examine_with_progress, show_finding
 from atrous.option_fields import taking
@@ -38,6 +39,8 @@ def doctor(
     val: str = "val",
     pages: Literal["first", "channels"] = "first",
     in_channels: int | None = None,
+    planes: tuple[str, ...] = (),
+    slices: int | None = None,
     write_classes: bool = False,
     write_split: bool = False,
     json: Path | None = None,
@@ -45,20 +48,25 @@ def doctor(
     overwrite: bool = False,
     **options: Any,
 ) -> int:
-    """Read every picture and mask of a dataset, and list the problems that would harm training.
+    """Read every picture or volume and every mask of a dataset, and list the problems that would harm training.
 
     Args:
         data: folder of the dataset.
         train: name of the split to train on.
         val: name of the split on which the best weights are chosen.
         pages: pages to read from multi-page TIFFs: first is the first page, channels is the bands of all pages.
-        in_channels: number of channels that the model takes, ≥ 1; by default that of the training pictures.
+        in_channels: number of channels that the model takes, ≥ 1; by default the number of the training pictures.
+        planes: planes whose slices are the training pictures of a dataset of volumes, such as axial,sagittal; by
+            default those of its inputs.yaml, else axial.
+        slices: number of adjacent slices of a volume that are the channels of one picture, odd; by default that of the
+            inputs.yaml, else 1.
         write_classes: write the proposed classes.yaml into the dataset, then examine the dataset again.
-        write_split: write split lists into a dataset that has none, then examine it again; pictures of one group or
-            place and near copies stay in one split; places are ignored if one place has most pictures.
+        write_split: write split lists into a dataset that has none, then examine it again; near copies, and pictures
+            or volumes of one group or place, stay in one split, but places are ignored if most pictures are of one
+            place.
         json: JSON file to write the findings to.
-        pictures: folder for PNG files that show up to 12 masks of each split over their pictures, and pictures turned
-            by an EXIF tag whose masks may not fit.
+        pictures: folder for PNG files that show up to 12 masks of each split over their pictures; another PNG file
+            shows pictures that an EXIF tag turns, if their masks may not fit.
         overwrite: also replace files at `json` and in `pictures` that atrous did not write; a classes.yaml and split
             lists are never replaced.
         **options: fields of `DatasetSpec`: how the dataset is read.
@@ -96,6 +104,8 @@ def doctor(
         in_channels=in_channels,
         inputs=reading.inputs,
         groups=reading.groups,
+        planes=planes,
+        slices=slices,
     )
     diagnosis = examine()
     if write_classes:
@@ -109,6 +119,7 @@ def doctor(
     show(diagnosis)
     drawn = []
     if dataset is not None and pictures is not None:
+        dataset = with_slices(without_unfit_volumes(dataset), tuple(planes), slices)
         with no_empty_folder(Path(pictures)):
             drawn = draw_pictures(dataset, diagnosis, Path(pictures), pages, in_channels)
         for picture in drawn:
@@ -123,7 +134,11 @@ def doctor(
 def show(diagnosis: Diagnosis) -> None:
     """Prints a diagnosis: the dataset, its classes, its problems, and the proposed class table and split."""
     splits = ", ".join(f"{name} {count}" for name, count in diagnosis.images.items())
-    console.print(f"[bold]{escape(str(diagnosis.root))}[/]: layout {diagnosis.layout}, pictures: {splits}")
+    what = "volumes" if diagnosis.slices else "pictures"
+    console.print(f"[bold]{escape(str(diagnosis.root))}[/]: layout {diagnosis.layout}, {what}: {splits}")
+    if diagnosis.slices:
+        slices = ", ".join(f"{name} {count}" for name, count in diagnosis.slices.items())
+        console.print(f"  Slices, which are the pictures of training: {slices}.", highlight=False)
     for note in diagnosis.notes:
         console.print(f"  {escape(note)}", highlight=False)
     if diagnosis.classes is not None:
@@ -169,7 +184,7 @@ def _write_proposal(diagnosis: Diagnosis) -> Path:
     if proposed is None:
         reasons = " ".join(finding.message for finding in diagnosis.errors)
         raise AtrousError(f"{diagnosis.root}: no class table fits these masks, so none was written. {reasons}")
-    _check_no_table(path)  # again: it may have appeared while the data set was read, which may take hours
+    _check_no_table(path)  # again: reading the data set may take hours, and the file may have appeared meanwhile
     proposed.to_yaml(path)
     return path
 
@@ -186,7 +201,7 @@ def _write_split(diagnosis: Diagnosis) -> Path:
     """Writes the proposed split lists and returns their folder."""
     folder = diagnosis.root / "splits"
     for name in diagnosis.proposed_split:
-        if (folder / f"{name}.txt").exists():  # again: it may have appeared while the data set was read
+        if (folder / f"{name}.txt").exists():  # again: the file may have appeared while the data set was read
             raise AtrousError(f"{folder / f'{name}.txt'} exists and is never overwritten. Move it away.")
     for name, items in diagnosis.proposed_split.items():
         write_text(folder / f"{name}.txt", "".join(f"{item.name}\n" for item in items))
@@ -198,5 +213,5 @@ def _check_no_split(dataset: Dataset) -> None:
         raise AtrousError(
             f"{dataset.root}: lists or folders define its split (layout '{dataset.layout}'), and they are never "
             "overwritten. --write-split is for datasets whose split is random. Move the lists away, or move all "
-            "pictures into one folder images/ and their masks into masks/."
+            f"{dataset.nouns[0]}s into one folder images/ and their masks into masks/."
         )

@@ -96,8 +96,8 @@ def evaluate(
         json: JSON file to write the results to.
         tolerance: largest distance at which the surface Dice of volumes counts two surfaces as equal, in mm, ≥ 0.
         crf_search: search the best settings of the CRF on this split, from coarse to fine, then measure with them.
-        crf_images: number of pictures of the split to search on, ≥ 1; 100 in the papers.
-        save_crf: model file to write, the same model with the settings of the CRF.
+        crf_images: largest number of pictures of the split to search on, ≥ 1; the papers use 100.
+        save_crf: model file to write: a copy of the model with the settings of the CRF.
         overwrite: also replace files that atrous did not write; inputs are never replaced.
         **options: fields of `DatasetSpec` (how the dataset is read) and of `ModelSpec` (how the model is run).
 
@@ -106,8 +106,8 @@ def evaluate(
 
     Raises:
         AtrousError: the model, dataset or split does not exist, the classes do not match those of the model, the
-            options of the CRF contradict each other, or an output would replace an input or a file that atrous did not
-            write.
+            options of the CRF contradict each other, or an output would replace an input, or a file that atrous did
+            not write.
     """
     spec = spec_to_measure(model, options)
     _check_crf(spec.crf, crf_search, crf_images, save_crf)
@@ -180,7 +180,7 @@ def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) ->
         scoring = progress.add_task("scoring", total=len(items), note="")
         searching = progress.add_task("searching", total=trials_of() * len(items), note="")
         scores = []
-        # with a CRF, because its memory decides which pictures are cut into tiles
+        # a segmenter with a CRF, because the memory of the CRF decides which pictures are cut into tiles
         scoring_with_crf = segmenter.with_crf(_crf_of({}, segmenter)).any_size
         for sample in in_background(reader_for(segmenter, dataset), items):
             scores.append(scoring_with_crf.scores(prepared(segmenter, sample), name=sample.name))
@@ -214,7 +214,9 @@ def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) ->
 def _check_crf(crf: object, search: bool, images: int, out: Path | None) -> None:
     """Checks before the work whether the options of the CRF can be combined."""
     if search and crf is not None:
-        raise AtrousError(f"--crf-search finds the settings that --crf {crf} gives: leave one of them out.")
+        raise AtrousError(
+            f"--crf-search finds settings of the CRF, but --crf {crf} sets them: leave one of the two out."
+        )
     if images < 1:
         raise AtrousError(f"crf_images must be 1 or more, got {images}.")
     if out is None:
@@ -267,7 +269,7 @@ def _print(results: dict[str, Any]) -> None:
     )
     _print_intervals(results)
     sizes = [f"{size} {score:.3f}" for size, score in results["accuracy_by_size"].items() if score is not None]
-    if len(sizes) > 1:  # with one size, the accuracy is that of all pixels
+    if len(sizes) > 1:  # with one size, this is the pixel accuracy, which is printed above
         console.print(
             f"accuracy on segments by size: {', '.join(sizes)} (below 32² pixels, below 96² pixels, and larger)"
         )
@@ -307,7 +309,7 @@ def _print_intervals(results: dict[str, Any]) -> None:
 
 
 def _is_in_few(entry: dict[str, Any], results: dict[str, Any]) -> bool:
-    """Whether the interval of a class is less reliable than the others, because few groups contain the class."""
+    """Returns whether the interval of a class is less reliable, because only few groups contain the class."""
     return bool(entry["iou_interval"]) and entry["interval_units"] < FEW <= results["intervals"]["units"]
 
 

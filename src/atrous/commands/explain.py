@@ -56,7 +56,7 @@ MOST_PICTURES = 40
 #: Names of the network's parts on the page.
 GROUPS = {"pyramid": "the pyramid", "decoder": "the decoder", "sides": "the side features"}
 
-#: Red for values that raise a score, and blue for values that lower it.
+#: Colours of values that raise a score (red) and of values that lower it (blue).
 FOR, AGAINST = (178, 24, 43), (33, 102, 172)
 
 
@@ -94,8 +94,8 @@ def explain(
     """Explain a model's predictions on pictures, as one HTML page and as a PNG file for each map.
 
     For each picture, the maps show the certainty (entropy and margin), the effective receptive field and the changes by
-    a CRF. For each class, they show its probability, its Grad-CAM, and the contribution of each pyramid branch and each
-    decoder input to its score.
+    a CRF. For each class, they show its probability, its Grad-CAM, and the contributions of the pyramid branches and
+    of the decoder inputs to its score.
 
     Args:
         model: model file to explain.
@@ -122,7 +122,9 @@ def explain(
     check_is_folder("out", out)
     pictures = find_pictures(paths)
     if len(pictures) > MOST_PICTURES:
-        raise AtrousError(f"one page explains at most {MOST_PICTURES} pictures, got {len(pictures)}: choose some.")
+        raise AtrousError(
+            f"one page explains at most {MOST_PICTURES} pictures, got {len(pictures)}: give fewer pictures."
+        )
     folders = [out / f"{number:02}_{path.stem}" for number, path in enumerate(pictures, 1)]
     check_outputs(
         "explain",
@@ -150,7 +152,7 @@ def explain(
                 layers = list(layers_of(found, network.info))
                 _write(layers, image, folder, out / "tensorboard" if tensorboard else None, number)
                 shown.append(_on_page(path, found, layers, image, network.info))
-            except Exception as error:  # of a decoder, no memory, a full disk: the other pictures are still explained
+            except Exception as error:  # the other pictures are still explained
                 failures.append(failure_in_words(path, error))
             progress.update(task, advance=1)
     for failure in failures:
@@ -162,7 +164,8 @@ def explain(
         )
         write_text(page, html)
         console.print(
-            f"written: {escape(str(page))}, and {counted(sum(len(one['layers']) for one in shown), 'PNG')} beside it"
+            f"written: {escape(str(page))}, and {counted(sum(len(one['layers']) for one in shown), 'PNG')} in folders "
+            "beside it"
         )
     if failures:
         raise SomeInputsFailed(f"{len(failures)} of {counted(len(pictures), 'picture')} could not be explained.")
@@ -207,7 +210,7 @@ def layers_of(found: Explanation, info: Any) -> Iterator[Layer]:
 
 
 def file_names(layers: Sequence[Layer]) -> list[str]:
-    """Returns a file name for each layer; equal names, as from the classes "a b" and "a/b", are numbered.
+    """Returns a file name for each layer; equal names, such as those of the classes "a b" and "a/b", are numbered.
 
     Args:
         layers: all layers of one picture.

@@ -41,13 +41,13 @@ from atrous.overwrite_checks import Output, check_outputs
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 
-#: H×W at which an exported file is compared with its model: odd, small, and the size of a training crop.
+#: H×W at which an exported file is compared with its model: odd sides, a small picture, and a typical training crop.
 SIZES = ((129, 97), (64, 80), (384, 512))
 #: Smallest share of pixels on which the exported file and the model must agree.
 LEAST_AGREEMENT = 0.999
-#: Share of a picture's range of logits; two classes with a smaller difference are a tie, which rounding can decide.
+#: Two classes are a tie, which rounding decides, if their logits differ by less than this share of the range of logits.
 TIE = 1e-4
-#: Largest number of pictures of --check that are compared.
+#: Largest number of pictures in the folder of --check that are compared.
 MOST_CHECKED = 4
 #: Number of training pictures on which the ranges of values are measured for int8.
 CALIBRATED = 128
@@ -93,13 +93,13 @@ def export(
         format: file format: onnx, openvino (a .xml and a .bin file) or torch (a .pt2 file, for other programs only);
             by default the format that the suffix of `out` names.
         out: file to write, .onnx, .xml or .pt2; by default the name of the model file with the suffix of the format.
-        scores: add the low-resolution logits as an output, which several scales, flips and the CRF need.
-        half: store the weights in 16 bits (openvino only), which halves the file and hardly changes the masks.
+        scores: add the low-resolution logits as an output; --scales, --flip and --crf of other verbs need this output.
+        half: store the weights in 16 bits (openvino only); this halves the file and hardly changes the masks.
         check: picture or folder of pictures on which the masks are compared; synthetic pictures when not given.
-        int8: compute in 8-bit integers (openvino and onnx only), which makes the file a quarter to a third of its size
-            and OpenVINO faster; the float32 model and the int8 file are measured on `calibrate`.
-        calibrate: folder of a labelled dataset, in any layout; its training pictures give the ranges of values, its
-            validation pictures the scores.
+        int8: compute in 8-bit integers (openvino and onnx only); the file shrinks to a quarter or a third of its size,
+            OpenVINO becomes faster, and the float32 model and the int8 file are measured on `calibrate`.
+        calibrate: folder of a labelled dataset, in any layout; the ranges of values are measured on its training
+            pictures, and the scores on its validation pictures.
         max_drop: largest loss of mean IoU by int8, 0–100 points; a file that loses more is not written.
         overwrite: also replace files that atrous did not write; inputs are never replaced.
         **options: fields of `DatasetSpec`: how `calibrate` is read; input also applies to `check`.
@@ -222,7 +222,7 @@ def _as_input(image: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _format_and_file(model: Path, format: str | None, out: Path | None) -> tuple[str, Path]:
-    """Returns the format and the file; each is derived from the other if it was not given."""
+    """Returns the format and the file; if only one of them was given, the other is derived from it."""
     if format is None:
         if out is None:
             raise AtrousError(
@@ -240,7 +240,7 @@ def _format_and_file(model: Path, format: str | None, out: Path | None) -> tuple
 
 
 def _is_ours(out: Path) -> bool:
-    """Whether atrous exported a file, so that it may be replaced; no code in the file is run."""
+    """Returns whether atrous exported a file, so that it may be replaced; no code in the file is run."""
     if out.suffix.lower() == ".bin":
         return exported_onnx_and_openvino.is_weights_of(out.with_suffix(".xml"), out)
     if out.suffix.lower() == ".pt2":
@@ -294,7 +294,9 @@ def _refuse_other_masks(agreements: Sequence[Agreement], model: Path, format: st
     if all(agreement.share >= LEAST_AGREEMENT for agreement in agreements):
         return
     cure = (
-        "Export without --half." if half else "Try another --format; if that agrees, this is a bug, please report it."
+        "Export without --half."
+        if half
+        else "Try another --format. If its masks agree, this is a bug: please report it."
     )
     raise AtrousError(
         f"the {format} file predicts other masks than {model}: they agree on {_words(agreements)}, and at least "
@@ -321,7 +323,7 @@ def _check_int8(
 
 
 def _in_int8(draft: Path, module: SegmentationModel, dataset: Dataset, max_drop: float) -> Path:
-    """Quantises a file to 8 bits; each attempt keeps more layers in floating point, until the score is high enough."""
+    """Quantises a file to 8 bits; until the score is high enough, each attempt keeps more layers in floating point."""
     items = dataset.split("val")
     segmenter = Segmenter(module, engine="torch", precision="float32", device="cpu")
     console.print(f"measuring on the {len(items)} validation pictures of {escape(str(dataset.root))}")
@@ -372,7 +374,7 @@ def _print(out: Path, model: Path, agreements: Sequence[Agreement], int8: bool, 
         )
     if exported_onnx_and_openvino.is_exported(out):
         if not scores:
-            console.print("The file returns labels only; --scales, --flip and --crf need an export with --scores.")
+            console.print("The file returns labels only: --scales, --flip and --crf need an export with --scores.")
         console.print(escape(f"Next: atrous predict {out} PICTURES"))
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from atrous.learning.distributed import ProcessGroup
 
-#: Largest number of masks that wait to be written; then the network waits for the disk.
+#: Largest number of masks that wait to be written; above it, the network waits for the disk.
 WRITES_WAITING = 8
 
 T = TypeVar("T")
@@ -74,18 +74,18 @@ def predict(
         overlay: also write each picture with the colours of its mask over it and a legend below, as NAME.overlay.png.
         raw: write the values that the training masks had, instead of class indices with a palette.
         format: format of the masks of volumes: nifti, or dicom-seg for DICOM series.
-        json: JSON file to write the results to; for each picture, its mask, the share of each class in the pixels with
-            data, and the share of pixels without data if there are any; or its error.
+        json: JSON file to write the results to; for each picture, it contains the path of the mask, the share of each
+            class in the pixels with data, and the share of pixels without data (if any), or the error if it failed.
         overwrite: also replace files that atrous did not write; inputs are never replaced.
         **options: input of `DatasetSpec`, and the fields of `ModelSpec`: how the model is run.
 
     Returns:
-        The masks written, in the order of the pictures; masks at URLs as text.
+        The paths of the masks, in the order of the pictures; a URL is text.
 
     Raises:
         AtrousError: the model or a picture does not exist, the settings of the CRF are unknown, or predict would
             replace files that it did not write.
-        SomeInputsFailed: some pictures could not be read; all others are done.
+        SomeInputsFailed: some pictures could not be segmented; the masks of all others are written.
     """
     spec = ModelSpec(model, **given_to(ModelSpec, options))
     also = [json_output("json", json)]
@@ -146,7 +146,7 @@ class _Alone:
 
 @contextmanager
 def _processes() -> Iterator[ProcessGroup | _Alone]:
-    """Joins the processes that torchrun started; each process does its part of the jobs."""
+    """Joins the processes that torchrun started; each process gets a part of the jobs."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield _Alone()
         return
@@ -157,7 +157,7 @@ def _processes() -> Iterator[ProcessGroup | _Alone]:
 
 
 def _work(worker: Worker, jobs: Sequence[Job], total: int, out: Place, json: Path | None) -> list[Record]:
-    """Does jobs; while the network runs, the next picture is read and earlier masks are written."""
+    """Processes jobs; while the network runs, the next picture is read and earlier masks are written."""
     records: list[Future[Record]] = []
     message = told_if_interrupted(lambda: _done_before(records, total, out, json))
     with message, progress_bar() as progress, ThreadPoolExecutor(1) as writer:

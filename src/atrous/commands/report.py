@@ -45,7 +45,7 @@ SHOWN = 3  # number of best pictures, and of worst pictures
 
 @checked
 def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False) -> Path:
-    """Write a self-contained HTML page about a run, or one that compares several runs.
+    """Write a self-contained HTML page that shows one run or compares several runs.
 
     The page of one run shows its curves, scores, confusion matrix, and best and worst pictures. The page of several
     runs shows their scores, curves and classes side by side, and the differences between their recipes. The page can be
@@ -54,7 +54,7 @@ def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False
 
     Args:
         runs: one or more folders of runs, as `atrous train` wrote them.
-        out: HTML page to write; by default RUN/report.html, and comparison.html for several runs.
+        out: HTML page to write; by default RUN/report.html for one run, and comparison.html for several runs.
         overwrite: also replace files that atrous did not write; inputs are never replaced.
 
     Returns:
@@ -143,18 +143,18 @@ def headline(run: Run) -> Record:
         "interval": percent_interval(intervals.get("miou")),
         "kind": kind,
         "over": f"over {counted(int(intervals.get('units', 0)), kind.removesuffix('s'))}",
-        "split": run.evaluation.get("split") or "the best validation while training",
+        "split": run.evaluation.get("split") or "the best validation during training",
         "facts": {name: fact for name, fact in facts.items() if fact not in (None, "", "–")},
     }
 
 
 def remarks(run: Run) -> list[str]:
-    """Returns conclusions from the scores and the training, as sentences."""
+    """Returns sentences on the best and worst class, the best epoch, and losses that are not finite."""
     said = []
     ranked = [row for row in class_rows(run) if is_finite(row["iou"])]
     if len(ranked) > 1:
         best, worst = ((row["name"], percent(row["iou"], PER_CENT)) for row in (ranked[0], ranked[-1]))
-        said.append(f"The best class is {best[0]} (IoU {best[1]}), the worst {worst[0]} ({worst[1]}).")
+        said.append(f"The best class is {best[0]} (IoU {best[1]}), the worst class is {worst[0]} ({worst[1]}).")
     peak = run.best_val
     if peak and len(run.val) > 1:
         last, height = run.val[-1].get("epoch"), percent(peak["miou"], PER_CENT)
@@ -194,7 +194,7 @@ def curves(run: Run) -> list[tuple[str, str, str]]:
 
 
 def class_rows(run: Run) -> list[Record]:
-    """Returns the classes by falling IoU, absent classes last, each with the curve of its IoU during training."""
+    """Returns the classes in descending order of IoU, absent classes last, each with its IoU curve in training."""
     classes = run.evaluation.get("classes", [])
     labelled = sum(c["pixels_true"] for c in classes) or 1
     rows = [
@@ -222,7 +222,7 @@ def confusion_rows(evaluation: Record) -> list[Record]:
     if len(classes) > MOST_CLASSES:
         order = np.argsort(-matrix.sum(1), kind="stable")  # frequent first
         kept, rare = np.sort(order[: MOST_CLASSES - 1]), order[MOST_CLASSES - 1 :]
-        starts = np.arange(MOST_CLASSES)  # sums of one class each; the last sum takes all rare classes
+        starts = np.arange(MOST_CLASSES)  # one sum per frequent class, and one last sum of all rare classes
         order = np.concatenate([kept, rare])
         matrix = np.add.reduceat(np.add.reduceat(matrix[order][:, order], starts, 0), starts, 1)
         classes = [*(classes[i] for i in kept), (f"the {len(rare)} rarest", css_color((136, 136, 136)))]
@@ -311,7 +311,7 @@ def most_confused_pictures(evaluation: Record) -> list[tuple[str, Record, tuple[
 
 
 def best_and_worst(per_image: Sequence[Record]) -> tuple[list[Record], list[Record]]:
-    """Returns up to `SHOWN` best and up to `SHOWN` worst pictures, by falling mean IoU; no picture is in both."""
+    """Returns up to `SHOWN` best and worst pictures, in descending order of mean IoU; no picture is in both."""
     ranked = sorted((r for r in per_image if is_finite(r.get("miou"))), key=lambda r: -r["miou"])
     half = (len(ranked) + 1) // 2
     return ranked[: min(SHOWN, half)], ranked[max(half, len(ranked) - SHOWN) :]

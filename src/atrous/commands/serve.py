@@ -23,7 +23,7 @@ from atrous.option_fields import taking
 from atrous.serving.model_store import named_paths
 from atrous.serving.request_limits import Limits
 
-#: Environment variable that may contain the key; as an option, the key would be visible in the list of processes.
+#: Environment variable that may contain the key. There is no option for it: other users could see it among processes.
 KEY_VARIABLE = "ATROUS_KEY"
 
 
@@ -41,19 +41,20 @@ def serve(
     seconds: float = 60.0,
     **options: Any,
 ) -> None:
-    """Serve models over HTTP, for programs, and with a web page for people at the same address.
+    """Serve models over HTTP: an interface for programs, and a web page for people at the same address.
 
     Args:
         models: model files or exported files; NAME=PATH serves a model under another name.
-        host: address to listen at; 0.0.0.0 or the name of this machine also serves other machines, and needs a key.
+        host: address to listen at; 0.0.0.0 or the name of this machine also serves other machines and requires a key.
         port: port to listen at, 0–65535; 0 takes a free port.
-        key_file: file whose first line is the key that every request must contain; without it, the key comes from the
-            environment variable ATROUS_KEY.
+        key_file: file whose first line is the key of the server; without it, the key comes from the environment
+            variable ATROUS_KEY. Requests must contain the key, except those for the web page, the API reference and
+            the health checks.
         waiting: largest number of waiting pictures; further requests get the status 429.
         megabytes: largest upload, in MiB (2²⁰ bytes).
         megapixels: largest number of pixels that the network computes for one response, in megapixels; the pixels of
             all scales add up, and the enlarged size counts if the model enlarges pictures.
-        seconds: longest time from upload to response, in seconds.
+        seconds: longest time from the end of the upload to the response, in seconds.
         **options: engine, device, precision and memory of `ModelSpec`.
 
     Raises:

@@ -40,7 +40,7 @@ def train(
         recipe: recipe with the data, the model and all settings; every field can also be given on the command line.
         out: folder of the run; by default runs/ and the name of the recipe, with a number if that folder exists.
         resume: folder of a run to continue.
-        init: model file to start from, with its architecture; classes of the same name keep their weights.
+        init: model file to start from; its architecture is used, and classes of the same name keep their weights.
         overwrite: in a folder without a run, also replace files that have the names of a run's files; inputs are never
             replaced.
 
@@ -48,7 +48,7 @@ def train(
         The run's folder, with best.safetensors, metrics.jsonl, evaluation.json and report.html.
 
     Raises:
-        AtrousError: the data is unusable (the message lists every problem), the recipe is impossible, the loss is not
+        AtrousError: the data is unusable (the message lists every problem), the recipe is not valid, the loss is not
             finite, or the run would replace files in its folder.
     """
     run = fit(recipe, out, resume=resume, init=init, overwrite=overwrite).run
@@ -64,7 +64,7 @@ def train(
 def _measure_best(recipe: Recipe, run: Path) -> None:
     """Measures the best weights in float32 and writes evaluation.json."""
     console.print("final scores of best.safetensors, computed in float32:")
-    with suppressed(PictureWarning):  # the doctor has already printed it
+    with suppressed(PictureWarning):  # the doctor has already printed this warning
         evaluate(
             run / "best.safetensors",
             Path(recipe.data.root),

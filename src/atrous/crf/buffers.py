@@ -1,4 +1,4 @@
-"""Buffers reused from picture to picture; allocating new ones takes a quarter of the time of refining a picture."""
+"""Buffers reused from picture to picture; allocating new buffers takes a quarter of the time to refine a picture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from atrous.crf.row_sums import empty
 
 
 class Buffers(threading.local):
-    """Flat float32 arrays by name, separate for each thread. Each has the size of the largest request so far."""
+    """Flat float32 arrays by name, separate for each thread. Each array has the size of the largest request so far."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, np.ndarray] = {}
@@ -24,5 +24,5 @@ class Buffers(threading.local):
         return self._arrays[name][:size]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Makes every copy, also in another process, start without arrays."""
+        """Makes every copy, also a copy in another process, start without arrays."""
         return Buffers, ()

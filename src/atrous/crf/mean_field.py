@@ -1,4 +1,4 @@
-"""The fully connected CRF of DeepLabV1 and V2 (arXiv:1210.5644; arXiv:1412.7062 §4.2), exact in its spatial kernel."""
+"""The fully connected CRF of DeepLabV1 and V2 (arXiv:1210.5644; arXiv:1412.7062 §4.2), with an exact spatial kernel."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ PRESETS: dict[str, dict[str, float]] = {
     },
 }
 
-#: Largest sum of both weights for which the compiled loops can compute e^message in float32 without scaling.
+#: Largest sum of both kernel weights for which the compiled loops can compute e^message in float32 without scaling.
 HEAVIEST = 40.0
-#: Largest weight, extent and compatibility entry, and smallest extent; all products stay in the range of float32.
+#: Largest weight, extent and compatibility entry, and smallest extent. They keep all products in the range of float32.
 LARGEST, SMALLEST = 1e15, 1e-15
 #: Largest number of mean-field steps.
 MOST_ITERATIONS = 1_000_000
@@ -74,8 +74,9 @@ class DenseCRF(nn.Module):
         iterations: number of mean-field steps, 0 to 1,000,000; 10 in the papers.
         compatibility: "potts", or a K×K matrix; entry (k, l) is the penalty for class k near class l, at most 1e15 in
             absolute value.
-        prune: bound on the change of a probability, 0 to 1e15, used on the CPU. A class sends no more messages once
-            they change no pixel's probability by more than this bound, to first order. 0 keeps all messages.
+        prune: bound on the change of a probability, 0 to 1e15, used by the compiled loops on the CPU. A class stops
+            sending messages once they change no pixel's probability by more than this bound, to first order. 0 keeps
+            all messages.
         trainable: whether the weights and the compatibility are trainable parameters (arXiv:1502.03240).
 
     Raises:
@@ -165,8 +166,8 @@ class DenseCRF(nn.Module):
             Array or tensor like `probabilities`: the same shape and dtype, and the same device for tensors.
 
         Raises:
-            AtrousError: the shapes do not agree, the probabilities are empty, a value is NaN, or the values are not
-                probabilities.
+            AtrousError: the shapes do not agree, the probabilities are empty, a value is NaN or infinite, or the
+                probabilities are negative or do not sum to 1.
         """
         for name, value in (("image", image), ("probabilities", probabilities), ("valid", valid)):
             check_usable(value, name)
@@ -294,7 +295,7 @@ def _features(image: Tensor, xy: float, rgb: float, valid: Tensor | None) -> Ten
 
 
 def _tensor(array: Any) -> Tensor:
-    """Returns an array as a tensor. It shares the memory, unless the array is reversed or read-only, as PIL's are."""
+    """Returns an array as a tensor that shares its memory; reversed or read-only arrays, such as PIL's, are copied."""
     if isinstance(array, Tensor):
         if array.is_meta:
             raise AtrousError("a tensor on the device meta has no values: move it to a real device.")

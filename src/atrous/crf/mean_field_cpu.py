@@ -62,8 +62,8 @@ def infer(
         bilateral_weight: weight w1 of the bilateral kernel, ≥ 0.
         gaussian_weight: weight w2 of the Gaussian kernel, ≥ 0.
         iterations: number of mean-field steps, ≥ 0.
-        prune: a class becomes inactive once its messages change no pixel's probability by more than this, to first
-            order; 0 keeps all classes active.
+        prune: bound on the change of a probability, ≥ 0. A class becomes inactive once its messages change no pixel's
+            probability by more than this bound, to first order. 0 keeps all classes active.
         scratch: buffers for intermediate results.
 
     Returns:
@@ -71,7 +71,7 @@ def infer(
     """
     classes, count = planes.shape
     active = np.arange(classes)
-    if prune:  # before the first step only a bound of the messages is known
+    if prune:  # before the first step, only an upper bound of the messages is known
         largest = planes.max(1)
         active = _worthy((bilateral_weight + gaussian_weight) * MOST * largest**2, prune)
     layout = panels(len(active))
@@ -116,7 +116,7 @@ def infer(
 
 
 def _worthy(changes: np.ndarray, prune: float) -> np.ndarray:
-    """Returns the indices of the changes above the bound, and always that of the largest change."""
+    """Returns the indices of the changes above the bound; the index of the largest change is always included."""
     kept = changes > prune
     kept[changes.argmax()] = True
     return np.flatnonzero(kept)
@@ -124,9 +124,9 @@ def _worthy(changes: np.ndarray, prune: float) -> np.ndarray:
 
 @compiled
 def _gather(planes, active, layout, unary, rest, scale):
-    """Writes the active classes as rows in `unary`, the sum of the other classes to `rest`, and 1 / sum to `scale`.
+    """Writes the active classes to the rows of `unary`, the sum of the other classes to `rest`, and factors to `scale`.
 
-    The sum is that of all classes at a pixel; probabilities are multiplied by `scale`, so that they sum to one.
+    The factor of a pixel is 1 / (sum over all classes). Probabilities are multiplied by it, so that they sum to 1.
     """
     classes, count = planes.shape
     rests = np.ones(classes, np.bool_)

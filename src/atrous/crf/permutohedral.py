@@ -11,15 +11,15 @@ from atrous.checked_arguments import checked
 from atrous.crf.permutohedral_torch import TorchLattice
 from atrous.errors import AtrousError, shown
 
-#: Largest absolute value of features, in standard deviations; float32 still distinguishes near points there.
+#: Largest absolute value of features, in standard deviations; up to this value float32 distinguishes near points.
 FARTHEST = 1e5
 
 
 class Lattice:
     """A permutohedral lattice over points; it filters any number of values at these points.
 
-    Source: Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (2010). On the CPU in
-    float32 it uses compiled loops, otherwise plain torch.
+    Source: Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (2010). It uses
+    compiled loops for float32 features on the CPU, and plain torch otherwise.
 
     Args:
         features: N×d, N and d ≥ 1, in units of the Gaussian's standard deviation, −1e5 to 1e5.
@@ -60,7 +60,7 @@ class Lattice:
             N×L.
 
         Raises:
-            AtrousError: the number of rows is not the number of points.
+            AtrousError: the values are not an N×L tensor of floats.
         """
         _check_tensor("values", values)
         if values.ndim != 2 or len(values) != self.count:
@@ -120,6 +120,9 @@ def permutohedral_filter(features: Tensor, values: Tensor) -> Tensor:
 
     Returns:
         N×L.
+
+    Raises:
+        AtrousError: as for `Lattice` and `Lattice.filter`.
     """
     return Lattice(features).filter(values)
 

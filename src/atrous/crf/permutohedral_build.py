@@ -1,4 +1,4 @@
-"""Construction of a permutohedral lattice: its vertices around points, their numbers, and chains of their neighbours.
+"""Builds a permutohedral lattice: finds the vertices around points, numbers them, and links neighbours to chains.
 
 A linear hash of 64 bits identifies each vertex, so the hash of a neighbour is the vertex's hash plus a constant. The
 hash also determines the thread that numbers the vertex.
@@ -14,9 +14,9 @@ from atrous.crf.row_sums import CHUNKS, compiled, prefetch
 
 #: Smallest number of slots of a hash table.
 LEAST_SLOTS = 1024
-#: Number of hashes by which a thread prefetches ahead.
+#: Prefetch distance of a thread, in hashes.
 AHEAD = 16
-#: Number of hashes from which a thread selects its own at a time.
+#: Number of hashes that a thread reads at a time, to select the hashes of its own vertices.
 BATCH = 4096
 #: Value of an empty slot of a hash table; a vertex has this hash with a probability of 2^-64.
 EMPTY = np.int64(-(2**63))
@@ -106,20 +106,23 @@ def _part(mixed, parts):
 
 
 def number_vertices(hashes: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Numbers the vertices. Hashes assign them to threads; each thread follows the order of the points.
+    """Numbers the vertices in parallel.
+
+    The hash of a vertex determines its thread. Each thread numbers its vertices in the order of the points.
 
     Args:
         hashes: N·(d+1) int64, the hashes of each point's vertices.
         order: N int32, the points in the order of numbering.
 
     Returns:
-        The vertex of each hash, which is n·P + p for the n-th vertex of thread p of P threads. Then for each thread its
-        hash table with pairs (hash, n), the hashes of its vertices by n, and the number of its vertices.
+        Four arrays. First, the vertex of each hash: n·P + p for the n-th vertex of thread p of P threads. The others
+        are, for each thread, its hash table with pairs (hash, n), the hashes of its vertices by n, and the number of
+        its vertices.
     """
     parts = numba.get_num_threads()
     slots = max(
         1 << (order.size // parts).bit_length(), LEAST_SLOTS
-    )  # slots of each table; the tables double when one is half full
+    )  # slots of each table; all tables are doubled when one is half full
     tables = np.full(parts * slots * 2, EMPTY)
     found = np.empty((parts, slots // 2), np.int64)
     counts, done = np.zeros(parts, np.int64), np.zeros(parts, np.int64)
@@ -135,7 +138,7 @@ def number_vertices(hashes: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, 
 
 @njit(inline="always")
 def _slot(here, mixed, tables, base, mask):
-    """Returns the slot of a hash in the table that begins at `base`, or the empty slot for it."""
+    """Returns the slot of a hash in the table that begins at `base`; if the hash is absent, the slot for it."""
     place = mixed & mask
     slot = base + 2 * np.int64(place)
     while tables[slot] != here and tables[slot] != EMPTY:
@@ -146,7 +149,7 @@ def _slot(here, mixed, tables, base, mask):
 
 @compiled
 def _go_on(hashes, order, tables, found, counts, done, vertices):
-    """Continues the numbering of each part until all hashes are done or its table is half full."""
+    """Continues the numbering of each thread until all hashes are done or the thread's table is half full."""
     parts, corners = counts.size, hashes.size // order.size
     base, mask = tables.size // parts, np.uint64(tables.size // parts // 2 - 1)
     for part in prange(parts):
@@ -215,7 +218,7 @@ def follow(tables, found, counts, steps, total):
 
 @compiled
 def chain_up(following):
-    """Returns the chains of at least two vertices along each direction, and their number of vertices per direction."""
+    """Returns the chains of at least two vertices along each direction, and the number of their vertices."""
     directions, total = following.shape
     chains = np.empty((directions, total), np.int32)
     lengths = np.zeros(directions, np.int64)
@@ -240,7 +243,7 @@ def chain_up(following):
 
 @compiled
 def transpose(vertices, weights, total, corners, parts):
-    """Returns the points of each vertex, sorted: the start of each vertex's range, the points and their weights."""
+    """Returns the points of each vertex in ascending order: the starts of the ranges, the points and their weights."""
     count = vertices.size // corners
     ends = np.zeros((parts, total), np.int64)
     for part in prange(parts):

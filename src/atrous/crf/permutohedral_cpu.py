@@ -27,7 +27,7 @@ class CpuLattice:
         vertices: N·(d+1) int32, the vertices of each point's simplex.
         weights: N·(d+1) float32, the barycentric coordinates of each point.
         starts: M+1 int64; vertex v has the points points[starts[v]:starts[v+1]].
-        points: N·(d+1) int32, the points of all vertices.
+        points: N·(d+1) int32, the points of each vertex, vertex by vertex.
         point_weights: N·(d+1) float32, the weight of each entry of `points`.
         chains: one int32 array for each of the d+1 directions, with the vertices that have neighbours along it. A
             negative entry ~v marks v as the last vertex of a chain.
@@ -47,7 +47,8 @@ class CpuLattice:
         Args:
             features: N×d float32, in units of the filter's standard deviation.
             order: N int32, the points in an order that places near points next to each other. Vertices are numbered in
-                this order, so near vertices are near in memory; it changes no result. None keeps the given order.
+                this order, so near vertices are near in memory. Results do not depend on it. None keeps the order of
+                `features`.
         """
         if order is None:
             order = np.arange(len(features), dtype=np.int32)
@@ -83,7 +84,7 @@ class CpuLattice:
 
     @property
     def gain(self) -> float:
-        """The factor that normalises the blur, whose kernels sum to 2 (as in Krähenbühl & Koltun's implementation)."""
+        """The factor 1 / (1 + 2^−d) of blurred values, as in Krähenbühl & Koltun's code; every kernel sums to 2."""
         return 1 / (1 + 2.0 ** -(len(self.chains) - 1))
 
     def blurred(
@@ -93,7 +94,7 @@ class CpuLattice:
 
         Args:
             values: N rows of float32, in the panels of `layout`; see `row_sums`.
-            layout: panels from `row_sums.panels`.
+            layout: P×2 int64, the panels from `row_sums.panels`.
             buffer: float32 array for M rows in these panels; it receives the result.
             reverse: whether to reverse the order of the directions, for the transposed filter.
 
@@ -118,7 +119,7 @@ class CpuLattice:
         return result
 
     def normalise(self) -> None:
-        """Normalises the filter F symmetrically, in place: to D^−½ · F · D^−½ with the row sums D of F."""
+        """Replaces the filter F by D^−½ · F · D^−½, in place; D is the diagonal matrix of the row sums of F."""
         layout = panels(1)
         sums = self.filter(np.ones(self.count * padded(layout), np.float32), layout)[:: padded(layout)]
         _rescale(self.weights, self.point_weights, self.points, sums**-0.5)
@@ -137,7 +138,7 @@ def in_tiles(height: int, width: int) -> np.ndarray:
 
 @compiled
 def _rescale(weights, point_weights, points, scale):
-    """Multiplies the weights of each point by its scale, in place."""
+    """Multiplies the weights of each point by the point's scale, in place."""
     corners = weights.size // scale.size
     for point in prange(scale.size):
         for place in range(point * corners, (point + 1) * corners):

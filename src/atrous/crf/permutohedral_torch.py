@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TorchLattice:
-    """A lattice over N points in d dimensions with M vertices; `permutohedral_cpu` names the source.
+    """A lattice over N points in d dimensions with M vertices; for the source see `permutohedral_cpu`.
 
     Attributes:
         vertices: N×(d+1) int64, indices of the vertices of each point's simplex.
@@ -53,12 +53,14 @@ class TorchLattice:
 
 
 def _embed(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns each point's nearest remainder-0 point, the ranks of its coordinates and its barycentric coordinates."""
+    """Returns, for each point, the nearest lattice point of remainder 0, the ranks of the differences between the two,
+    and the barycentric coordinates.
+    """
     count, dims = features.shape
     corners = dims + 1
     place = torch.arange(1, corners, device=features.device, dtype=features.dtype)
     scaled = features * (math.sqrt(2 / 3) * corners) / (place * (place + 1)).sqrt()
-    later = scaled.flip(1).cumsum(1).flip(1)  # sum of each coordinate and all later ones
+    later = scaled.flip(1).cumsum(1).flip(1)  # sum of each coordinate and all later coordinates
     zero = features.new_zeros(count, 1)
     elevated = torch.cat([later[:, :1], torch.cat([later[:, 1:], zero], 1) - place * scaled], 1)
     nearest = ((elevated / corners).round() * corners).long()
@@ -76,6 +78,6 @@ def _embed(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _find(keys: Tensor, wanted: Tensor) -> Tensor:
-    """Returns the indices of `wanted` in sorted `keys`; len(keys) for absent ones."""
+    """Returns the indices of `wanted` in sorted `keys`; len(keys) for absent values."""
     place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
     return torch.where(keys[place] == wanted, place, len(keys))

@@ -4,9 +4,9 @@ All steps of the CRF on a CPU are weighted sums of rows: over the pixels of a ve
 neighbours in a blur. The inner loops are in `row_sums_vector`. If the installed numba cannot compile them,
 `row_sums_plain` is used instead.
 
-A matrix of N×L floats is stored as panels of up to 16 columns, one after the other in a flat array, so that a row of a
-panel fits one cache line. In a panel of width w that begins at column b, the entry of row n and column c has the index
-N·b + n·w + (c − b).
+A matrix of N×L floats is stored as panels of up to 16 columns, so that a row of a panel fits one cache line. The panels
+follow each other in a flat array. In a panel of width w that begins at column b, the entry of row n and column c has
+the index N·b + n·w + (c − b).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from atrous.logger import warn
 #: Allowed numbers of columns of a panel.
 WIDTHS = (16, 8, 4)
 
-#: Number of pieces of a parallel loop whose pieces have their own working arrays.
+#: Number of pieces into which a parallel loop divides its work; each piece may have its own working arrays.
 CHUNKS = 64
 
-#: Number of rows by which loops over scattered rows prefetch ahead.
+#: Prefetch distance of loops over scattered rows, in rows.
 AHEAD = 64
 
 
@@ -46,7 +46,7 @@ def compiled(function: Any) -> Any:
     @lru_cache(maxsize=1)
     def alone() -> Any:
         copied = FunctionType(function.__code__, function.__globals__, function.__name__)
-        # Cached on disk under another name than the threaded version.
+        # On disk, the machine code must not have the name of the threaded version.
         copied.__qualname__, copied.__module__ = f"{function.__qualname__}_alone", function.__module__
         return _machine_code(copied, parallel=False)
 
@@ -93,7 +93,7 @@ def padded(layout: np.ndarray) -> int:
 
 
 def to_panels(matrix: np.ndarray, layout: np.ndarray) -> np.ndarray:
-    """Returns an N×L float32 matrix in panels; the padding is zero."""
+    """Converts an N×L float32 matrix to panels; the padding is zero."""
     flat = empty(len(matrix) * padded(layout))
     flat[:] = 0
     for (begin, width), panel in zip(layout, _views(flat, len(matrix), layout), strict=True):
@@ -103,7 +103,7 @@ def to_panels(matrix: np.ndarray, layout: np.ndarray) -> np.ndarray:
 
 
 def from_panels(flat: np.ndarray, layout: np.ndarray, columns: int) -> np.ndarray:
-    """Returns a matrix in panels as N×L matrix, where L is `columns`; the inverse of `to_panels`."""
+    """Converts a matrix in panels to an N×L matrix, where L is `columns`; the inverse of `to_panels`."""
     views = _views(flat, flat.size // padded(layout), layout)
     return np.concatenate(views, axis=1)[:, :columns]
 
@@ -120,7 +120,7 @@ def empty(size: int) -> np.ndarray:
 
 
 def inner_loops() -> Any:
-    """Returns the module of the inner loops: `row_sums_vector`, or `row_sums_plain` if the first does not work here.
+    """Returns the module of the inner loops: `row_sums_vector`, or `row_sums_plain` if numba cannot compile it.
 
     Warns:
         RuntimeWarning: the plain loops are used.
@@ -130,7 +130,7 @@ def inner_loops() -> Any:
 
         if row_sums_vector.works():
             return row_sums_vector
-    except Exception:  # this version of numba or llvmlite lacks a part that it uses
+    except Exception:  # this version of numba or llvmlite lacks a part that the module uses
         pass
     warn(
         f"the CRF's vector instructions do not work with numba {numba.__version__}: the CRF computes with plain loops, "
@@ -163,7 +163,7 @@ def add_rows(width, out, place, source, base, stride, indices, weights, first, l
 
 @njit(inline="always")
 def blur_chains(width, values, chains, first, last):
-    """Adds (v[i − 1] + v[i + 1]) / 2 to v[i] for the rows chains[first:last] of a panel; ~row ends a chain."""
+    """Adds (v[i − 1] + v[i + 1]) / 2 to v[i] for the rows chains[first:last] of a panel; an entry ~row ends a chain."""
     if width == 16:
         _blur16(values, chains, first, last)
     elif width == 8:
@@ -207,7 +207,7 @@ def weigh(width, out, place, unary, messages, there):
 
 @njit(inline="always")
 def share_out(width, out, place, share, messages, there, peaks, column):
-    """Multiplies out[place] by share for a panel; peaks stores the maximum of out · messages of each column."""
+    """Multiplies out[place] by share for a panel; updates peaks, the maximum of out · messages of each column."""
     if width == 16:
         _share16(out, place, share, messages, there, peaks, column)
     elif width == 8:

@@ -28,7 +28,7 @@ def blur_chains_of(width: int) -> Any:
 
     @njit(error_model="numpy")
     def blur_chains(values, chains, first, last):
-        """Adds (v[i − 1] + v[i + 1]) / 2 to v[i] for the rows chains[first:last]; ~row ends a chain."""
+        """Adds (v[i − 1] + v[i + 1]) / 2 to v[i] for the rows chains[first:last]; an entry ~row ends a chain."""
         half = np.float32(0.5)
         for column in range(width):
             before = np.float32(0)
@@ -46,7 +46,7 @@ def blur_chains_of(width: int) -> Any:
 
 
 def add_messages_of(width: int) -> Any:
-    """Returns a function that adds up one pixel's messages."""
+    """Returns a function that adds the messages of both kernels to one pixel."""
 
     @njit(error_model="numpy")
     def add_messages(near, place, alike, column, near_weight, alike_weight):

@@ -1,6 +1,6 @@
 """The sums of `row_sums` as vector instructions of LLVM.
 
-LLVM unrolls short loops over the columns before it can vectorise them, which makes them slower (docs/crf.md). The inner
+LLVM unrolls short loops over the columns before it can vectorise them; such code is slower (docs/crf.md). The inner
 loops are therefore written here as vector instructions. They share one file because they have the same structure.
 
 This module uses internals of numba and llvmlite. If they do not work in the installed versions, `row_sums` uses
@@ -17,7 +17,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-#: Number of rows by which the blur prefetches ahead.
+#: Prefetch distance of the blur, in rows.
 AHEAD = 64
 
 _FLOAT, _INT64 = ir.FloatType(), ir.IntType(64)
@@ -45,7 +45,7 @@ def _data(context: Any, builder: Any, signature: Any, arguments: Any, position: 
 
 
 def _place(builder: Any, data: Any, offset: Any, width: int) -> Any:
-    """Builds the address of `width` floats from `offset` on."""
+    """Builds the address of the `width` floats that begin at `offset`."""
     return builder.bitcast(builder.gep(data, [offset]), _vector_of(width).as_pointer())
 
 
@@ -96,7 +96,7 @@ def blur_chains_of(width: int) -> Any:
 
     @intrinsic
     def blur_chains(context, values, chains, first, last):
-        """Adds (v[i − 1] + v[i + 1]) / 2 to v[i] for the rows chains[first:last]; ~row ends a chain."""
+        """Adds (v[i − 1] + v[i + 1]) / 2 to v[i] for the rows chains[first:last]; an entry ~row ends a chain."""
         signature = types.void(values, chains, types.int64, types.int64)
 
         def generate(context, builder, signature, arguments):
@@ -141,7 +141,7 @@ def blur_chains_of(width: int) -> Any:
 
 
 def add_messages_of(width: int) -> Any:
-    """Returns an intrinsic that adds up one pixel's messages."""
+    """Returns an intrinsic that adds the messages of both kernels to one pixel."""
 
     @intrinsic
     def add_messages(context, near, place, alike, column, near_weight, alike_weight):
@@ -171,7 +171,7 @@ def weigh_of(width: int) -> Any:
     def weigh(context, out, place, unary, messages, there):
         """Sets out[place] = unary[place] · e^messages[there]; returns the sum over the columns.
 
-        The error of the exponential is at most 2 units in the last place for −80 ≤ x ≤ 80 (Cephes' expf).
+        The error of the exponential is at most 2 units in the last place for messages from −80 to 80 (Cephes' expf).
         """
         signature = types.float32(out, types.int64, unary, messages, types.int64)
 
@@ -248,7 +248,7 @@ def prefetch_of() -> Any:
 
     @intrinsic
     def ask(context, array, place):
-        """Prefetches array[place]; without it, loops over scattered rows would wait for the memory each time."""
+        """Prefetches array[place]; without prefetching, loops over scattered rows would wait for memory at each row."""
         signature = types.void(array, types.int64)
 
         def generate(context, builder, signature, arguments):

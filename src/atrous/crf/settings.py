@@ -1,4 +1,4 @@
-"""Settings of a CRF as text (command line) and as plain values (model file)."""
+"""Builds a CRF from settings, given as text (command line) or plain values (model file), and returns its settings."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def make_crf(given: DenseCRF | Mapping[str, Any] | str, stored: Mapping[str, Any
     """Builds a CRF from its settings.
 
     Args:
-        given: a CRF, which is returned unchanged; a mapping of settings, with the defaults of `DenseCRF` for absent
-            ones; or a text. The text is "model" (the settings of the model file), the name of a preset, NAME=VALUE,…,
-            or a mapping in YAML or JSON. NAME=VALUE may follow "model" or a preset: "deeplabv1,iterations=5".
-        stored: settings in the model file, or None.
+        given: a CRF, a mapping of settings, or a text. A CRF is returned unchanged. Settings that are absent from a
+            mapping have the defaults of `DenseCRF`. A text is "model" (the settings of the model file), the name of a
+            preset, NAME=VALUE pairs separated by commas, or a mapping in YAML or JSON. Pairs may follow "model" or a
+            preset, as in "deeplabv1,iterations=5".
+        stored: settings in the model file; None if it has none.
 
     Raises:
         AtrousError: the model file stores no settings, a preset or setting is unknown (the message names the nearest
@@ -70,7 +71,7 @@ def settings_of(crf: DenseCRF) -> dict[str, Any]:
 
 
 def _value(name: str, value: Any) -> Any:
-    """Returns the value of a setting; text such as 1e3, which YAML does not read as a number, is converted."""
+    """Checks the value of a setting; converts text such as 1e3, which YAML does not read as a number."""
     if name == "compatibility":
         return value
     if isinstance(value, str):

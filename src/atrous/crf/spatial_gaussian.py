@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Radius of the kernel in standard deviations. It is cut off there, at 3e-4 of its maximum.
+#: Radius at which the kernel is cut off, in standard deviations. Its value there is 3e-4 of its maximum.
 REACH = 4.0
 #: Lower bound of probabilities and of kernel sums, which keeps their logarithms and roots finite.
 LEAST = 1e-20
 
 
 def taps_of(length: int, sigma: float) -> np.ndarray:
-    """Returns a Gaussian with maximum 1 as 2R+1 float64; R is at most length − 1.
+    """Returns a Gaussian with maximum 1 as 2R+1 float64 values. R is ⌈4·sigma⌉, but at most length − 1.
 
     Args:
         length: number of pixels along the axis, ≥ 1.
@@ -33,7 +33,8 @@ class Axis:
         indices: int32, the pixel of each entry.
         weights: float32, the weight of each entry.
         taps: 2R+1 float32, the weights far from both ends of the axis.
-        edge: n float32; entry (i, j) is edge[i] · taps[R + j − i] · edge[j]. Far from both ends edge is 1.
+        edge: n float32, a factor for each pixel, which is 1 far from both ends of the axis. The weight of entry (i, j)
+            is edge[i] · taps[R + j − i] · edge[j].
     """
 
     starts: np.ndarray
@@ -61,7 +62,7 @@ class Axis:
         weights = taps[reach + indices - rows]
         edge = np.add.reduceat(weights, starts[:-1]) ** -0.5
         weights *= edge[rows] * edge[indices]
-        inside = edge.min()  # pixels far from both ends have the most neighbours
+        inside = edge.min()  # pixels far from both ends have the most neighbours, so the smallest factor
         return cls(
             starts.astype(np.int64),
             indices.astype(np.int32),

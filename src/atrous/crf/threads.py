@@ -1,4 +1,4 @@
-"""The number of threads of compiled loops: torch's number, for one picture at a time."""
+"""Runs compiled loops with torch's number of threads, for one picture at a time."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ _running = ForkLock()
 
 @contextmanager
 def like_torch() -> Iterator[None]:
-    """Sets numba's number of threads to torch's, and restores both afterwards: they may share OpenMP's setting."""
+    """Sets numba's number of threads to torch's number, and restores both numbers afterwards.
+
+    numba and torch may share OpenMP's setting, so a change of one number may change the other.
+    """
     threads = torch.get_num_threads()
-    if numba_lost():  # loops then run without threads, but loading them still changes OpenMP's setting
+    if numba_lost():  # loops then run on one thread, but loading them still changes OpenMP's setting
         try:
             yield
         finally:

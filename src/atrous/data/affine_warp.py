@@ -16,7 +16,7 @@ from atrous.data.mask_value_map import IGNORE_INDEX
 # Bilinear sampling skips pixels if the picture shrinks much. Beyond this factor, the picture is averaged first.
 _ALIASING = 1.5
 
-# OpenCV's border value has four numbers, so further channels are warped in groups of four.
+# OpenCV's border value has four numbers, so pictures with more channels are warped in groups of four channels.
 _CHANNELS_AT_ONCE = 4
 
 
@@ -62,7 +62,7 @@ def resample(
 
 
 def _to_indices(matrix: np.ndarray) -> np.ndarray:
-    """Returns the same map, 2×3, between array indices, whose origin is the centre of the first pixel."""
+    """Converts a map between continuous coordinates to a 2×3 map between array indices (pixel centres are integers)."""
     indices = matrix[:2].copy()
     indices[:, 2] += matrix[:2, :2] @ (0.5, 0.5) - 0.5
     return indices
@@ -86,7 +86,7 @@ def _bilinear(image: np.ndarray, matrix: np.ndarray, size: tuple[int, ...]) -> n
 
 
 def _nearest(label: np.ndarray, matrix: np.ndarray, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Maps the mask by nearest neighbour; also returns 1 for each pixel inside the picture and 0 for others."""
+    """Returns the mask, mapped by nearest neighbour, and an array with 1 inside the picture and 0 outside."""
     indices = _to_indices(matrix)
     if indices[0, 1] == 0 and indices[1, 0] == 0:
         columns = _nearest_index(indices[0, 0] * np.arange(size[1]) + indices[0, 2])

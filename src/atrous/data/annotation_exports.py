@@ -13,18 +13,18 @@ from atrous.data.pictures import PICTURE_SUFFIXES
 
 _SUFFIXES = frozenset({".txt", ".json", ".jsonl", ".ndjson", ".geojson", ".manifest", ".xml", ".csv"})
 _DEPTH = 4  # levels of folders below the dataset's folder, as in gtFine/train/aachen
-_FILES = 20  # most files per folder that are examined
-_BYTES = 1 << 18  # examined at the beginning and at the end of a file
+_FILES = 20  # largest number of files that are examined in a folder
+_BYTES = 1 << 18  # number of bytes that are examined at the beginning and at the end of a file
 
 _NEEDED = (
     "Masks are needed: for each picture a PNG of the same size, in which each pixel is the number of its class "
     "(docs/data.md, 'Outlines instead of masks')"
 )
-#: By kind of file: how to get masks from it.
+#: How to get masks from each kind of label file.
 _CURES = {
     "roboflow": "In Roboflow, export the version again in the format 'Semantic Segmentation Masks'",
     "coco": (
-        "The tool that wrote it may export masks, too: CVAT as 'Segmentation mask 1.1', Roboflow as 'Semantic "
+        "The labelling tool may export masks, too: CVAT as 'Segmentation mask 1.1', Roboflow as 'Semantic "
         "Segmentation Masks', Label Studio as 'Brush labels to PNG'; otherwise pycocotools draws them (COCO.annToMask)"
     ),
     "labelme": (
@@ -37,8 +37,8 @@ _CURES = {
     ),
     "cvat": "In CVAT, export the task or project in the format 'Segmentation mask 1.1', with 'Save images'",
     "via": (
-        "VIA exports no masks. Import its COCO export into CVAT and export it as 'Segmentation mask 1.1', or draw the "
-        "regions into pictures yourself"
+        "VIA exports no masks. Export the regions from VIA as COCO, import this file into CVAT and export from CVAT as "
+        "'Segmentation mask 1.1'; or draw the regions into pictures yourself"
     ),
     "label_studio": (
         "In Label Studio, export brush labels as 'Brush labels to PNG'; export polygons as 'COCO' and draw them with "
@@ -59,16 +59,16 @@ _CURES = {
         "colours of the classes"
     ),
     "rle": (
-        "Decode each code into a PNG: it is a list of pairs of a start and a length in pixels. Starts count from 1, "
-        "down the columns"
+        "Decode each run-length code into a PNG. A code is a list of pairs: the start and the length of a run, in "
+        "pixels. Pixels are numbered from 1, column by column, from top to bottom"
     ),
     "bdd100k": "bdd100k's toolkit draws masks: python -m bdd100k.label.to_mask -m sem_seg -i LABELS -o masks",
     "geojson": "rasterio.features.rasterize draws the outlines into an array with each picture's size and transform",
     "sagemaker": (
-        "'Semantic segmentation' jobs in Ground Truth write PNG masks; a key that ends in -ref gives their paths. Copy "
-        "the masks from S3 into masks/, under the names of their pictures"
+        "'Semantic segmentation' jobs in Ground Truth write PNG masks; a key that ends in -ref contains their paths. "
+        "Copy the masks from S3 into masks/, under the names of their pictures"
     ),
-    "voc_boxes": "Boxes contain no outlines, so masks must be drawn: label again with polygons or a brush",
+    "voc_boxes": "Boxes contain no outlines, so masks must be drawn: label the pictures again with polygons or a brush",
     "cityscapes": (
         "cityscapesScripts draws masks: CITYSCAPES_DATASET=FOLDER python -m "
         "cityscapesscripts.preparation.createTrainIdLabelImgs"
@@ -77,13 +77,13 @@ _CURES = {
 
 
 def label_export_told(root: Path) -> str | None:
-    """Describes the labels in a folder without masks, and explains how to get masks from the labelling tool.
+    """Returns sentences on the labels in a folder without masks, and on how to get masks from the labelling tool.
 
     Args:
         root: the dataset's folder.
 
     Returns:
-        A few sentences, or None if no such labels are recognised.
+        The sentences, or None if no labels of a labelling tool are recognised.
     """
     if sentence := _supervisely_masks(root):
         return sentence
@@ -111,12 +111,12 @@ def _supervisely_masks(root: Path) -> str | None:
     names = ", ".join(part.name for part, _ in found)
     return (
         f"{root} is a Supervisely project with masks in the folders of its datasets ({names}). These commands link "
-        f"them into one data set: {' && '.join(commands)}; then use {into} as the dataset."
+        f"all pictures and masks into one folder: {' && '.join(commands)}; then use {into} as the dataset."
     )
 
 
 def _texts(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
-    """Yields the text files that may contain labels in a folder and its subfolders, a few from each."""
+    """Yields files of a folder and its subfolders that may contain labels, up to ``_FILES`` of each folder."""
     if not os.access(folder, os.R_OK | os.X_OK):
         return
     with os.scandir(folder) as found:
@@ -145,7 +145,7 @@ def _kind(path: Path, root: Path) -> tuple[str | None, str]:
 
 
 def _may_be_yolo(path: Path, root: Path) -> bool:
-    """Returns whether a text is in a label folder, or has a picture of its name beside it or in a sibling folder."""
+    """Returns whether a file is in a folder ``label…``, or a picture of the same stem is in its or a sibling folder."""
     if any(part.lower().startswith("label") for part in path.relative_to(root).parts[:-1]):
         return True
     folder = path.parent
@@ -154,7 +154,7 @@ def _may_be_yolo(path: Path, root: Path) -> bool:
 
 
 def _yolo(text: str) -> tuple[str | None, str]:
-    """Recognises lines of a class and normalised coordinates: four for a box, six or more for a polygon."""
+    """Recognises lines with a class and coordinates from 0 to 1: four numbers for a box, six or more for a polygon."""
     lines = [line.split() for line in text.splitlines()[:50] if line.strip()]
     number = re.compile(r"-?\d*\.?\d+(e-?\d+)?")
     if not lines or not all(line[0].isdigit() and all(map(number.fullmatch, line[1:])) for line in lines):
@@ -212,7 +212,7 @@ def _roboflow(path: Path, what: str) -> tuple[str | None, str]:
 
 
 def _ends(path: Path) -> str:
-    """Returns the beginning of a text, and also its end if it is long."""
+    """Returns the beginning of a text file, and also the end if the file is long."""
     with path.open("rb") as file:
         content = file.read(_BYTES)
         if (size := path.stat().st_size) > _BYTES:

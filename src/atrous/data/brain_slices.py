@@ -1,4 +1,4 @@
-"""Real pictures without a download: axial slices of the MNI152 brain from the package nilearn.
+"""Writes a dataset of real pictures without a download: axial slices of the MNI152 brain in the package nilearn.
 
 The volume is an average of 152 heads. It has so little noise that two intensity thresholds label it almost perfectly.
 Each slice is therefore written with typical effects of a scanner: an uneven receiver field, another contrast, and
@@ -28,11 +28,11 @@ CLASSES = ClassTable(
     raw=((0,), (1,), (2,)),
 )
 
-# Slices are 1 mm apart and numbered from the bottom of the volume. Neighbouring slices look alike, so gaps separate
-# the splits.
+# Numbers of the slices of each split, counted from the bottom of the volume; slices are 1 mm apart. Neighbouring slices
+# look alike, so gaps separate the splits.
 SLABS = {"train": range(36, 102), "test": range(111, 127), "val": range(132, 144)}
 
-# Intensities are relative to the brightest voxel of the volume, 1.
+# The intensity of the brightest voxel of the volume is 1.
 BIAS = 0.8  # the receiver field varies between exp(−0.8) and exp(0.8) at most
 BIAS_DEGREE = 3  # degree of the polynomial that is the logarithm of the receiver field
 GAMMA = 0.7  # intensities are raised to a power between exp(−0.7) and exp(0.7)
@@ -42,11 +42,11 @@ WHITE = 1.5  # the intensity written as 255
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Two intensities that separate three classes: below ``low``, from ``low`` to below ``high``, and from ``high``.
+    """Two intensity thresholds that separate a dark, a middle and a bright class.
 
     Attributes:
         low: smallest intensity of the middle class, 0–256.
-        high: smallest intensity of the last class, 0–256.
+        high: smallest intensity of the bright class, 0–256.
         fitted_miou: mean IoU on the split on which the thresholds were fitted, 0–1.
         miou: mean IoU on the split on which the thresholds were measured, 0–1.
     """
@@ -66,7 +66,7 @@ def write_brain_slices(root: Path | str, *, seed: int = 0) -> Dataset:
 
     Args:
         root: folder to write ``images/``, ``masks/``, ``splits/`` and ``classes.yaml`` into.
-        seed: seed of the receiver fields, contrasts and noise, ≥ 0. They differ from slice to slice.
+        seed: seed, ≥ 0, of the random receiver fields, contrasts and noise, which differ from slice to slice.
 
     Returns:
         The written dataset.
@@ -125,7 +125,7 @@ def scanned(clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def best_two_thresholds(dataset: Dataset, *, fit: str = "train", score: str = "test") -> Thresholds:
-    """Returns the best pair of intensity thresholds: all pairs are tried on one split, the best is measured on another.
+    """Finds the pair of intensity thresholds with the highest mean IoU on one split, and measures it on another split.
 
     Mean IoU is computed from one confusion matrix over all pixels of a split, as in ``atrous evaluate``.
 
@@ -141,7 +141,7 @@ def best_two_thresholds(dataset: Dataset, *, fit: str = "train", score: str = "t
 
 
 def _volumes() -> tuple[np.ndarray, np.ndarray]:
-    """Returns T1 intensity, 0–1, and label of every voxel; axes x (to the right) × y (to the front) × z (up)."""
+    """Returns the T1 intensity (0–1) and the label of every voxel; the axes are x (right), y (front) and z (up)."""
     try:
         from nilearn.datasets import load_mni152_gm_template, load_mni152_template, load_mni152_wm_template
     except ImportError as error:
@@ -154,12 +154,12 @@ def _volumes() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _axial(volume: np.ndarray, number: int) -> np.ndarray:
-    """One slice seen from above, the front of the head on top."""
+    """Returns one axial slice as seen from above; the front of the head is at the top."""
     return np.ascontiguousarray(np.rot90(volume[:, :, number]))
 
 
 def _smooth_field(size: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """A random polynomial over the picture whose largest magnitude is ``BIAS``."""
+    """Returns a random polynomial over the picture; its largest magnitude is ``BIAS``."""
     degrees = np.arange(BIAS_DEGREE + 1)
     coefficients = rng.normal(size=(len(degrees), len(degrees)))
     coefficients[np.add.outer(degrees, degrees) > BIAS_DEGREE] = 0
@@ -178,7 +178,7 @@ def _histogram(dataset: Dataset, split: str) -> np.ndarray:
 
 
 def _miou_of_all_thresholds(histogram: np.ndarray) -> np.ndarray:
-    """Mean IoU of each pair (low, high), 257×257; 0 where low > high."""
+    """Returns the mean IoU of each pair (low, high), 257×257; 0 if low > high."""
     below = np.concatenate([np.zeros((3, 1), dtype=np.int64), histogram.cumsum(axis=1)], axis=1)  # 3×257
     low, high = below[:, :, None], below[:, None, :]
     total = below[:, -1, None, None]

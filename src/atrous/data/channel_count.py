@@ -1,4 +1,4 @@
-"""The number of channels of a model whose training pictures may differ in their channels."""
+"""Derives the number of channels of a model from training pictures, whose numbers of channels may differ."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def channels_of(
 ) -> int:
     """Returns the number of input channels of a model, for `doctor` and for the start of `train`.
 
-    If the recipe sets no number, and all training pictures have the same number of channels, it is that number. A mix
-    of grey, RGB and four-band pictures gives 3 (RGB). A mix of pictures with more than four bands gives the smallest
-    of their numbers of bands, because a model reads the first bands of each picture.
+    If the recipe sets a number, this number is returned. Otherwise, if all training pictures have the same number of
+    channels, this number is returned. A mix of grey, RGB and four-band pictures gives 3 (RGB). A mix of pictures with
+    more than four bands gives the smallest number of bands, because a model reads the first bands of each picture.
 
     Args:
         training: kind and name of each training picture, at least one.
@@ -26,7 +26,7 @@ def channels_of(
         in_channels: the number of channels that the recipe sets; None if it sets none.
 
     Raises:
-        AtrousError: a picture's bands cannot be converted to the channels; the message names files.
+        AtrousError: the bands of a picture cannot be converted to this number of channels; the message names files.
     """
     first = {kind.channels: name for kind, name in reversed(training)}
     mixed = len(first) > 1

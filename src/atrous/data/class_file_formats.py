@@ -1,7 +1,8 @@
-"""Parsers for the class files of labelling tools, with names, values and colours: one function per form of file.
+"""Parses class files of labelling tools, which contain names, values and colours; one function for each form.
 
-Each function takes a text and returns its classes. It returns an empty list if the text is of another kind, because
-many tools write a ``meta.json`` or ``labels.txt``. It raises ``ValueError`` if the text is of its form but invalid.
+Each function takes the text of a file and returns its classes. It returns an empty list if the text has another form,
+because tools also write other contents to files such as ``meta.json`` or ``labels.txt``. It raises ``ValueError`` if
+the text has the expected form but is invalid.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.errors import AtrousError
 from atrous.json_yaml import parse_yaml
 
-_WORDS = 8  # most words of a class name; a longer line is a sentence
-_LETTERS = 100  # most characters of a line
+_WORDS = 8  # largest number of words of a class name; a longer line is a sentence
+_LETTERS = 100  # largest number of characters of a line with a class name
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Form:
     """A form of class files.
 
     Attributes:
-        parse: returns the classes of a text.
-        own: whether a file of this name can only be a class file, so that any other content is an error.
+        parse: function that returns the classes in the text of a file.
+        own: whether every file with this name is a class file, so that other contents are an error.
     """
 
     parse: Callable[[str], list[NamedClass]]
@@ -46,9 +47,9 @@ class Form:
 
 
 def parse_labelmap(text: str) -> list[NamedClass]:
-    """Parses CVAT's and Datumaro's ``name:r,g,b:parts:actions``, whose names may contain colons.
+    """Parses the lines ``name:r,g,b:parts:actions`` of CVAT and Datumaro; a name may contain colons.
 
-    Text without such lines is parsed by ``parse_names``.
+    A text without such lines is parsed by ``parse_names``.
     """
     lines, named = lines_of(text), []
     if lines and (not any(":" in line for line in lines) or all(map(_NUMBERED.fullmatch, lines))):
@@ -69,10 +70,10 @@ _NUMBERED_AFTER = re.compile(r"(?P<name>.*\D)\s*[:;,=\t]\s*(?P<value>-?\d+)")
 
 
 def parse_names(text: str) -> list[NamedClass]:
-    """Parses one name per line, in the order of the values, or with the value before or after the name.
+    """Parses lines with one class name each; the value is the position of the line, or a number beside the name.
 
-    ``#`` begins a comment. labelme's ``__ignore__`` is not a class and takes no value; its ``_background_`` becomes
-    the class "background".
+    Lines may also contain a colour. ``#`` begins a comment. labelme's ``__ignore__`` is not a class and is not counted;
+    labelme's ``_background_`` becomes the class "background".
     """
     lines = [re.sub(r"\s#\s.*", "", line).strip().rstrip(",") for line in lines_of(text)]
     if len(lines) > 1 and is_head(words := re.split(r"[\s,;]+", lines[0])) and len(words) > 1:
@@ -89,11 +90,11 @@ def parse_names(text: str) -> list[NamedClass]:
         matched = [match for match in found if match is not None]
         names = [_plain_name(match["name"]) for match in matched]
         values = [int(match["value"]) for match in matched]
-        # "3 wheeler" beside "car", or "type: 1" twice, are plain names without a value
+        # numbers are parts of names if other lines have none ("3 wheeler", "car") or if names repeat ("type: 1" twice)
         if matched and len(matched) == len(found) and len(set(names)) == len(names):
             return [NamedClass(name, value) for name, value in zip(names, values, strict=True)]
     if 2 * with_colon > len(lines) and len(lines) > 1:
-        return []  # fields of another file, such as "author: …" and "date: …"
+        return []  # the lines are fields of another kind of file, such as "author: …" and "date: …"
     plain = [_plain_name(line) for line in lines if line != "__ignore__"]
     return [NamedClass(name, index, counted=True) for index, name in enumerate(plain)]
 
@@ -106,20 +107,20 @@ _VALUE_FIRST = re.compile(r"(?P<value>\d+)[\s,;:]+(?P<name>[^\d\s].*)")
 
 
 def _with_colors(lines: list[str]) -> list[NamedClass]:
-    """Parses lines with a name before or after red, green and blue, and perhaps a value first; else returns []."""
+    """Parses lines with red, green, blue, a name, and possibly a value before the name; returns [] for other lines."""
     found = [_COLOR_FIRST.fullmatch(line) or _COLOR_LAST.fullmatch(line) for line in lines]
     fitting = [
         match
         for match in found
         if match
-        and not re.search(r"(^|[\s,;:])\d+$", match["name"])  # a fourth number
+        and not re.search(r"(^|[\s,;:])\d+$", match["name"])  # the line has a fourth number
         and max(map(int, re.findall(r"\d+", match["color"]))) <= 255
     ]
     if len(fitting) < len(lines):
         wrong = next(line for line, match in zip(lines, found, strict=True) if match not in fitting)
         if 2 * len(fitting) > len(lines):
             raise ValueError(f"the line {wrong!r} is not a name with red, green and blue")
-        return []  # other numbers, such as boxes or sizes
+        return []  # the numbers are not colours but, for example, boxes or sizes
     valued = [_VALUE_FIRST.fullmatch(match["name"]) for match in fitting]
     stated = all(valued)
     return [
@@ -152,7 +153,7 @@ def _plain_name(name: str) -> str:
 
 
 def parse_yolo(text: str) -> list[NamedClass]:
-    """Parses the ``names`` of YOLO's ``data.yaml``: a list, or names by value."""
+    """Parses the key ``names`` of YOLO's ``data.yaml``: a list of names, or a mapping of values to names."""
     try:
         content = parse_yaml(text, "the file")
     except AtrousError:
@@ -178,9 +179,10 @@ def parse_json(text: str) -> list[NamedClass]:
 
 
 def parse_class_json(text: str) -> list[NamedClass]:
-    """Parses the forms of ``parse_json``, and files that contain only a list of classes.
+    """Parses the forms of ``parse_json``, and files that contain only classes.
 
-    The latter are ``{"value": "name"}``, ``{"name": value}``, ``["name"]`` and ``[{"id", "name", "color"}]``.
+    The forms of files with only classes are ``{"value": "name"}``, ``{"name": value}``, ``["name"]`` and
+    ``[{"id", "name", "color"}]``.
     """
     content = _json(text)
     if isinstance(content, Mapping):
@@ -284,7 +286,7 @@ def _by_value(pairs: Iterable[tuple[Any, Any]]) -> list[NamedClass]:
 
 
 class _Mapping(dict[str, Any]):
-    """A JSON object, and a key that occurs twice in it, if any."""
+    """A JSON object that also stores a key that occurs twice in the text, if there is such a key."""
 
     twice: str | None = None
 
@@ -311,7 +313,7 @@ def _json(text: str) -> Any:
         return json.loads(text, object_pairs_hook=_mapping)
     except (ValueError, RecursionError) as error:
         try:
-            json.loads(text.splitlines()[0])  # JSON Lines, which is another kind of text
+            json.loads(text.splitlines()[0])  # a file of JSON Lines is not a class file
         except (ValueError, RecursionError):
             raise ValueError(f"it is damaged JSON: {error}") from error
         return None
@@ -329,7 +331,7 @@ def _are_texts(values: Iterable[Any]) -> bool:
     return all(isinstance(value, str) for value in values)
 
 
-# by file name; if several files exist, the first in this order defines the classes, and the others must agree with it
+# Forms by file name. If several files exist, the first in this order defines the classes; the others must agree.
 FORMS = {
     "labelmap.txt": Form(parse_labelmap, own=True),
     "label_map.txt": Form(parse_labelmap, own=True),

@@ -58,16 +58,17 @@ def named_classes(
     default: ClassTable | None = None,
     published: Iterable[str] = (),
 ) -> tuple[ClassTable, tuple[str, ...]]:
-    """Returns the class table of a dataset, and sentences about the source of its names.
+    """Returns the class table of a dataset, and notes about the files from which the table was read.
 
-    The table is the given one, else the one in ``classes.yaml``, else one from the class file of a labelling tool
-    beside the masks, else the layout's default.
+    The table is ``given``, else the table in ``classes.yaml``, else the table in the class file of a labelling tool,
+    else ``default``.
 
     Args:
         root: the dataset's folder.
         given: a table to use instead of the dataset's own, or None.
-        folders: other folders that may contain a class file. The parent of each is searched, too, if it is in ``root``.
-        items: the items of the dataset; the first readable mask shows whether masks contain colours or numbers.
+        folders: other folders that may contain a class file, such as the folder of the masks. The parent folder of each
+            is searched, too, if it is ``root`` or in ``root``.
+        items: the items of the dataset. The first readable mask shows whether masks contain colours or numbers.
         default: the layout's own table, or None.
         published: names of files of the published dataset that add nothing to ``default``; they are not read.
 
@@ -92,7 +93,7 @@ def named_classes(
     if default is not None:
         return default, (f"There is no {CLASSES_FILE}, so {ASSUMED}.", *notes)
     raise NoClassesError(
-        f"{root}: there is no {CLASSES_FILE}, which gives the meaning of the values in the masks. "
+        f"{root}: there is no {CLASSES_FILE}, which defines the classes of the values in the masks. "
         f"`atrous doctor {root} --write-classes` writes one from the values it finds.",
         notes,
     )
@@ -101,7 +102,7 @@ def named_classes(
 def _class_files(
     places: Iterable[Path], items: list[Item], published: frozenset[str]
 ) -> tuple[list[_ClassFile], list[str]]:
-    """Returns the class files, and a sentence for each file that is named like one but is not read."""
+    """Returns the class files, and a sentence for each file that has the name of a class file but is not read."""
     found, notes = [], []
     damaged: dict[Path, AtrousError] = {}
     for place in dict.fromkeys(places):
@@ -129,7 +130,7 @@ def _class_files(
 
 
 def _are_pictures(named: list[NamedClass], items: Iterable[Item]) -> bool:
-    """Returns whether the names are those of pictures or masks, with or without a suffix."""
+    """Returns whether the names are names of pictures or masks, with or without a suffix."""
     names = {one.name for one in named}
     known = {name for item in items for name in (item.name, item.image.name, *([item.mask.name] if item.mask else []))}
     return 2 * len(names & known) >= len(names) or any(Path(one).suffix.lower() in PICTURE_SUFFIXES for one in names)
@@ -152,7 +153,7 @@ def _are_other_values(named: list[NamedClass], items: Iterable[Item]) -> bool:
         ):
             return True
         seen |= found
-    return not seen <= {0, 255}  # these may be only background and void
+    return not seen <= {0, 255}  # masks with only these values may contain only background and ignored pixels
 
 
 def _texts_by_lower_name(folder: Path) -> dict[str, Path]:
@@ -183,7 +184,7 @@ def _text(path: Path, form: Form) -> str:
 
 
 def _compared(found: list[_ClassFile], colored: bool) -> list[str]:
-    """Returns sentences about files that have no class in common with the first one, and are not read.
+    """Returns a sentence for each file that is not read because it has no class in common with the first file.
 
     Raises:
         AtrousError: two files contradict each other.
@@ -198,14 +199,14 @@ def _compared(found: list[_ClassFile], colored: bool) -> list[str]:
             notes.append(f"{other.path} is not read: it has no class in common with {first.path}.")
             continue
         raise AtrousError(
-            f"{first.path} and {other.path} contradict each other: {difference}. Remove the wrong one, or write a "
+            f"{first.path} and {other.path} contradict each other: {difference}. Remove the wrong file, or write a "
             f"{CLASSES_FILE}."
         )
     return notes
 
 
 def _contradiction(first: list[NamedClass], second: list[NamedClass], colored: bool) -> str | None:
-    """Describes how two files differ about a class or a value; returns None if they agree."""
+    """Returns a description of a difference between the classes of two files; None if the files agree."""
     one, other = ({_bare(c.name): c for c in part if _bare(c.name) not in _IGNORED_NAMES} for part in (first, second))
     if colored and all(c.color for c in (*first, *second)):
         differing = next((name for name in one.keys() & other.keys() if one[name].color != other[name].color), None)
@@ -252,7 +253,7 @@ def _table(file: _ClassFile, colored: bool) -> ClassTable:
 
 
 def _hold_colors(items: Iterable[Item], colors: set[Color]) -> bool:
-    """Returns whether the first readable mask contains these colours, in its pixels or in its palette."""
+    """Returns whether the first readable mask has three channels, or a palette that gives its pixels these colours."""
     for item in items if colors else ():
         if item.mask is None:
             continue

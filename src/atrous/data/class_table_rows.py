@@ -68,7 +68,7 @@ def parse_table(text: str) -> list[NamedClass]:
         raise ValueError(f"the line {','.join(wrong[0])!r} does not fit its header")
     names = [row[name] for row in rows[1:] if row not in wrong]
     if wrong or 4 * (len(names) - len(set(names))) > len(names):
-        return []  # a table of other things, each with a class label
+        return []  # the rows are not classes but other objects, each with the name of its class
     return [
         NamedClass(
             row[name],
@@ -91,7 +91,7 @@ def _columns(rows: list[list[str]]) -> tuple[int, int | None, list[int] | None] 
         return None
     named = [index for index, cell in enumerate(head) if cell in _NAME_HEADS]
     texts = [index for index in named if not all(map(_is_number, cells[index]))]
-    # a column without repeated entries is preferred: names rather than categories
+    # a column without repeated entries is preferred, because it contains names, not categories
     names = [index for index in texts if len(set(cells[index])) == len(body)] or texts
     valued = [index for index, cell in enumerate(head) if cell in _VALUE_HEADS]
     values = valued or [index for index in named if index not in texts]

@@ -22,6 +22,7 @@ from atrous.data.sample import Sample
 from atrous.data.sources.scene_files import read_picture_pixels, read_scene
 from atrous.data.sources.source import Pixels
 from atrous.data.splits.split_names import canonical_split
+from atrous.data.volumes.slices import file_of_picture, is_volume_place
 from atrous.errors import AtrousError, nearest, shown
 from atrous.input_spec import Input
 
@@ -62,10 +63,11 @@ class Dataset:
         notes: sentences for the user, for example about a guessed layout or a random split.
         masks_without_image: masks whose picture is missing.
         channels: number of channels C that `read` returns for the pictures; None for all bands except alpha.
-        pages: pages of a multi-page TIFF to read, "first" or "channels"; see `read_pixels`.
-        inputs: the location of the files of each input, the pictures first. `Item.more` holds the files of the others.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
+        inputs: the location of the files of each input; the pictures are the first input. `Item.more` holds the files
+            of the other inputs.
         taken: the inputs of the model, all of which `read` returns; None to read the pictures alone.
-        unlisted: items that a random split with a fixed seed assigned, because no list or folder names their split.
+        unlisted: items whose split was drawn at random with a fixed seed, because no list or folder names their split.
         groups_from: source of the groups of the items: "file" for a groups.csv, "pattern" for a given regular
             expression, "layout" for the layout, "" if the items have no groups.
     """
@@ -86,15 +88,24 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if not isinstance(self.classes, ClassTable):
-            raise AtrousError(f"a dataset's classes are a ClassTable, got {shown(self.classes)}.")
+            raise AtrousError(f"a dataset's classes must be a ClassTable, got {shown(self.classes)}.")
         for name, items in (as_dict(self.splits, "splits") or {}).items():
             if not isinstance(items, tuple | list) or not all(isinstance(item, Item) for item in items):
                 given = f"{shown(items)} for {shown(name)}"
-                raise AtrousError(f"a dataset's splits are tuples of Items by name, got {given}.")
+                raise AtrousError(f"each split of a dataset must be a tuple of Items, got {given}.")
+
+    @property
+    def nouns(self) -> tuple[str, str]:
+        """What an item and its smallest part are called in messages: picture and pixel, or volume and voxel."""
+        first = next((item.image for items in self.splits.values() for item in items), Path())
+        return ("volume", "voxel") if is_volume_place(file_of_picture(first)) else ("picture", "pixel")
 
     @checked
     def split(self, name: str) -> tuple[Item, ...]:
         """Returns the items of one split.
+
+        Args:
+            name: name of the split; usual variants such as "valid" are also accepted.
 
         Raises:
             AtrousError: there is no such split; the message lists the existing splits.
@@ -107,17 +118,17 @@ class Dataset:
 
     @checked
     def taking(self, channels: int | None, pages: str = "first") -> Dataset:
-        """Returns the same dataset, set to read its pictures with the channels of a model.
+        """Returns a copy of the dataset that reads its pictures with the channels of a model.
 
         Args:
             channels: number of channels C of the model, see `StoredPixels.for_model`; None for all bands except alpha.
-            pages: as in `read_pixels`.
+            pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
         """
         return replace(self, channels=channels, pages=pages)
 
     @checked
     def taking_inputs(self, inputs: Sequence[Input]) -> Dataset:
-        """Returns the same dataset, set to read all inputs of a model.
+        """Returns a copy of the dataset that reads all inputs of a model.
 
         Args:
             inputs: the inputs of the model, as in `Preprocessing.inputs`.
@@ -152,7 +163,8 @@ class Dataset:
             label 255.
 
         Raises:
-            AtrousError: a file is missing or damaged, the sizes differ, or the mask holds unknown values.
+            AtrousError: the item has no mask, a file is missing or damaged, the picture and the mask differ in size, or
+                the mask holds unknown values.
         """
         _check_item(item)
         if item.listed and not item.image.exists():
@@ -180,7 +192,7 @@ class Dataset:
             item: an item of this dataset.
 
         Returns:
-            The values H×W×C, with several inputs concatenated along the channels, and the pixels that hold data.
+            The values H×W×C, with several inputs concatenated along the channels, and the valid pixels, as `Pixels`.
 
         Raises:
             AtrousError: a file is missing or damaged, or inputs differ in size.
@@ -191,7 +203,7 @@ class Dataset:
         return read_picture_pixels(item.image, self.channels, self.pages)
 
     def scene(self, item: Item) -> Path | dict[str, Path]:
-        """Returns the files of an item for a `Segmenter`: one path, or for several inputs a dict of paths by name.
+        """Returns the files of an item as a `Segmenter` takes them: one path, or a dict of paths by name of the input.
 
         Args:
             item: an item of this dataset.
@@ -214,12 +226,15 @@ class Dataset:
     def read_label(self, mask: Path) -> np.ndarray:
         """Reads a mask as class indices.
 
+        Args:
+            mask: path of the mask.
+
         Returns:
             H×W ``uint8`` of class indices, 255 = ignore.
 
         Raises:
-            AtrousError: the file is missing or damaged, holds unknown values, or has another palette than a mask read
-                before.
+            AtrousError: the file is missing or damaged, holds unknown values, or its palette differs from the palette
+                of a mask that was read earlier.
         """
         raw_mask, nodata = self._raw_mask(mask)
         try:
@@ -231,7 +246,7 @@ class Dataset:
         """Returns a mask's values (its palette colours if the class table lists colours) and its nodata value.
 
         Raises:
-            AtrousError: the file is missing or damaged, or an index has another colour than in a mask read before.
+            AtrousError: the file is missing or damaged, or an index has another colour in a mask that was read earlier.
         """
         raw_mask, palette, nodata, *_ = read_mask(path)
         if palette is None or raw_mask.ndim == 3:
@@ -253,10 +268,15 @@ def _check_item(item: Item) -> None:
 
 
 def check_sizes(item: Item, image_size: tuple[int, ...], mask_size: tuple[int, ...]) -> None:
-    """Checks that a mask has the size of its picture, both (H, W) in pixels.
+    """Checks that a mask has the size of its picture.
+
+    Args:
+        item: item of the picture and the mask, for the message.
+        image_size: (H, W) of the picture, in pixels.
+        mask_size: (H, W) of the mask, in pixels.
 
     Raises:
-        AtrousError: the sizes differ; the message states it if the picture's EXIF tag is the cause.
+        AtrousError: the sizes differ. If the picture's EXIF tag is the cause, the message names the tag.
     """
     if image_size == mask_size:
         return

@@ -1,4 +1,4 @@
-"""The options for opening a dataset, common to all commands that read one."""
+"""The options for opening a dataset, which all commands that read a dataset share."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class DatasetSpec:
         """Finds the pictures, masks, splits, groups and classes; see `open_dataset`.
 
         Args:
-            image: first input of a model, which sets the planes and the number of slices of volumes; None for those of
-                the dataset.
+            image: first input of a model, which sets the planes and the number of slices of volumes; None to use the
+                planes and the number of slices of the dataset.
 
         Raises:
-            AtrousError: as `open_dataset`.
+            AtrousError: for the same reasons as in `open_dataset`.
         """
         planes, slices = ((), None) if image is None or not image.planes else (image.planes, image.slices)
         return open_dataset(

@@ -1,4 +1,4 @@
-"""Reads the headers of picture files, and reports bands and pages of the files that are not read."""
+"""Reads the headers of picture files, and reports the bands and pages that are not read."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def kinds_of(paths: Iterable[Path], pages: str = "first") -> dict[Path, PictureK
 
     Args:
         paths: picture files.
-        pages: as in `read_pixels`.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
     """
     paths = list(paths)
 
     def kind_or_none(path: Path) -> PictureKind | None:
         try:
             return read_kind(path, pages)
-        except AtrousError:  # reported when the file itself is read
+        except AtrousError:  # the error is reported when the whole file is read
             return None
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -54,7 +54,7 @@ def notes_on(kinds: Mapping[Path, PictureKind], channels: int | None, pages: str
     Args:
         kinds: kind of each picture, by path.
         channels: number of channels C of the model; None for all bands except alpha.
-        pages: as in `read_pixels`.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
     """
     yield from notes_on_pages({path: (kind.pages, kind.stacks) for path, kind in kinds.items()}, "picture", pages)
     if channels is not None:
@@ -77,7 +77,7 @@ def notes_on(kinds: Mapping[Path, PictureKind], channels: int | None, pages: str
 
 
 def _grey(kinds: Mapping[Path, PictureKind]) -> dict[Path, PictureKind]:
-    """Returns the pictures of one channel."""
+    """Returns the pictures with one channel, with or without alpha."""
     return {path: kind for path, kind in kinds.items() if kind.channels == 1 and kind.bands <= 2}
 
 
@@ -91,7 +91,7 @@ def notes_on_pages(files: Mapping[Path, tuple[int, bool]], what: str, pages: str
     Args:
         files: for each file, its number of pages or frames, and whether it is a TIFF.
         what: type of the files: "picture" or "mask".
-        pages: as in `read_pixels`.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
     """
     for tiff in (True, False):
         several = {path: count for path, (count, stacks) in files.items() if count > 1 and stacks is tiff}
@@ -102,7 +102,7 @@ def notes_on_pages(files: Mapping[Path, tuple[int, bool]], what: str, pages: str
         number = f"{counts[0]} {word}s each" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} {word}s each"
         have = "has" if len(several) == 1 else "have"
         number = number.removesuffix(" each") if len(several) == 1 else number
-        cure = "; `--data.pages channels` in train takes the bands of all pages" if tiff and what == "picture" else ""
+        cure = "; `--data.pages channels` in train reads the bands of all pages" if tiff and what == "picture" else ""
         yield Note(
             "several_pages" if tiff else "several_frames",
             f"{_counted(len(several), what)} {have} {number}; {word} 1 is read{cure}.",
@@ -114,7 +114,8 @@ def notes_on_white_is_zero(files: Mapping[Path, bool | None], what: str) -> Iter
     """Yields a note if 0 is white in some grey files and black in others.
 
     Args:
-        files: for each grey file, whether it states that 0 is white; None if it states neither, so that 0 is black.
+        files: for each grey file, whether it states that 0 is white; None if it states neither white nor black (0 then
+            counts as black).
         what: type of the files: "picture" or "mask".
     """
     white = [path for path, is_white in files.items() if is_white]

@@ -1,6 +1,6 @@
 """Files of further model inputs of a dataset, such as depth: their folders and the meaning of their values.
 
-The dataset's inputs.yaml lists them, or the user gives their folders as NAME=FOLDER. An inputs.yaml:
+The inputs are listed in the dataset's inputs.yaml, or the user gives their folders as NAME=FOLDER. An inputs.yaml:
 
     inputs:
       image: {bands: [red, green, blue, nir], colors: 3}
@@ -24,7 +24,7 @@ from atrous.json_yaml import parse_yaml
 from atrous.paths import is_url, shown_place
 
 INPUTS_FILE = "inputs.yaml"
-#: Endings of a picture's name that a further input replaces by its own name: a_rgb.png and a_depth.png.
+#: Endings of a picture's name that the name of a further input may replace: a_rgb.png and a_depth.png.
 PICTURE_WORDS = ("_rgb", "_color", "_colour", "_image", "_img", "-rgb", "-color", "-image")
 
 
@@ -34,18 +34,19 @@ class InputFiles:
 
     Attributes:
         name: name of the input, such as "image" or "depth".
-        folder: folder of its files; "" for the pictures themselves. A relative folder is searched in this order: beside
-            the folder of the pictures, in the dataset's root, inside the folder of the pictures, in the working
-            directory.
-        bands: as in `atrous.input_spec.Input`.
-        wavelengths: as in `Input`.
-        unit: as in `Input`.
-        missing: as in `Input`.
-        colors: as in `Input`; None to derive it from the number of channels.
-        normalize: as in `Input`.
-        window: as in `Input`.
-        slices: as in `Input`.
-        planes: as in `Input`; () for axial slices if the files are volumes.
+        folder: folder of the files of the input; "" for the pictures. A relative folder is searched in these places, in
+            this order: beside the folder of the pictures, in the dataset's folder, inside the folder of the pictures,
+            in the working directory.
+        bands: names of the channels; () if they have no names.
+        wavelengths: wavelength of each channel in nanometres; () if unknown.
+        unit: unit of the values, such as "m"; "" if unknown.
+        missing: values that mean "no data", in addition to the nodata values that the files declare.
+        colors: number of first channels that are colours of a photograph: 0, 1 or 3; None to derive it from the number
+            of channels.
+        normalize: "fixed", "window" or "per_image"; see `atrous.input_spec.Input`.
+        window: (lowest, highest) value for the clipping of "window", in raw units; None for no clipping.
+        slices: for volumes, the number of neighbouring slices that are the channels of one picture: odd, 1 or more.
+        planes: for volumes, the planes of the slices: "axial", "coronal" or "sagittal"; () for axial slices.
     """
 
     name: str
@@ -115,7 +116,7 @@ def _entry(path: Path, name: Any, value: Any) -> InputFiles:
 
 
 def _check_values(entry: InputFiles) -> None:
-    """Checks the fields of an input before its files, and so its number of channels, are read."""
+    """Checks the fields of an input before its files are read; its number of channels is not yet known."""
     channels = 1
     for values in (entry.bands, entry.wavelengths):
         channels = len(values) if isinstance(values, tuple) and values else channels
@@ -131,13 +132,13 @@ def _check_values(entry: InputFiles) -> None:
         unit=entry.unit,
         missing=entry.missing,
         colors=colors,
-        normalize=entry.normalize,  # pyright: ignore[reportArgumentType] (it is checked there)
+        normalize=entry.normalize,  # pyright: ignore[reportArgumentType] (Input checks it)
         window=entry.window,
     )
 
 
 def input_folders(words: Sequence[str]) -> dict[str, str]:
-    """Returns the folders of further inputs by name.
+    """Parses texts of the form NAME=FOLDER; returns the folder of each further input by its name.
 
     Args:
         words: texts of the form NAME=FOLDER.
@@ -191,8 +192,8 @@ class FilesBeside:
     def of(self, picture: Path) -> Path:
         """Returns the file of the input that belongs to a picture; a path that does not exist if there is none.
 
-        Without suffixes, the file has the name of the picture, alone or followed by ``_NAME`` or ``-NAME`` of the
-        input. An ending of the picture's name such as ``_rgb`` may be missing.
+        The file has the stem of the picture, alone or followed by ``_NAME`` or ``-NAME`` with the name of the input. An
+        ending of the picture's stem such as ``_rgb`` may be missing in the stem of the file.
 
         Args:
             picture: the path of a picture.
@@ -224,7 +225,7 @@ class SceneFiles:
 
     Args:
         names: names of the model's inputs, the pictures first.
-        folders: folders of further inputs, by name. The default for an input is a folder of the input's name.
+        folders: folders of further inputs, by name of the input. The default is a folder with the name of the input.
 
     Raises:
         AtrousError: a folder is given for an input that the model does not have.
@@ -240,7 +241,7 @@ class SceneFiles:
         self._finders = [FilesBeside(InputFiles(name, folders.get(name, name)), None) for name in names[1:]]
 
     def further(self, picture: Path) -> tuple[Path, ...]:
-        """Returns the files of a scene's further inputs; the path of a missing file does not exist.
+        """Returns the paths of a scene's further inputs; the path does not exist if the file is missing.
 
         Args:
             picture: path of the scene's picture.

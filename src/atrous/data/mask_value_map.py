@@ -28,7 +28,7 @@ Raw: TypeAlias = int | Color
 #: Keys of a class entry for its coded meanings, in the order of `Codes`.
 _CODE_KEYS = ("code", "category")
 
-UNKNOWN = 256  # the value after the 256 labels in the uint16 look-up table
+UNKNOWN = 256  # the label that `look_up` returns for raw values that are not in the table; labels are at most 255
 
 
 @checked_fields
@@ -39,8 +39,8 @@ class ClassTable:
     Attributes:
         names: one name per class, K of them, 1 ≤ K ≤ 255.
         colors: one (red, green, blue) per class, 0–255.
-        raw: the raw values of each class, of which `decode` writes the first. All are integers of up to 64 bits with
-            any sign or, for colour-coded masks, all are (red, green, blue) triples.
+        raw: the raw values of each class; `decode` writes the first of them. All raw values are signed integers of up
+            to 64 bits or, for colour-coded masks, all are (red, green, blue) triples.
         ignore: raw values of pixels that belong to no class.
         codes: coded meanings of each class, as in `class_codes`; () if no class has any.
     """
@@ -70,7 +70,7 @@ class ClassTable:
             if not (_is_triple(color) and all(0 <= part <= 255 for part in color)):
                 raise AtrousError(f"class '{name}' has the colour {named(color)}; give three whole numbers, 0–255.")
             if not isinstance(raw, tuple) or not raw:
-                raise AtrousError(f"class '{name}' has no raw value in a tuple; give at least one.")
+                raise AtrousError(f"class '{name}' has no raw value in a tuple; give a tuple of at least one value.")
         if self.codes and len(self.codes) != len(self.names):
             raise AtrousError(
                 f"{len(self.codes)} lists of codes given for {len(self.names)} classes; give one of each."
@@ -120,8 +120,8 @@ class ClassTable:
             H×W ``uint8`` of class indices 0…K−1, with 255 = ignore.
 
         Raises:
-            AtrousError: the mask contains values that are not in the table (the message names them and the first such
-                pixel), or colours instead of numbers, or numbers instead of colours.
+            AtrousError: the mask contains values that are not in the table, colours instead of numbers, or numbers
+                instead of colours. For unknown values, the message names the values and the position of the first.
         """
         codes = self._codes_of(raw_mask)
         labels = self._look_up(codes)
@@ -135,10 +135,10 @@ class ClassTable:
 
     @checked
     def look_up(self, raw_mask: np.ndarray) -> np.ndarray:
-        """Maps raw values to labels like ``encode``, but marks unknown values instead of refusing them.
+        """Maps raw values to labels like ``encode``, but marks unknown values instead of raising an error.
 
         Args:
-            raw_mask: as for ``encode``.
+            raw_mask: H×W of any integer dtype, or H×W×3 colours. A grey mask with three equal channels counts as H×W.
 
         Returns:
             H×W ``uint16`` of class indices 0…K−1, 255 = ignore and ``UNKNOWN`` = 256.
@@ -150,7 +150,7 @@ class ClassTable:
 
     @checked
     def decode(self, label: np.ndarray) -> np.ndarray:
-        """Maps labels back to raw values, the first one of each class; the inverse of ``encode``.
+        """Maps labels to the first raw value of their class; this is the inverse of ``encode``.
 
         Args:
             label: H×W integers: class indices 0…K−1, and 255 = ignore.
@@ -164,7 +164,7 @@ class ClassTable:
             AtrousError: the label contains an index without a class, or ignored pixels that have no raw value.
         """
         if not isinstance(label, np.ndarray) or label.ndim != 2 or label.dtype.kind not in "biu":
-            raise AtrousError(f"a label is an array of H×W whole numbers, got {shown(label)}.")
+            raise AtrousError(f"a label must be an array of H×W whole numbers, got {shown(label)}.")
         first = [values[0] for values in self.raw]
         ignore = self._ignore_value()
         wrong = (label != IGNORE_INDEX) & ((label < 0) | (label >= len(self)))
@@ -179,7 +179,7 @@ class ClassTable:
                     "the label has ignored pixels, or pixels without data, but the class table gives no value to "
                     "write for them; add one under ignore: in classes.yaml, or write class indices, without --raw."
                 )
-            ignore = first[0]  # only fills the table; no label uses it
+            ignore = first[0]  # fills the rest of the table, which no label of this mask uses
         table = np.empty((256, 3) if self.color_coded else 256, dtype=_smallest_dtype([*first, ignore]))
         table[: len(self)] = first
         table[len(self) :] = ignore
@@ -248,9 +248,9 @@ class ClassTable:
     def _codes_of(self, raw_mask: np.ndarray) -> np.ndarray:
         """Returns one number per pixel: the H×W values of the mask, or its colours packed into ``int64``."""
         if not isinstance(raw_mask, np.ndarray) or raw_mask.dtype.kind not in "biu" or raw_mask.ndim not in (2, 3):
-            raise AtrousError(f"a mask is an array of H×W or H×W×3 whole numbers, got {shown(raw_mask)}.")
+            raise AtrousError(f"a mask must be an array of H×W or H×W×3 whole numbers, got {shown(raw_mask)}.")
         if raw_mask.ndim == 3 and raw_mask.shape[2] < (3 if self.color_coded else 1):
-            raise AtrousError(f"a mask of colours is H×W×3, got {raw_mask.shape}.")
+            raise AtrousError(f"a mask of colours must be H×W×3, got the shape {raw_mask.shape}.")
         if self.color_coded:
             if raw_mask.ndim == 2:
                 raise AtrousError(
@@ -307,7 +307,7 @@ class ClassTable:
         return (
             f"the mask holds the {noun} {shown}{more}, which no class lists; the first is "
             f"{self._raw_of(codes[y, x])} at pixel x={x}, y={y}. "
-            "Add it to classes.yaml, or run `atrous doctor` for a table that fits."
+            "Add each missing value to classes.yaml, or run `atrous doctor` for a table that fits."
         )
 
     def _raw_of(self, code: Any) -> Raw:
@@ -333,7 +333,7 @@ def _parsed(content: Any) -> dict[str, Any]:
             raise AtrousError(f"class '{name}' has a category but no code; give both, or the code alone.")
         codes.append(tuple(_tupled(entry[key]) for key in _CODE_KEYS if key in entry))
     given = content.get("ignore")
-    ignore = _raw_values(() if given is None else given, "ignore")  # 0 is a value
+    ignore = _raw_values(() if given is None else given, "ignore")  # `given or ()` would lose the ignore value 0
     found = {"names": names, "colors": colors, "raw": raw, "codes": codes}
     return {**{key: tuple(values) for key, values in found.items()}, "ignore": ignore}
 

@@ -38,27 +38,49 @@ def open_dataset(
 
     Args:
         root: the dataset's folder.
-        layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff or nnunet; None to
-            guess the layout, which the dataset's notes then name.
+        layout: name of the layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff or
+            nnunet. None to guess the layout; the notes of the dataset then contain its name.
         classes: the class table to use instead of the dataset's own.
         groups: regular expression with one pair of brackets, searched in the file names of the pictures. The text in
-            the brackets is the group of the picture. None for the groups of a groups.csv or of the layout.
+            the brackets is the group of the picture. None to take the groups from groups.csv or from the layout.
         inputs: folders of further inputs by name, such as {"depth": "depth/"}, in addition to the dataset's
             inputs.yaml. Each file belongs to the picture of the same file name without suffix.
-        planes: planes whose slices are the pictures of a dataset of volumes: "axial", "coronal", "sagittal"; () for
-            those of the inputs.yaml, else axial.
-        slices: number of neighbouring slices that are channels of a slice, odd; None for that of the inputs.yaml, else
-            1.
+        planes: for a dataset of volumes, the planes whose slices are read as pictures: "axial", "coronal" or
+            "sagittal". () to take the planes from inputs.yaml, or axial if inputs.yaml has none.
+        slices: for a dataset of volumes, the number of neighbouring slices that are read as the channels of one
+            picture: odd, 1 or more. None to take the number from inputs.yaml, or 1 if inputs.yaml has none.
 
     Raises:
         AtrousError: there is no such folder or layout; the folder has no known layout; its classes are not given
-            (``NoClassesError``); the user has no permission to read one of its folders; or its groups.csv or the
-            pattern of groups is wrong.
+            (``NoClassesError``); the user has no permission to read one of its folders; or groups.csv or the
+            argument ``groups`` is invalid.
+    """
+    check_slices(1 if slices is None else slices, planes)
+    return with_slices(open_whole(root, layout, classes, groups, inputs=inputs), tuple(planes), slices)
+
+
+def open_whole(
+    root: Path | str,
+    layout: str | None = None,
+    classes: ClassTable | None = None,
+    groups: str | None = None,
+    *,
+    inputs: Mapping[str, str] | None = None,
+) -> Dataset:
+    """Opens a dataset as `open_dataset` does, but the items of a dataset of volumes are the whole volumes.
+
+    Args:
+        root: as for `open_dataset`.
+        layout: as for `open_dataset`.
+        classes: as for `open_dataset`.
+        groups: as for `open_dataset`.
+        inputs: as for `open_dataset`.
+
+    Raises:
+        AtrousError: as for `open_dataset`; no volume is read, so damaged volumes raise nothing.
     """
     try:
-        check_slices(1 if slices is None else slices, planes)
-        dataset = _opened(Path(root), layout, classes, groups, inputs or {})
-        return with_slices(dataset, tuple(planes), slices)
+        return _opened(Path(root), layout, classes, groups, inputs or {})
     except PermissionError as error:
         raise AtrousError(
             f"{error.filename or root}: you have no permission to read this folder of the dataset ({error.strerror}). "
@@ -84,7 +106,7 @@ def _opened(
     root: Path, layout: str | None, classes: ClassTable | None, groups: str | None, inputs: Mapping[str, str]
 ) -> Dataset:
     if classes is not None and not isinstance(classes, ClassTable):
-        raise AtrousError(f"classes must be a ClassTable, such as ClassTable.from_yaml reads, got {shown(classes)}.")
+        raise AtrousError(f"classes must be a ClassTable, for example from ClassTable.from_yaml, got {shown(classes)}.")
     if not root.is_dir():
         raise AtrousError(f"{root}: no such folder. Give the folder that contains the dataset.")
     if layout is not None and layout not in LAYOUTS:
@@ -97,7 +119,7 @@ def _opened(
             raise AtrousError(message)
         marks = ", ".join(f"'{name}' has {known.mark}" for name, known in LAYOUTS.items())
         raise AtrousError(
-            f"{root}: no known dataset layout; the folder contains {found}. {marks}. "
+            f"{root}: no known dataset layout; the folder contains {found}. Known layouts: {marks}. "
             "Rename the folders, or give the folder one level above or below."
         )
     try:
@@ -107,7 +129,7 @@ def _opened(
             raise AtrousError(message) from error
         raise
     dataset = _with_inputs(_grouped(dataset, groups, root), inputs)
-    guessed = () if layout else (f"The folder looks like the layout '{name}'; --layout forces another.",)
+    guessed = () if layout else (f"The folder looks like the layout '{name}'; --layout chooses another layout.",)
     paths = (path for items in dataset.splits.values() for item in items for path in (item.image, item.mask))
     folders = list(dict.fromkeys(path.parent for path in paths if path is not None))
     beside = {path.parent for items in dataset.splits.values() for item in items for path in item.more}

@@ -56,11 +56,11 @@ _GREY, _COLOUR = (
 def read_picture(path: Path | str, pages: str = "first") -> np.ndarray:
     """Reads a picture, turned upright, with the bit depth of its file.
 
-    The values are the stored values. A TIFF gives all of its bands, independent of its photometric interpretation.
-    Palette, CMYK and YCbCr pictures become RGB. Grey values of one, two or four bits are scaled to 0…255. Grey and
-    palette pictures with transparency lose it; `read_pixels` marks their transparent pixels. The type depends on the
-    file's type: signed integers and integers of more than 16 bits become ``float32``; ``float64`` is rounded to
-    ``float32``. The number of pixels is not limited, because local files are trusted.
+    The values are the stored values. All bands of a TIFF are read, independent of its photometric interpretation.
+    Palette, CMYK and YCbCr pictures become RGB. Grey values of one, two or four bits are scaled to 0…255. The
+    transparency of grey and palette pictures is dropped; `read_pixels` marks their transparent pixels. The dtype
+    depends on the stored dtype: signed integers and integers of more than 16 bits become ``float32``; ``float64`` is
+    rounded to ``float32``. The number of pixels is not limited, because local files are trusted.
 
     Args:
         path: a picture file.
@@ -78,11 +78,11 @@ def read_picture(path: Path | str, pages: str = "first") -> np.ndarray:
 
 
 def read_kind(path: Path | str, pages: str = "first") -> PictureKind:
-    """Reads a picture's channels and type from its header; they equal those of `read_pixels`.
+    """Reads a picture's channels and type from its header; `read_pixels` returns the same channels and type.
 
     Args:
         path: a picture file.
-        pages: as in `read_picture`.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
 
     Raises:
         AtrousError: the file is missing, empty, damaged or not a picture.
@@ -121,14 +121,14 @@ def _kind_of_mode(picture: Image.Image) -> PictureKind | None:
 
 
 def read_pixels(path: Path | str, pages: str = "first") -> StoredPixels:
-    """Reads a picture as `read_picture` does, and which of its pixels hold data.
+    """Reads the values of a picture, as `read_picture` does, and the pixels that hold no data.
 
     Args:
         path: a picture file.
-        pages: as in `read_picture`.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
 
     Raises:
-        AtrousError: as `read_picture`.
+        AtrousError: for the same reasons as in `read_picture`.
     """
     path = Path(path)
     if (place := slice_place(path)) is not None:
@@ -148,7 +148,7 @@ def read_pixels(path: Path | str, pages: str = "first") -> StoredPixels:
 
 
 def _with_nodata(pixels: StoredPixels, text: str, path: Path) -> StoredPixels:
-    """Marks as missing the pixels whose stored value is the nodata value in the .aux.xml file of GDAL."""
+    """Marks pixels as missing if their stored value is the nodata value in GDAL's .aux.xml file."""
     stored = pixels.values
     if not is_jpeg2000(_start_of(path)):  # the stored values, before a palette or scaling is applied
         with opened(path) as picture:
@@ -172,9 +172,9 @@ def decode_pixels(content: bytes, most_pixels: int, name: str = "the picture", p
 
     Args:
         content: bytes of a JPEG, PNG, WebP, TIFF, BMP or GIF file.
-        most_pixels: largest number of pixels that is decoded.
+        most_pixels: largest number of pixels (height × width) of a picture that is accepted.
         name: name of the picture in messages.
-        pages: as in `read_picture`.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
 
     Raises:
         TooLarge: the picture has more than ``most_pixels`` pixels, or more bytes per pixel than allowed.
@@ -191,17 +191,17 @@ def decoded_size(content: bytes, most_pixels: int, name: str = "the picture", pa
     """Returns the number of pixels and bytes that `decode_pixels` would need, from the header alone.
 
     Args:
-        content: as for `decode_pixels`.
-        most_pixels: as for `decode_pixels`.
+        content: bytes of a JPEG, PNG, WebP, TIFF, BMP or GIF file.
+        most_pixels: largest number of pixels (height × width) of a picture that is accepted.
         name: name of the picture in messages.
-        pages: as in `read_picture`.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
 
     Returns:
         The number of pixels, and the largest number of bytes of the decoded picture.
 
     Raises:
-        TooLarge: as `decode_pixels`.
-        AtrousError: as `decode_pixels`.
+        TooLarge: for the same reasons as in `decode_pixels`.
+        AtrousError: for the same reasons as in `decode_pixels`.
     """
     with in_words(name):
         if is_tiff(content):
@@ -237,7 +237,11 @@ def _check_pixels(size: tuple[int, int], most: int, name: str) -> None:
 
 
 def read_raw_mask(path: Path | str) -> np.ndarray:
-    """Reads the stored values of a mask, without its palette; see `read_mask`."""
+    """Reads the stored values of a mask, without its palette; see `read_mask`.
+
+    Args:
+        path: a mask file.
+    """
     return read_mask(path).values
 
 
@@ -247,12 +251,12 @@ class StoredMask(NamedTuple):
     Attributes:
         values: H×W of any integer dtype, or H×W×3 (``uint8``, rarely ``uint16``) for masks stored in colours.
         palette: up to 256 colours by index, or None if the file has no palette.
-        nodata: the value that the file declares as no data; None if it declares none. Programs that rasterise outlines
-            declare 0 by default and use it for the background.
+        nodata: the nodata value that the file declares, or None. Programs that rasterise outlines declare 0 by default,
+            and use 0 for the background.
         pages: number of pages or frames in the file; only the first is read.
         stacks: whether the file is a TIFF, whose pages may be stacked as channels.
-        white_is_zero: whether the file declares 0 as white, which changes no value; None if it declares neither white
-            nor black.
+        white_is_zero: whether the file declares that 0 is white; ``values`` are the stored values in both cases. None
+            if the file declares neither white nor black.
     """
 
     values: np.ndarray
@@ -278,7 +282,7 @@ def read_mask(path: Path | str) -> StoredMask:
     if (place := slice_place(path)) is not None:
         values, nodata = read_slice_mask(place), None
         if values.dtype.kind == "f":
-            values, nodata = _whole_numbers(values, nodata, path)
+            values, nodata = whole_numbers(values, nodata, path)
         declared = None if nodata is None else int(nodata)
         return StoredMask(np.ascontiguousarray(values), None, declared, 1, False, None)
     start = _start_of(path)
@@ -302,13 +306,22 @@ def read_mask(path: Path | str) -> StoredMask:
     if not is_tiff(start) and (text := nodata_beside(path)) is not None:
         nodata = as_nodata(text, array.dtype)
     if array.dtype.kind == "f":
-        array, nodata = _whole_numbers(array, nodata, path)
+        array, nodata = whole_numbers(array, nodata, path)
     declared = None if nodata is None or array.ndim == 3 else int(nodata)
     return StoredMask(np.ascontiguousarray(array), palette, declared, pages, is_tiff(start), white_is_zero)
 
 
-def _whole_numbers(array: np.ndarray, nodata: float | None, path: Path) -> tuple[np.ndarray, float | None]:
-    """Returns a mask of floats as int64, and its nodata; NaN, infinite and non-zero nodata become ``NO_NUMBER``."""
+def whole_numbers(array: np.ndarray, nodata: float | None, path: Path) -> tuple[np.ndarray, float | None]:
+    """Returns a mask of floats as int64, and its nodata; NaN, infinite and non-zero nodata become ``NO_NUMBER``.
+
+    Args:
+        array: values of the mask, of any float type and shape.
+        nodata: value that the file declares as no data; None if it declares none.
+        path: file of the mask, for the message.
+
+    Raises:
+        AtrousError: a value is not a whole number.
+    """
     void = ~np.isfinite(array) if not nodata else ~np.isfinite(array) | (array == nodata)
     whole = np.where(void, 0, array)
     if not ((whole == np.rint(whole)).all() and (np.abs(whole) < 2.0**63).all()):
@@ -317,7 +330,11 @@ def _whole_numbers(array: np.ndarray, nodata: float | None, path: Path) -> tuple
 
 
 def exif_orientation(path: Path | str) -> int:
-    """Reads the orientation that ``read_picture`` applies, 1 (upright) to 8; 5 to 8 swap H and W."""
+    """Reads the EXIF orientation that ``read_picture`` applies: 1 (upright) to 8; 5 to 8 swap H and W.
+
+    Args:
+        path: a picture file.
+    """
     path = Path(path)
     if slice_place(path) is not None:
         return 1

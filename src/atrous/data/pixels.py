@@ -1,4 +1,4 @@
-"""The pixels of one picture and which of them hold data."""
+"""The pixels of a picture, the pixels that hold data, and conversions to the channels and data type of a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from atrous.errors import AtrousError
 
-_MANY_VALUES = 16  # an alpha band with this many values between zero and the maximum may be an ordinary channel
+_MANY_VALUES = 16  # an alpha band with this many different values between 0 and the maximum may be an ordinary channel
 #: The syntax of a range of two numbers on the command line and in Python, for messages.
 GIVE_RANGE = "--range {0},{1} (in Python Segmenter(range=({0}, {1})))"
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as in Pillow's mode "L"
@@ -41,12 +41,12 @@ class PictureKind:
 
 @dataclass(frozen=True, eq=False)
 class StoredPixels:
-    """The stored values of a picture or of a window of one, and its pixels without data.
+    """The stored values of a picture or of a window, and the pixels without data.
 
     Attributes:
         values: H×W×C ``uint8``, ``uint16`` or ``float32``, as stored in the file.
         alpha: index of the alpha band, or None.
-        missing: H×W×C booleans, True for values equal to the file's nodata value; None if the file declares none.
+        missing: H×W×C booleans, True for values equal to the file's nodata value; None if there are no such values.
         masked: H×W booleans, True for pixels hidden by a mask in the file or beside it, or by an alpha band that is not
             in ``values``; None if no pixel is hidden.
         alpha_hides: whether pixels of alpha 0 hold no data. False if the file declares a nodata value, as in GDAL.
@@ -88,7 +88,11 @@ class StoredPixels:
         return 2 * len(between) > len(shown) and len(np.unique(between[:: 1 + len(between) // 10**6])) >= _MANY_VALUES
 
     def window(self, window: tuple[int, int, int, int]) -> StoredPixels:
-        """Returns a window, given as (top, left, height, width) in pixels, without copying values."""
+        """Returns the pixels of a window as views, without copying values.
+
+        Args:
+            window: (top, left, height, width) in pixels.
+        """
         top, left, height, width = window
         at = slice(top, top + height), slice(left, left + width)
         missing, masked = (None if part is None else part[at] for part in (self.missing, self.masked))
@@ -98,8 +102,9 @@ class StoredPixels:
         """Returns the channels for a model, and the pixels that hold data.
 
         A pixel holds no data if it is masked or transparent, or if any band is NaN or infinite. It also holds no data
-        if any band of floats, or all bands of whole numbers, are nodata: a single 0 or 255 may be part of a colour.
-        Of more than four bands, the first are used. An alpha band is a channel only if the model takes all bands.
+        if any band of floats, or all bands of whole numbers, have the nodata value: a single 0 or 255 may be part of a
+        colour. If there are more than four bands, the first C are used. An alpha band is a channel only if the model
+        takes all bands.
 
         Args:
             channels: number of channels C of the model; None for all bands except alpha.
@@ -139,12 +144,12 @@ def _either(first: np.ndarray | None, second: Any) -> np.ndarray:
 
 
 def fill_missing(image: np.ndarray, valid: np.ndarray | None, mean: Sequence[float]) -> np.ndarray:
-    """Replaces the pixels without data by the training mean, which is 0 after normalisation.
+    """Replaces pixels without data by the mean of the training data, which becomes 0 after normalisation.
 
     Args:
-        image: H×W×C in the model's range.
+        image: H×W×C, with values in the range of the training pictures.
         valid: H×W booleans, False for pixels without data; None if all pixels hold data.
-        mean: C values in the model's range.
+        mean: mean of each of the C channels, in the same range.
 
     Returns:
         H×W×C of the same dtype; the image itself if no pixel is missing.
@@ -158,12 +163,15 @@ def fill_missing(image: np.ndarray, valid: np.ndarray | None, mean: Sequence[flo
 
 
 def without(values: np.ndarray, valid: np.ndarray | None, missing: Sequence[float]) -> np.ndarray | None:
-    """Returns the pixels that hold data, after pixels with given "no data" values are excluded.
+    """Excludes pixels with given "no data" values from the pixels that hold data.
 
     Args:
-        values: H×W×C; a pixel holds no data if any channel of floats, or all channels of whole numbers, are missing.
-        valid: H×W booleans of the pixels that hold data so far; None for all pixels.
+        values: H×W×C. A pixel is excluded if any channel of floats, or all channels of whole numbers, have such values.
+        valid: H×W booleans, True for pixels that hold data; None if all pixels hold data.
         missing: the values that mean "no data".
+
+    Returns:
+        H×W booleans, True for pixels that hold data; ``valid`` itself if no pixel is excluded.
     """
     gaps = np.isin(values, np.asarray(missing, np.float64).astype(values.dtype))
     gaps = gaps.any(axis=2) if values.dtype.kind == "f" else gaps.all(axis=2)
@@ -204,15 +212,17 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def to_depth(image: np.ndarray, dtype: str, give_range: str = GIVE_RANGE) -> np.ndarray:
-    """Rescales a picture between 8 and 16 bits to the model's type; a model of floats gets the values unchanged.
+    """Converts a picture to the data type that a model was trained on.
+
+    Between ``uint8`` and ``uint16``, values are rescaled. Values that are converted to ``float32`` are not rescaled.
 
     Args:
         image: H×W×C of uint8, uint16 or float32.
-        dtype: type of the model's pictures: uint8, uint16 or float32.
-        give_range: syntax of a range for the message.
+        dtype: data type of the training pictures: uint8, uint16 or float32.
+        give_range: how to give a range of values, for the error message, with {0} and {1} for its two numbers.
 
     Raises:
-        AtrousError: the picture is float32 and the model takes integers: the range of the picture's values is unknown.
+        AtrousError: the picture is float32 and the model takes integers, so the range of the values is unknown.
     """
     given = image.dtype.name
     if given == dtype:
@@ -223,7 +233,7 @@ def to_depth(image: np.ndarray, dtype: str, give_range: str = GIVE_RANGE) -> np.
     if (given, dtype) not in factors:
         raise AtrousError(
             f"this model was trained on {dtype} pictures, 0–{np.iinfo(dtype).max}, and the picture holds {given}: "
-            f"scale it to that range and give it as {dtype}, or give the values of black and white: "
+            f"scale the picture to that range and store it as {dtype}, or give the values of black and white: "
             f"{give_range.format('LOW', 'HIGH')}."
         )
     return (image.astype(np.float32) * factors[given, dtype]).round().astype(dtype)
@@ -234,7 +244,7 @@ def gives_channels(channels: int, bands: int, wanted: int) -> bool:
 
     Args:
         channels: number of the picture's bands without an alpha band.
-        bands: number of its bands including an alpha band.
+        bands: number of the picture's bands including an alpha band.
         wanted: number of channels C of the model, ≥ 1.
     """
     known = (1, 3), (3, 1), (4, 1), (4, 3)
@@ -242,11 +252,11 @@ def gives_channels(channels: int, bands: int, wanted: int) -> bool:
 
 
 def as_picture_dtype(stored: np.ndarray, name: object, present: np.ndarray | None = None) -> np.ndarray:
-    """Converts values to a type of pictures; the type of the result depends on the given type only.
+    """Converts values to ``uint8``, ``uint16`` or ``float32``; this type depends only on the type of the values.
 
     Args:
         stored: H×W×C of any integer or float type.
-        name: name of the file in the message.
+        name: name of the file, for the error message.
         present: H×W×C booleans, True for values that must be converted exactly; None for all values.
 
     Returns:

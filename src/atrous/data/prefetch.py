@@ -1,4 +1,4 @@
-"""Reads the next item in a thread while the current one is processed."""
+"""Reads the next item in a thread while the current item is processed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ def in_background(
 ) -> Iterator[Read]:
     """Yields `read(item)` for each item, in order; a thread reads the next item of a collection in advance.
 
-    Nothing is read in advance from a generator: it may be live, such as a camera, or it may need the result of its last
-    item first. Its next item is requested only after the current result was processed.
+    Nothing is read in advance from a generator: it may be a live source such as a camera, or it may depend on the
+    result of its previous item. The next item of a generator is requested after the current result was processed.
 
     Args:
-        read: reads one item. An error that it raises is raised again at the position of that item.
-        items: any number of items: a list, another collection, an iterator over one, or a generator.
-        give_up: called if the loop ends early, for example by Ctrl-C, before it waits for the running read.
+        read: function that reads one item. An error in it is raised at the position of that item.
+        items: the items: a list or another collection, an iterator over a collection, or a generator.
+        give_up: function that is called if the loop ends early, for example by Ctrl-C; it is called before this
+            function waits for the running read.
     """
     if not isinstance(items, Sized) and not hasattr(items, "__length_hint__"):  # list iterators have a length hint
         yield from map(read, items)

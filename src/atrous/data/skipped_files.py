@@ -1,4 +1,4 @@
-"""Files beside pictures that are skipped, and the reasons."""
+"""Finds the files in folders of pictures that are skipped, and states the reasons."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from atrous.data.volumes.nifti import SUFFIXES
 from atrous.data.volumes.series_places import holds_dicom
 from atrous.errors import counted
 
-#: Suffixes of files that are usual beside pictures: texts, settings and files of operating systems.
+#: Suffixes of files that are not pictures but often occur in folders of pictures, such as texts and settings.
 _ENDINGS = """
 .txt .csv .tsv .json .jsonl .xml .yaml .yml .toml .md .rst .html .htm .log .ini .cfg .db .lst .list .py .ipynb
 .sh .xlsx .xls .ods .doc .docx .lnk .url .tfw .jgw .pgw .wld .prj .ovr .cpg .cache
@@ -59,7 +59,7 @@ def passed_over(folder: Path) -> list[Path]:
 
 
 def passed_over_notes(folders: Iterable[Path]) -> tuple[str, ...]:
-    """Returns a sentence for each folder and kind of file that is skipped, with the remedy.
+    """Returns a sentence for each folder and each suffix of skipped files; it states how to convert the files.
 
     Args:
         folders: the folders that contain pictures and masks.
@@ -73,9 +73,10 @@ def passed_over_notes(folders: Iterable[Path]) -> tuple[str, ...]:
             cure = next((cure for endings, cure in _CURES.items() if ending in endings), "convert them to PNG or TIFF")
             named = f"ending in {ending}" if ending else "without a suffix"
             shown = files[0].name if len(files) == 1 else f"{files[0].name}, …"
+            be = "is" if len(files) == 1 else "are"
             notes.append(
-                f"{folder}: {counted(len(files), 'file')} {named} ({shown}) skipped, because atrous does not read this "
-                f"format; {cure}."
+                f"{folder}: {counted(len(files), 'file')} {named} ({shown}) {be} skipped, because atrous does not read "
+                f"this format; {cure}."
             )
     return tuple(notes)
 

@@ -1,4 +1,4 @@
-"""Statistics of a split: its channels, their mean and deviation, and the number of pixels of each class."""
+"""Statistics of a split: channels, mean and standard deviation of each channel, number of pixels of each class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from atrous.data.splits.split_names import canonical_split
 from atrous.errors import AtrousError
 from atrous.input_spec import Input
 
-#: Channel statistics are measured on about this number of pictures (fewer than twice it), chosen at equal distances.
+#: Channel statistics use at least this number of equally spaced pictures, and fewer than twice as many; all pictures of
+#: a smaller split.
 STATISTICS_PICTURES = 200
 
 
@@ -27,8 +28,8 @@ def channel_statistics(dataset: Dataset, split: str, one: Input) -> tuple[tuple[
 
     Args:
         dataset: the dataset to read.
-        split: name of its training split.
-        one: the input to measure; the mean and deviation in it are not used.
+        split: name of the training split.
+        one: the input to measure; its mean and standard deviation are not used.
     """
     items = dataset.split(split)
     chosen = items[:: max(1, len(items) // STATISTICS_PICTURES)]
@@ -61,7 +62,7 @@ def kind_of_input(dataset: Dataset, name: str, splits: Sequence[str]) -> Picture
     first = {(kind.channels, kind.dtype): file for kind, file in reversed(list(zip(kinds, files, strict=True)))}
     if len(first) > 1:
         listed = ", ".join(f"{channels} of {dtype}: {file}" for (channels, dtype), file in sorted(first.items()))
-        raise AtrousError(f"the files of {name} differ in their channels or type ({listed}): convert them to one form.")
+        raise AtrousError(f"the files of {name} differ in their channels or type ({listed}): convert them to one kind.")
     return kinds[0]
 
 
@@ -88,21 +89,22 @@ def class_pixels(dataset: Dataset, split: str) -> list[int]:
 def kind_of_pictures(
     dataset: Dataset, split: str, pages: str = "first", *, val: str = "val", in_channels: int | None = None
 ) -> tuple[PictureKind, tuple[str, ...]]:
-    """Returns the number of input channels of a model and the type of a split's pictures, from all their headers.
+    """Reads the headers of a split's pictures, and returns the number of channels and the dtype of a model's input.
 
     Args:
         dataset: the dataset to read.
-        split: name of its training split.
-        pages: as in `read_pixels`.
-        val: the validation split; its pictures must be convertible to the channels, too.
+        split: name of the training split.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
+        val: name of the validation split; its pictures must be convertible to the same number of channels.
         in_channels: number of channels of the model; None to derive it from the training pictures, see `channels_of`.
 
     Returns:
-        The kind, and notes for the user: on differences between the training pictures, and on bands or pages that are
-        not read.
+        The kind of the model's input, and notes for the user: on training pictures with different numbers of channels,
+        and on bands or pages that are not read.
 
     Raises:
-        AtrousError: a file is damaged, the types differ, or no conversion between the channels is defined.
+        AtrousError: a file is damaged, the dtypes of the training pictures differ, or no conversion between the numbers
+            of channels is defined.
     """
     items = dataset.split(split)
     measured = dataset.splits.get(val, dataset.splits.get(canonical_split(val), ()))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from atrous.errors import AtrousError
 
-#: Byte order marks; a longer mark is before a shorter one that it begins with.
+#: Byte order marks and their encodings. A mark is listed before any shorter mark with which it begins.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -19,12 +19,12 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-#: Encodings that editors used before UTF-8; only the names in a file can show which encoding the file has.
+#: Encodings that editors used before UTF-8. Bytes do not show which encoding a file has; the names in the file can.
 _OLD_ENCODINGS = ("cp1252", "gb18030", "shift_jis", "cp1250", "euc_kr", "big5", "cp1251")
 
 
 def read_text_file(path: Path) -> str:
-    """Reads a text in UTF-8, or in UTF-16 or UTF-32, which Notepad and Excel write.
+    """Reads a text file in UTF-8, UTF-16 or UTF-32; Notepad and Excel can write UTF-16.
 
     Args:
         path: the text file.

@@ -26,7 +26,7 @@ from atrous.option_fields import setting, settings
 _LUMA = np.array([0.299, 0.587, 0.114])
 _RGB_TO_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
-# A crop grows by whole cells of the network's feature map at the papers' usual output stride, 16.
+# A crop grows in steps of 16 pixels: one cell of the feature map at output stride 16, which is usual in the papers.
 _GROWTH_STEP = 16
 
 #: Largest number of channels whose means OpenCV computes in one call.
@@ -97,7 +97,7 @@ class Augment:
         for name in ("scale", "blur_sigma"):
             smallest, largest = getattr(self, name)
             if smallest > largest:
-                raise AtrousError(f"augment.{name} must be the smallest, then the largest, got {[smallest, largest]}.")
+                raise AtrousError(f"augment.{name} must be two numbers, the smallest first, got {[smallest, largest]}.")
 
 
 class ColorChannels(NamedTuple):
@@ -182,7 +182,7 @@ def augment(
     rng = np.random.default_rng([seed, epoch, index])
     size = crop_at(config, epoch) or label.shape
     matrix = window(label, size, config, rng)
-    # The colour varies before the geometry, so that the fill value stays as given.
+    # Colours are varied before the geometry, so that the fill value is not varied.
     return resample(recolour(image, config, rng, colors), label, matrix, size, fill)
 
 
@@ -200,7 +200,7 @@ def window(label: np.ndarray, size: tuple[int, ...], config: Augment, rng: np.ra
     """Draws the position of a crop window at random, and returns the map from the window to the picture.
 
     The picture is scaled, and a window is placed on it. A window smaller than the scaled picture lies inside the
-    picture; a larger window contains the picture. Without ``config.focus``, all such positions have the same
+    picture; a larger window contains the picture. Without ``config.focus``, all possible positions have the same
     probability. Then the window is rotated and mirrored about its own centre, and shifted.
 
     Args:
@@ -236,11 +236,11 @@ def window(label: np.ndarray, size: tuple[int, ...], config: Augment, rng: np.ra
 def recolour(
     image: np.ndarray, config: Augment, rng: np.random.Generator, colors: Sequence[ColorChannels] | None = None
 ) -> np.ndarray:
-    """Varies brightness, contrast, saturation, hue and sharpness of the colour channels, all in the same way.
+    """Varies the brightness, contrast, saturation, hue and sharpness of the colour channels.
 
-    The four colour variations are linear and applied together as one matrix. Before the blur, values are therefore
-    rounded and clipped to the range of the dtype only once. The hue is rotated about the grey axis, which keeps
-    the luma.
+    All groups of colour channels get the same variation. The four colour variations are linear and applied together as
+    one matrix. Before the blur, values are therefore rounded and clipped to the range of the dtype only once. The hue
+    is rotated about the grey axis, which does not change the luma.
 
     Args:
         image: H×W×C, ``uint8``, ``uint16`` or ``float32``; not changed.
@@ -310,7 +310,7 @@ def _check(image: np.ndarray, label: np.ndarray, config: Augment, colors: Sequen
 
 
 def _pixel_of_a_class(label: np.ndarray, which_class: float, which_pixel: float) -> np.ndarray | None:
-    """Returns (x, y) of a random pixel of a random class, chosen by two numbers in [0, 1); None if all are ignored."""
+    """Returns (x, y) of a pixel; numbers in [0, 1) choose its class and the pixel. None if all pixels are ignored."""
     present = np.flatnonzero(cv2.calcHist([label], [0], None, [256], [0, 256]).ravel()[:IGNORE_INDEX])
     if not len(present):
         return None
@@ -326,7 +326,7 @@ def _channel_means(image: np.ndarray) -> np.ndarray:
 
 
 def _hue_and_saturation(angle: float, saturation: float) -> np.ndarray:
-    """Returns the 3×3 matrix on RGB that rotates the chroma plane by an angle in radians and scales it; luma stays."""
+    """Returns the 3×3 RGB matrix that rotates chroma by an angle in radians and scales it; the luma is unchanged."""
     cosine, sine = saturation * math.cos(angle), saturation * math.sin(angle)
     turn = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
     return np.linalg.solve(_RGB_TO_YIQ, turn @ _RGB_TO_YIQ)

@@ -1,4 +1,4 @@
-"""Folders of a dataset that contain pictures but are not read, and the commands to read them."""
+"""Finds the folders of a dataset that contain pictures but are not read, and states how to read them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def unread_folder_notes(root: Path, used: Iterable[Path], notes: Iterable[str]) 
         notes: earlier sentences; a folder that they name is not named again.
 
     Returns:
-        One sentence for each folder that is unread because a folder of the same meaning is read, such as ``valid``
-        beside ``val``, and one sentence for all others.
+        One sentence for each folder that is not read because a folder with the same meaning is read: for example,
+        ``valid`` is not read if ``val`` is read. One more sentence names all other unread folders.
     """
     read = {path for folder in used for path in (folder, *folder.parents)}
     unread = {folder: count for folder, count in folders_with_pictures(root) if folder not in set(used)}
@@ -42,9 +42,9 @@ def unread_folder_notes(root: Path, used: Iterable[Path], notes: Iterable[str]) 
     for folder, rival in hidden.items():
         count = sum(number for path, number in unread.items() if path.is_relative_to(folder))
         sentences.append(
-            f"{_shown(root, folder)} ({counted(count, 'picture')}) is not read, because {_shown(root, rival)} is. "
-            f'To read it instead: mv "{rival}" "{rival}_unused". To read both, merge them: move the files of '
-            f"{_shown(root, folder)} into {_shown(root, rival)}."
+            f"{_shown(root, folder)} ({counted(count, 'picture')}) is not read, because {_shown(root, rival)} is "
+            f'read. To read {_shown(root, folder)} instead, run: mv "{rival}" "{rival}_unused". To read both, move the '
+            f"files of {_shown(root, folder)} into {_shown(root, rival)}."
         )
     if others:
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
@@ -61,7 +61,7 @@ def folders_with_pictures(
 
     Args:
         folder: the folder in which the search begins.
-        counts: returns whether a picture counts.
+        counts: function that returns whether a picture is counted, given its path.
         depth: levels of folders below ``folder`` to search, 0 or more.
     """
     count = 0
@@ -82,7 +82,7 @@ def folders_with_pictures(
 
 
 def _hidden_by(root: Path, folder: Path, read: set[Path]) -> tuple[Path, Path] | None:
-    """Returns (unread, read): the folder or one above it, and a folder beside it that is read and means the same."""
+    """Returns an unread folder (``folder`` or a folder above it) and the folder that is read in its place, or None."""
     for path in (folder, *folder.parents):
         if path == root or not path.is_relative_to(root):
             return None

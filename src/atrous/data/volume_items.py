@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from atrous.data.dataset import Dataset, Item
+from atrous.data.input_files import InputFiles
 from atrous.data.volumes.grid import check_same_grid
 from atrous.data.volumes.nifti import nifti_notes
 from atrous.data.volumes.read_volume import volume_shape
-from atrous.data.volumes.slices import AXES, SlicePlace, holds_volume, is_volume
+from atrous.data.volumes.slices import AXES, SlicePlace, is_volume, is_volume_place
 from atrous.errors import AtrousError
 
 #: Largest number of volumes whose notes are listed.
@@ -30,38 +31,98 @@ def with_slices(dataset: Dataset, planes: tuple[str, ...], slices: int | None) -
     Raises:
         AtrousError: a volume is damaged, has further inputs, or its mask has another grid.
     """
-    items = [item for part in dataset.splits.values() for item in part]
-    if not any(holds_volume(item.image) for item in items):
+    if not holds_volumes(dataset):
         return dataset
-    if pictures := [item.image for item in items if not holds_volume(item.image)]:
-        raise AtrousError(
-            f"{dataset.root}: the dataset mixes volumes and pictures, such as {pictures[0]}: separate them."
-        )
-    image = dataset.inputs[0]
-    if len(dataset.inputs) > 1:
-        raise AtrousError(f"{dataset.root}: volumes cannot have further inputs: store contrasts in one 4-D file.")
-    planes = planes or image.planes or ("axial",)
-    image = replace(
-        image,
-        planes=planes,
-        slices=image.slices if slices is None else slices,
-        normalize="per_image" if image.normalize == "fixed" else image.normalize,
-    )
+    image = input_of_slices(dataset, planes, slices)
     found: dict[Path, tuple[Item, ...]] = {}
 
     def sliced(part: Iterable[Item]) -> tuple[Item, ...]:
         for item in part:
             if item.image not in found:
-                found[item.image] = _slices_of(item, planes)
+                found[item.image] = _slices_of(item, image.planes)
         return tuple(one for item in part for one in found[item.image])
 
     splits = {name: sliced(part) for name, part in dataset.splits.items()}
-    notes = [note for file in found if is_volume(file) and file.exists() for note in nifti_notes(file)]
-    if len(notes) > MOST_NOTES:
-        notes = [*notes[:MOST_NOTES], f"{len(notes) - MOST_NOTES} more volumes have such positions."]
+    notes = first_notes([note for file in found if is_volume(file) and file.exists() for note in nifti_notes(file)])
     return replace(
         dataset, notes=(*dataset.notes, *notes), splits=splits, unlisted=sliced(dataset.unlisted), inputs=(image,)
     )
+
+
+def without_unfit_volumes(dataset: Dataset) -> Dataset:
+    """Returns a dataset without the volumes that `with_slices` refuses: damaged headers, or a mask on another grid.
+
+    Args:
+        dataset: dataset of whole volumes or pictures; pictures are returned unchanged.
+
+    Raises:
+        AtrousError: as for `holds_volumes`.
+    """
+    if not holds_volumes(dataset):
+        return dataset
+
+    def fit(items: Iterable[Item]) -> tuple[Item, ...]:
+        return tuple(item for item in items if _is_fit(item))
+
+    splits = {name: fit(items) for name, items in dataset.splits.items()}
+    return replace(dataset, splits=splits, unlisted=fit(dataset.unlisted))
+
+
+def _is_fit(item: Item) -> bool:
+    try:
+        _slices_of(item, ("axial",))
+    except AtrousError:
+        return False
+    return True
+
+
+def holds_volumes(dataset: Dataset) -> bool:
+    """Returns whether the items of a dataset are whole volumes.
+
+    Args:
+        dataset: dataset, as `open_whole` returns it.
+
+    Raises:
+        AtrousError: it mixes volumes and pictures, or its volumes have further inputs.
+    """
+    items = [item for part in dataset.splits.values() for item in part]
+    if not any(is_volume_place(item.image) for item in items):
+        return False
+    if pictures := [item.image for item in items if not is_volume_place(item.image)]:
+        raise AtrousError(
+            f"{dataset.root}: the dataset mixes volumes and pictures, such as {pictures[0]}: separate them."
+        )
+    if len(dataset.inputs) > 1:
+        raise AtrousError(f"{dataset.root}: volumes cannot have further inputs: store contrasts in one 4-D file.")
+    return True
+
+
+def input_of_slices(dataset: Dataset, planes: tuple[str, ...] = (), slices: int | None = None) -> InputFiles:
+    """Returns the input of a dataset of volumes, with its planes, its number of slices and its normalisation.
+
+    Args:
+        dataset: dataset of volumes.
+        planes: as for `with_slices`.
+        slices: as for `with_slices`.
+    """
+    image = dataset.inputs[0]
+    return replace(
+        image,
+        planes=planes or image.planes or ("axial",),
+        slices=image.slices if slices is None else slices,
+        normalize="per_image" if image.normalize == "fixed" else image.normalize,
+    )
+
+
+def first_notes(notes: Sequence[str]) -> tuple[str, ...]:
+    """Returns the first notes on volumes, and the number of the others.
+
+    Args:
+        notes: notes, such as those of `nifti_notes`, of all volumes.
+    """
+    if len(notes) <= MOST_NOTES:
+        return tuple(notes)
+    return (*notes[:MOST_NOTES], f"{len(notes) - MOST_NOTES} more volumes have such positions.")
 
 
 def _slices_of(item: Item, planes: tuple[str, ...]) -> tuple[Item, ...]:

@@ -14,8 +14,8 @@ from atrous.models.aspp import ASPP
 from atrous.models.deeplab_v2 import SummedASPP
 from atrous.models.layers import Normalize
 
-#: If a class has the highest score at no position, it is explained at this share of the positions, those at which it is
-#: most probable.
+#: If a class has the highest score at no position, it is explained at the positions where it is most probable. This
+#: number is their share of all positions.
 MOST_PROBABLE = 0.01
 
 
@@ -23,14 +23,14 @@ class WatchedNetwork:
     """One forward pass of one picture, with the features of every part.
 
     Args:
-        model: put into evaluation mode.
+        model: the model; it is put into evaluation mode.
         image: 1×C×H×W raw values.
 
     Attributes:
-        scores: K×h×w logits at low resolution, without gradients; for a one-logit model two logits, the first 0.
+        scores: K×h×w logits at low resolution, without gradients. A one-logit model has two: 0 and its logit.
         picture: 1×C×H'×W', the network's normalised input.
         high: 1×C×h×w, the last features of the backbone.
-        features: 1×C×h×w for each part, by (group, name); see `parts_of`.
+        features: 1×C×h×w, the output of each part, by (group, name); see `parts_of`.
     """
 
     def __init__(self, model: SegmentationModel, image: Tensor) -> None:
@@ -41,7 +41,8 @@ class WatchedNetwork:
             for key, module in parts_of(model).items():
                 hooks.callback(module.register_forward_hook(self._keep_features(key)).remove)
             hooks.callback(model.backbone.register_forward_hook(lambda *call: highs.append(call[-1].high)).remove)
-            if isinstance(getattr(model, "side", None), nn.Module):  # DeepLabV1's MSc runs the backbone stage by stage
+            if isinstance(getattr(model, "side", None), nn.Module):
+                # DeepLabV1's MSc runs the backbone stage by stage, which does not call the hook of the backbone.
                 head = model.get_submodule("head")
                 hooks.callback(head.register_forward_pre_hook(lambda _, inputs: highs.append(inputs[0])).remove)
             with torch.enable_grad():
@@ -50,17 +51,17 @@ class WatchedNetwork:
                 self.picture = normalised.detach().requires_grad_()
                 main = model.scores(self.picture)["main"][0]
                 self._scores = torch.cat([torch.zeros_like(main), main]) if len(main) == 1 else main
-        self.high = highs[0]  # DeepLabV2 runs its backbone again on smaller copies
+        self.high = highs[0]  # further entries belong to the smaller copies of the picture in DeepLabV2
         self.scores = self._scores.detach()
 
     def _keep_features(self, key: tuple[str, str]) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, output: Tensor) -> None:
-            self.features.setdefault(key, output)  # DeepLabV2 runs its branches again on smaller copies
+            self.features.setdefault(key, output)  # further calls belong to the smaller copies in DeepLabV2
 
         return hook
 
     def region(self, index: int) -> Tensor:
-        """The positions over which a class's score is averaged.
+        """Returns the positions over which a class's score is averaged.
 
         Args:
             index: the class, 0 to K − 1.
@@ -77,23 +78,32 @@ class WatchedNetwork:
         return probability >= probability.flatten().topk(count).values[-1]
 
     def mean_score(self, index: int) -> Tensor:
-        """The mean logit of a class over its `region`, with gradients."""
+        """Returns the mean logit of a class over its `region`, with gradients.
+
+        Args:
+            index: the class, 0 to K − 1.
+        """
         return self._scores[index][self.region(index)].mean()
 
     def best_score(self, row: int, column: int) -> Tensor:
-        """The highest logit at one position of the low-resolution scores, with gradients."""
+        """Returns the highest logit at one position of the low-resolution scores, with gradients.
+
+        Args:
+            row: row of the position, 0 to h − 1.
+            column: column of the position, 0 to w − 1.
+        """
         return self._scores[int(self.scores[:, row, column].argmax()), row, column]
 
 
 def gradients_of(score: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The gradients of a score with respect to tensors; zeros if the score does not depend on a tensor.
+    """Returns the gradients of a score with respect to tensors; zeros if the score does not depend on a tensor.
 
     Args:
         score: a scalar.
-        tensors: of any shapes.
+        tensors: tensors of any shapes.
 
     Returns:
-        One gradient for each tensor, of its shape.
+        One gradient for each tensor, with the shape of the tensor.
     """
     if not tensors:
         return []
@@ -106,7 +116,7 @@ def gradients_of(score: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def parts_of(model: SegmentationModel) -> dict[tuple[str, str], nn.Module]:
-    """The modules of a paper's head, by (group, name): a pyramid's branches, a decoder's inputs, side features."""
+    """Returns the modules that are explained, by (group, name): ASPP branches, decoder inputs and side features."""
     aspp, decoder, side = (getattr(model, name, None) for name in ("aspp", "decoder", "side"))
     parts: dict[tuple[str, str], nn.Module] = {}
     if isinstance(aspp, ASPP):

@@ -1,4 +1,4 @@
-"""How much each part of a network contributes to the score of a class."""
+"""Computes how much each part of a network contributes to the score of a class."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Part:
     """A part of the network, for one picture and one class.
 
     Args:
-        name: the part, such as "rate 12" or "image pooling".
+        name: name of the part, such as "rate 12" or "image pooling".
         group: "pyramid", "decoder" or "sides".
         features: C×h×w, the part's output.
-        gradients: C×h×w, of the class's mean score with respect to the features.
+        gradients: C×h×w, the gradients of the class's mean score with respect to the features.
     """
 
     name: str
@@ -27,12 +27,12 @@ class Part:
 
     @property
     def energy(self) -> Tensor:
-        """h×w: the root mean square of the features over the channels."""
+        """The root mean square of the features over the channels, h×w."""
         return self.features.square().mean(0).sqrt()
 
     @property
     def contribution(self) -> Tensor:
-        """h×w: first-order contribution of the part to the class's score; negative at positions that lower the score.
+        """The part's first-order contribution to the class's score at each position, h×w; negative values lower it.
 
         The contribution is the sum over channels of feature × gradient. It is exact if all later layers are linear; a
         ReLU is approximated by its slope for this picture.
@@ -41,7 +41,7 @@ class Part:
 
 
 def parts_for_class(watched: WatchedNetwork, index: int) -> list[Part]:
-    """Every part of the network, with the gradients of a class's mean score over its region.
+    """Returns every part of the network, with the gradients of a class's mean score over its region.
 
     Args:
         watched: the forward pass.

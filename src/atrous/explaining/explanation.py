@@ -1,4 +1,4 @@
-"""Explains one picture: every map that the page of `atrous explain` shows, as arrays."""
+"""Explains a prediction for one picture: computes every map that the page of `atrous explain` shows, as arrays."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from atrous.models.layers import class_probabilities, resize
 from atrous.models.model_checks import check_model
 from atrous.models.picture_checks import check_picture, check_valid
 
-#: For gradients, the output of every layer is kept in memory: two or three gigabytes at this size.
+#: Largest number of pixels of a picture. The outputs of all layers stay in memory for the gradients: two or three
+#: gigabytes at this size.
 MOST_PIXELS = 2_500_000
-#: Value in a mask of pixels without data.
+#: Mask value of pixels without data.
 NO_DATA = 255
 
 
@@ -35,12 +36,12 @@ class PartSeen:
     """The output of one part of the network, and its contribution to the score of a class.
 
     Args:
-        name: the part, such as "rate 12".
+        name: name of the part, such as "rate 12".
         group: "pyramid", "decoder" or "sides".
         energy: H×W, ≥ 0: root mean square of the part's features over the channels.
-        contribution: H×W: contribution to the class's logit, to first order.
-        share: sum of the contribution over all positions, in logits: to first order, the part's share of the class's
-            mean logit over its region.
+        contribution: H×W: first-order contribution to the class's mean logit over its region.
+        share: sum of the contribution over all low-resolution positions, in logits: the part's first-order share of
+            the class's mean logit over its region.
     """
 
     name: str
@@ -57,8 +58,8 @@ class ClassSeen:
     Args:
         index: the class, 0 to K − 1.
         pixels: number of pixels of the class in the mask.
-        probability: H×W, 0–1.
-        grad_cam: H×W, 0–1.
+        probability: H×W, 0–1: probability of the class.
+        grad_cam: H×W, 0–1: Grad-CAM map, divided by its maximum.
         parts: contribution of each part of the network.
     """
 
@@ -75,14 +76,14 @@ class Explanation:
 
     Args:
         mask: H×W class indices, before any CRF.
-        entropy: H×W, 0–1.
-        margin: H×W, 0–1.
+        entropy: H×W, 0–1: normalised entropy of the probabilities.
+        margin: H×W, 0–1: probability of the best class minus that of the second best.
         classes: explanation of each chosen class.
         reach: H×W, ≥ 0: effective receptive field of the highest score at the middle position.
         reach_at: (row, column) of the centre of the middle position, in pixels.
         radii: radii in pixels within which 50 % and 95 % of the effective receptive field lie.
         refined: H×W class indices after the CRF; None without a CRF.
-        refined_entropy: H×W, 0–1, after the CRF; None without a CRF.
+        refined_entropy: H×W, 0–1: normalised entropy after the CRF; None without a CRF.
     """
 
     mask: NDArray[np.uint8]
@@ -112,9 +113,9 @@ def explain_picture(
         model: the model; it is put into evaluation mode, and its parameters' gradients do not change.
         image: H×W×C, with the model's number of channels and value range.
         valid: H×W booleans, False for pixels without data, which are 255 in the masks. None if all pixels have data.
-        classes: indices of the classes to explain; by default the largest ones in the mask.
-        most: largest number of classes that are explained by default.
-        crf: a CRF to compare with; its mask and entropy are added.
+        classes: indices of the classes to explain; by default those with the most pixels in the mask.
+        most: largest number of classes that are explained if `classes` is None, ≥ 1.
+        crf: a CRF whose mask and entropy are added for comparison; None for no CRF.
 
     Raises:
         AtrousError: the picture has more than `MOST_PIXELS` pixels or does not fit the model; a class does not exist.
@@ -126,7 +127,7 @@ def explain_picture(
         check_valid(valid, size)
     outside = [index for index in classes or () if not 0 <= index < len(model.info.classes)]
     if outside:
-        raise AtrousError(f"classes are indices from 0 to {len(model.info.classes) - 1}, got {shown(outside[0])}.")
+        raise AtrousError(f"classes must be indices from 0 to {len(model.info.classes) - 1}, got {shown(outside[0])}.")
     if most < 1:
         raise AtrousError(f"most, the largest number of explained classes, must be 1 or more, got {most}.")
     if crf is not None and not isinstance(crf, DenseCRF):
@@ -135,8 +136,8 @@ def explain_picture(
         check_crf_fits(model.info.preprocessing)
     if height * width > MOST_PIXELS:
         raise AtrousError(
-            f"the picture has {height}×{width} pixels, too many for explaining, which keeps the output of "
-            f"every layer: give a part or a smaller copy, of at most {MOST_PIXELS / 1e6:g} million pixels."
+            f"the picture has {height}×{width} pixels. This is too many: an explanation keeps the output of every "
+            f"layer. Give a crop or a smaller copy, with at most {MOST_PIXELS / 1e6:g} million pixels."
         )
     values = image.astype(np.float32) if image.dtype == np.uint16 else image
     device = next(model.parameters()).device
@@ -180,7 +181,7 @@ def explain_picture(
 def _reach(
     watched: WatchedNetwork, size: Sequence[int]
 ) -> tuple[tuple[float, float], NDArray[np.float32], list[float]]:
-    """The receptive field of the middle position: its centre, the map and its radii, in pixels of the picture."""
+    """Returns the receptive field of the middle position: its centre, the map and its radii, in pixels."""
     rows, columns = watched.scores.shape[-2:]
     field = effective_field(watched, rows // 2, columns // 2).cpu()
     height, width = size

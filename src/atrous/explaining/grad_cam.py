@@ -8,7 +8,9 @@ from atrous.explaining.activations import WatchedNetwork, gradients_of
 
 
 def grad_cam(watched: WatchedNetwork, index: int) -> Tensor:
-    """Where the backbone's last features raise a class's score (Seg-Grad-CAM, arXiv:2002.11434; arXiv:1610.02391).
+    """Returns a map of where the backbone's last features raise a class's score.
+
+    Sources: Seg-Grad-CAM (arXiv:2002.11434) and Grad-CAM (arXiv:1610.02391).
 
     Args:
         watched: the forward pass.

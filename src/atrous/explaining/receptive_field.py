@@ -11,7 +11,7 @@ from atrous.explaining.activations import WatchedNetwork, gradients_of
 
 
 def effective_field(watched: WatchedNetwork, row: int, column: int) -> Tensor:
-    """How strongly each pixel changes the highest score at one position (arXiv:1701.04128).
+    """Returns how strongly each pixel changes the highest score at one position (arXiv:1701.04128).
 
     Args:
         watched: the forward pass.
@@ -19,21 +19,21 @@ def effective_field(watched: WatchedNetwork, row: int, column: int) -> Tensor:
         column: column in the low-resolution scores, 0 to w − 1.
 
     Returns:
-        H'×W', ≥ 0: absolute gradient of the network's input, summed over channels. The input is larger than the picture
-        if the model enlarges pictures.
+        H'×W', ≥ 0: absolute gradient with respect to the network's input, summed over channels. The input is larger
+        than the picture if the model enlarges pictures.
     """
     (gradient,) = gradients_of(watched.best_score(row, column), [watched.picture])
     return gradient[0].abs().sum(0)
 
 
 def field_radii(field: Tensor, row: float, column: float, shares: Sequence[float] = (0.5, 0.95)) -> list[float]:
-    """Radii around a point within which given shares of a receptive field lie.
+    """Returns the radii around a point within which given shares of a receptive field lie.
 
     Args:
-        field: H×W, ≥ 0.
+        field: H×W, ≥ 0, from `effective_field`.
         row: row of the point, in pixels.
         column: column of the point, in pixels.
-        shares: shares of the field's sum, 0–1 each.
+        shares: shares of the field's sum, each 0–1.
 
     Returns:
         A radius in pixels for each share; 0 if the whole field is zero.

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 
 def entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Normalised entropy: 0 if one class has probability 1, 1 if all classes are equally probable.
+    """Returns the normalised entropy of each pixel.
+
+    It is 0 if one class has probability 1, and 1 if all classes are equally probable.
 
     Args:
         probabilities: K×H×W, K ≥ 2; the K values of a pixel sum to 1.
@@ -22,7 +24,7 @@ def entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def margin(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The probability of the best class minus that of the second best.
+    """Returns the probability of the best class minus that of the second best, for each pixel.
 
     Args:
         probabilities: K×H×W, K ≥ 2.

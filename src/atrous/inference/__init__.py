@@ -1,1 +1,1 @@
-"""Inference: segmenters, engines, tiles and jobs."""
+"""Inference: segmenters, engines, tiles and prediction jobs."""

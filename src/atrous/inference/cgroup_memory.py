@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Mount point of the control groups on Linux, and the file that lists the groups of a process.
+#: Mount point of the control groups on Linux, and the file that lists the groups of this process.
 ROOT, PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -15,12 +15,13 @@ class Version:
     """The files of one version of control groups.
 
     Args:
-        mounts: folders below the root that may contain its groups.
-        limits: files with the number of bytes that a group may use; in version 2, "max" means no limit. If a group
-            exceeds `memory.high`, the kernel slows it down; above the other limits it ends processes.
-        used: file with the number of bytes that a group uses, including the page cache.
-        reclaimable: entries of `memory.stat` that the kernel frees before it refuses memory: pages of files, recently
-            used or not, and caches of names. /proc/meminfo counts the same entries as available.
+        mounts: folders below the mount point that may contain the groups of this version; "" is the mount point.
+        limits: names of the files with the number of bytes that a group may use; in version 2, "max" means no limit.
+            If a group exceeds `memory.high`, the kernel slows its processes down; at the other limits, it ends them.
+        used: name of the file with the number of bytes that a group uses, including the page cache.
+        reclaimable: keys of `memory.stat` for memory that the kernel frees before it refuses an allocation: cached
+            pages of files, and kernel caches such as those of file names. MemAvailable in /proc/meminfo includes
+            memory of the same kinds.
     """
 
     mounts: tuple[str, ...]
@@ -51,13 +52,16 @@ def group_bytes(root: Path = ROOT, process: Path = PROCESS) -> float:
         process: file that lists the groups of the process, in lines of NUMBER:CONTROLLERS:PATH.
 
     Returns:
-        Bytes, at least 0; infinity if no group has a limit, as on other systems than Linux.
+        Bytes, at least 0; infinity if no group has a limit, and on systems other than Linux.
     """
     return min((_left(group, version) for version, group in _groups(root, process)), default=float("inf"))
 
 
 def _groups(root: Path, process: Path) -> Iterator[tuple[Version, Path]]:
-    """Yields all groups of this process; in a container its own group is the root, not the path in the file."""
+    """Yields (version, folder) of each group of the process and of its parent groups.
+
+    The mount point is included, because in a container it is the group of the process.
+    """
     try:
         lines = process.read_text(encoding="utf-8").splitlines()
     except OSError:

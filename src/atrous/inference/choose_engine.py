@@ -1,4 +1,4 @@
-"""Chooses the runtime of a network, and gives the reason."""
+"""Chooses the runtime of a network, and states the reason for the choice."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Engine:
     """The runtime of a network.
 
     Args:
-        name: name of the runtime.
-        device: device it runs on: cpu, cuda:0 …
-        precision: number format it computes in: float32 or bfloat16.
+        name: name of the runtime: torch, openvino or onnxruntime.
+        device: device that the network runs on: cpu, cuda:0 …
+        precision: number format of the computation: float32, bfloat16 …
         reason: reason for this choice.
     """
 
@@ -31,17 +31,19 @@ class Engine:
 
 
 class NotConvertible(AtrousError):
-    """Another runtime cannot run this network with the same results as torch."""
+    """Error for a network that OpenVINO cannot run with the same results as torch."""
 
 
 def choose(name: str, device: str, from_file: bool) -> tuple[str, str]:
-    """Chooses the fastest installed runtime; it imports torch only if the machine may have a GPU.
+    """Chooses the requested runtime or, for "auto", the fastest installed runtime.
+
+    It imports torch only if the machine may have a GPU.
 
     Args:
         name: name of the engine, one of `ENGINES`.
         device: device, as in `device.pick_device`.
-        from_file: whether the model comes from a file. Otherwise "auto" gives torch, because only conversions of files
-            are cached.
+        from_file: whether the model is in a file. For a module in memory, "auto" chooses torch, because only the
+            conversions of files are cached.
 
     Returns:
         "openvino" or "torch", and the reason.
@@ -71,7 +73,7 @@ def choose(name: str, device: str, from_file: bool) -> tuple[str, str]:
 
 
 def gpu_for_torch() -> str | None:
-    """Returns the GPU that torch can use on this machine, such as cuda or mps; None if there is no such GPU."""
+    """Returns the type of GPU that torch can use on this machine, such as cuda or mps; None if there is no such GPU."""
     if not maybe_gpu():
         return None
     from atrous.device import pick_device  # imports torch, which OpenVINO does not need

@@ -30,7 +30,7 @@ NEEDED = {
     "torch": (),
 }
 
-#: H×W of the pictures for tracing. Any size works at which no two dimensions of the graph have the same length.
+#: Height and width of the pictures for tracing, in pixels, chosen so that no two dimensions of a graph are equal.
 TRACED_SIZE = (150, 203)
 
 
@@ -38,7 +38,7 @@ class ExportGraph(nn.Module):
     """A pipeline from raw pictures to labels: normalisation, network, resizing and argmax.
 
     Args:
-        model: a paper's module with `.scores` and `.info`; it is put into evaluation mode.
+        model: model of a paper's architecture, with `.scores` and `.info`; it is put into evaluation mode.
         with_scores: True to output the low-resolution scores, too.
     """
 
@@ -59,7 +59,7 @@ class ExportGraph(nn.Module):
 
 
 def check_installed(format: str) -> None:
-    """Checks, before the work, that the packages of a format are installed.
+    """Checks, before the export, that the packages of a format are installed.
 
     Args:
         format: a key of `NEEDED`.
@@ -97,8 +97,8 @@ def trace(model: SegmentationModel, *, with_scores: bool = False) -> ExportedPro
     except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError) as error:
         raise AtrousError(
             f"{model.info.architecture} over {model.info.arguments['backbone']} cannot be exported: torch cannot trace "
-            f"it for pictures of any size: {_first_line(error)} Use a ResNet, MobileNet, EfficientNet or VGG-16: these "
-            "can be exported."
+            f"it for pictures of any size: {_first_line(error)} Use a ResNet, MobileNet, EfficientNet or VGG-16 as "
+            "the backbone: these can be exported."
         ) from error
 
 
@@ -143,7 +143,7 @@ def _write_onnx(program: ExportedProgram, record: str, path: Path, outputs: Sequ
     )
     assert exported is not None
     graph = exported.model_proto
-    # The tracer names sizes by formulas and repeats these for every inner map.
+    # The tracer describes the size of every intermediate tensor by a long formula; no runtime needs these formulas.
     del graph.graph.value_info[:]
     for value, sizes in zip((*graph.graph.input, *graph.graph.output), ("N H W", "N H W", "N h w"), strict=False):
         dimensions = value.type.tensor_type.shape.dim

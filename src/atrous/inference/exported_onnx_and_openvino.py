@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 #: Key of the model's metadata: a property of an ONNX file, an entry of OpenVINO's rt_info, an extra file of a .pt2.
 INFO_KEY = "atrous"
-#: Key of the .bin file's digest in the .xml file; a wrong digest means that only one of the two files was replaced.
+#: Key, in the .xml file, of the digest of the .bin file. Another digest means that the files do not belong together.
 WEIGHTS_KEY = "atrous_weights"
 
 #: Reason for the choice of the engine, for exported files.
 REASON = "the runtime the file was exported for"
 
-#: Precisions of atrous → names in OpenVINO, whose own default is bfloat16 on processors on which that is fast.
+#: Precisions of atrous → names in OpenVINO. Without a name, OpenVINO uses bfloat16 on processors that are fast in it.
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
@@ -39,7 +39,7 @@ def is_exported(path: str | Path) -> bool:
 
 
 def is_named_as_exported(path: str | Path) -> bool:
-    """Returns whether a file may be an output of `atrous export`, also a .pt2 or .bin, which atrous cannot run."""
+    """Returns whether a file may be an output of `atrous export`, including .pt2 and .bin, which atrous cannot run."""
     path = Path(path)
     suffix = path.suffix.lower()
     return is_exported(path) or suffix == ".pt2" or (suffix == ".bin" and not _is_torch_file(path))
@@ -114,8 +114,9 @@ def open_graph(path: str | Path, engine: str, device: str, precision: str) -> On
     Args:
         path: path of a .onnx or .xml file.
         engine: auto, or the file's runtime: onnxruntime for .onnx, openvino for .xml.
-        device: auto or cpu.
-        precision: auto or float32, in which the export was checked; for OpenVINO also bfloat16.
+        device: auto or cpu; exported files run only on the CPU.
+        precision: auto or float32: both compute in float32, in which the export was checked. OpenVINO also allows
+            bfloat16.
 
     Raises:
         AtrousError: the file is not an exported file, or does not support the engine, device or precision.
@@ -136,7 +137,7 @@ def open_graph(path: str | Path, engine: str, device: str, precision: str) -> On
 
 
 class OnnxGraph:
-    """An exported .onnx file in ONNX Runtime, on the CPU, for any number of threads.
+    """An exported .onnx file in ONNX Runtime on the CPU; any number of threads may use it at once.
 
     Args:
         path: path of the file.
@@ -145,9 +146,9 @@ class OnnxGraph:
     Attributes:
         info: the model's metadata.
         engine: runtime, device and precision.
-        has_scores: whether the file also outputs scores.
+        has_scores: whether the graph outputs scores besides labels.
         pools: False, because the graph has no input for the pooled features of the whole picture.
-        stacks: False, because each call runs one picture.
+        stacks: False, because each call of the runtime runs one picture.
 
     Raises:
         AtrousError: the file is not an exported file or is damaged, or onnxruntime is not installed.
@@ -174,20 +175,24 @@ class OnnxGraph:
         self.has_scores = _has_scores(self.info, [output.name for output in self._session.get_outputs()], path)
 
     def labels(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
-        """H×W×C raw values, uint8 for models of 8-bit pictures → H×W uint8 class indices; `pooled` must be None."""
+        """Maps H×W×C raw values to H×W uint8 class indices; arguments as in `scores`."""
         if pooled is not None:
             raise _without_pooling()
         return self._run(self.info.tasks[0].outputs[0], image)
 
     def labels_of_all(self, images: np.ndarray) -> np.ndarray:
-        """N×H×W×C raw values → N×H×W uint8 class indices, one picture after another."""
+        """Maps N×H×W×C raw values to N×H×W uint8 class indices, one picture after another."""
         return np.stack([self.labels(image) for image in images])
 
     def scores(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
-        """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution; `pooled` must be None.
+        """Maps H×W×C raw values to h×w×K float32 logits at the low resolution of the network's output.
+
+        Args:
+            image: picture or tile; uint8 for models of 8-bit pictures.
+            pooled: must be None.
 
         Raises:
-            AtrousError: the file gives labels only.
+            AtrousError: the file outputs only labels.
         """
         if pooled is not None:
             raise _without_pooling()
@@ -195,14 +200,14 @@ class OnnxGraph:
         return self._run(self.info.tasks[0].outputs[1], image).transpose(1, 2, 0)
 
     def features(self, image: np.ndarray) -> np.ndarray:
-        """Raises an AtrousError: exported files give labels and scores only."""
+        """Raises an AtrousError, because exported files output only labels and scores."""
         raise _without_pooling()
 
     def check_scores(self) -> None:
-        """Checks, before the work, that the file outputs scores.
+        """Checks, before a picture is run, that the file outputs scores.
 
         Raises:
-            AtrousError: the file gives labels only.
+            AtrousError: the file outputs only labels.
         """
         _check_scores(self.has_scores, self._path)
 
@@ -211,21 +216,21 @@ class OnnxGraph:
 
 
 class OpenVinoGraph:
-    """An exported .xml file, with its .bin, in OpenVINO, on the CPU, for any number of threads.
+    """An exported .xml file, with its .bin, in OpenVINO on the CPU; any number of threads may use it at once.
 
     Args:
         path: path of the .xml file.
         threads: number of threads that compute one picture; None for one per core.
-        precision: float32, or bfloat16. The latter is faster on processors that compute in it, and changes some pixels.
-        tail: True to compute labels by the full-size argmax in the file's graph. False to compute them from the file's
-            scores, if it outputs them: that is faster, and labels differ only where classes tie.
+        precision: float32 or bfloat16. On processors that compute in bfloat16, it is faster and changes some pixels.
+        tail: True to use the labels that the graph computes by an argmax at full size. False to compute the labels from
+            the graph's scores, if it outputs scores. This is faster, and labels differ only where classes tie.
 
     Attributes:
         info: the model's metadata.
         engine: runtime, device and precision.
-        has_scores: whether the file also outputs scores.
+        has_scores: whether the graph outputs scores besides labels.
         pools: False, because the graph has no input for the pooled features of the whole picture.
-        stacks: False, because each call runs one picture.
+        stacks: False, because each call of the runtime runs one picture.
 
     Raises:
         AtrousError: the file is not an exported file, is damaged or lacks its .bin; the precision is unknown; or
@@ -266,7 +271,7 @@ class OpenVinoGraph:
         self._align_corners = bool(self.info.arguments.get("align_corners", False))
 
     def labels(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
-        """H×W×C raw values, uint8 for models of 8-bit pictures → H×W uint8 class indices; `pooled` must be None."""
+        """Maps H×W×C raw values to H×W uint8 class indices; arguments as in `scores`."""
         if pooled is not None:
             raise _without_pooling()
         if self._tail:
@@ -274,14 +279,18 @@ class OpenVinoGraph:
         return resize_argmax(self.scores(image), image.shape[:2], self._align_corners)
 
     def labels_of_all(self, images: np.ndarray) -> np.ndarray:
-        """N×H×W×C raw values → N×H×W uint8 class indices, one picture after another."""
+        """Maps N×H×W×C raw values to N×H×W uint8 class indices, one picture after another."""
         return np.stack([self.labels(image) for image in images])
 
     def scores(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
-        """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution; `pooled` must be None.
+        """Maps H×W×C raw values to h×w×K float32 logits at the low resolution of the network's output.
+
+        Args:
+            image: picture or tile; uint8 for models of 8-bit pictures.
+            pooled: must be None.
 
         Raises:
-            AtrousError: the file gives labels only.
+            AtrousError: the file outputs only labels.
         """
         if pooled is not None:
             raise _without_pooling()
@@ -289,14 +298,14 @@ class OpenVinoGraph:
         return self._run(self.info.tasks[0].outputs[1], image).transpose(1, 2, 0)
 
     def features(self, image: np.ndarray) -> np.ndarray:
-        """Raises an AtrousError: exported files give labels and scores only."""
+        """Raises an AtrousError, because exported files output only labels and scores."""
         raise _without_pooling()
 
     def check_scores(self) -> None:
-        """Checks, before the work, that the file outputs scores.
+        """Checks, before a picture is run, that the file outputs scores.
 
         Raises:
-            AtrousError: the file gives labels only.
+            AtrousError: the file outputs only labels.
         """
         _check_scores(self.has_scores, self._path)
 
@@ -306,7 +315,7 @@ class OpenVinoGraph:
 
 
 def _is_torch_file(path: Path) -> bool:
-    """Returns whether a file starts like a checkpoint of torch; the names of some of these end in .bin, too."""
+    """Returns whether a .bin file is a checkpoint of torch, by its first bytes, and not the weights of an .xml file."""
     if not path.is_file() or path.with_suffix(".xml").is_file():
         return False
     with path.open("rb") as file:
@@ -333,7 +342,7 @@ def is_weights_of(path: Path, weights: Path) -> bool:
 
 
 def _check_weights(path: Path) -> None:
-    """Raises an error if the .bin file belongs to another .xml file, which OpenVINO would not notice."""
+    """Raises an error if the .bin file does not belong to the .xml file; OpenVINO does not check this."""
     weights, recorded = path.with_suffix(".bin"), _rt_info(path, WEIGHTS_KEY)
     if recorded is not None and weights.is_file() and sha256_of(weights) != recorded:
         raise AtrousError(
@@ -343,7 +352,7 @@ def _check_weights(path: Path) -> None:
 
 
 def _batch(image: np.ndarray, info: Info) -> np.ndarray:
-    """Converts H×W×C to 1×C×H×W of the graph's input type."""
+    """Converts an H×W×C picture to a 1×C×H×W batch of the graph's input type."""
     channels = info.preprocessing.channels
     if image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
         raise AtrousError(f"the model takes pictures of H×W×{channels}, got {'×'.join(map(str, image.shape))}.")

@@ -1,6 +1,6 @@
-"""Simplifies a copy of a network for inference: it computes the same function with less work.
+"""Simplifies a copy of a network for inference: the copy computes the same function with fewer operations.
 
-Each step is exact up to rounding. Only a copy is rewritten, so the model's own modules stay as in its paper.
+Each step is exact up to rounding. The model itself does not change, so its modules stay as in its paper.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from atrous.models import SegmentationModel
 from atrous.models.aspp import ASPP
 from atrous.models.layers import live_taps
 
-#: Side in pixels of the picture that hooks observe on its way through the network.
+#: Side, in pixels, of the picture that is run once so that hooks find the layers to change.
 WATCHED_SIDE = 65
 #: Largest difference of a logit that is accepted as rounding, as a share of the largest logit.
 ROUNDING = 1e-3
@@ -35,7 +35,7 @@ def simplified_pipeline(model: SegmentationModel) -> Pipeline:
 
 
 def simplified(model: SegmentationModel) -> SegmentationModel:
-    """Returns a copy of a model that computes the same function with less work.
+    """Returns a copy of a model that computes the same function with fewer operations.
 
     Batch norms are folded into the convolutions before them. The ASPP's branches are summed instead of concatenated,
     with image pooling as a bias. Kernel taps that a large atrous rate places outside a small map are left out.
@@ -70,15 +70,15 @@ def leave_out_taps(model: nn.Module) -> None:
 
 
 def take_whole_numbers(pipeline: Pipeline) -> Pipeline:
-    """Subtracts whole numbers from the pixels; the first convolutions compute the rest of the normalisation.
+    """Subtracts only whole numbers from 8-bit pixels; the first convolutions compute the rest of the normalisation.
 
     The pixels minus the rounded mean are whole numbers. The weights are divided by the standard deviations, which then
-    become 1. A channel of ones adds the rest of the mean. A bias cannot add it: padded pixels must contribute nothing,
-    because zero is the normalised mean, but a bias would also act where the kernel lies on padding.
+    become 1. An additional channel of ones corrects the rounding of the mean. A bias cannot correct it. Padded pixels
+    must contribute nothing, because zero is the normalised mean, but a bias also acts where the kernel lies on padding.
 
-    The function stays the same, and bfloat16 computes it more exactly: it represents whole numbers up to 256 exactly,
-    but pixels minus a fraction only to half a level. That error caused most of the changes of masks by bfloat16
-    (docs/performance.md).
+    The function stays the same, but bfloat16 computes it more exactly. bfloat16 represents whole numbers up to 256
+    exactly, but pixels minus a fraction only to half a level. That error caused most of the changes of masks by
+    bfloat16 (docs/performance.md). For pixels of more than 8 bits, the exact mean is subtracted.
 
     Hooks in one forward pass find the convolutions that get the pictures.
 
@@ -86,7 +86,8 @@ def take_whole_numbers(pipeline: Pipeline) -> Pipeline:
         pipeline: pipeline to copy; it is not changed.
 
     Returns:
-        A changed copy; the given pipeline if another kind of layer gets the pictures, too.
+        A changed copy; the given pipeline if the copy's scores differ, as when a layer of another kind gets the
+        pictures, too.
     """
     raw = _any_picture(pipeline)
     names, expected = _watch_pictures(pipeline, raw)
@@ -109,7 +110,8 @@ def take_whole_numbers(pipeline: Pipeline) -> Pipeline:
 def _any_picture(pipeline: Pipeline) -> Tensor:
     """Returns 1×C×H×W noise around the mean.
 
-    It has its own generator: validation during training calls it, and must not change the numbers that dropout draws.
+    The noise comes from its own random generator, because validation during training calls this function and must not
+    change the random numbers that dropout draws.
     """
     mean = pipeline.normalize.mean
     noise = torch.rand(1, mean.shape[1], WATCHED_SIDE, WATCHED_SIDE, generator=torch.Generator().manual_seed(0))
@@ -117,7 +119,7 @@ def _any_picture(pipeline: Pipeline) -> Tensor:
 
 
 def _watch_pictures(pipeline: Pipeline, raw: Tensor) -> tuple[list[str], Tensor]:
-    """Returns the names of the convolutions that get the normalised pictures, and the scores."""
+    """Returns the names of the convolutions that get the normalised pictures, and the scores of the pictures."""
     seen: list[Any] = []
     first: set[nn.Module] = set()
 
@@ -141,11 +143,11 @@ def _watch_pictures(pipeline: Pipeline, raw: Tensor) -> tuple[list[str], Tensor]
 
 
 class WholeConv(nn.Module):
-    """A first convolution on pixels minus a whole number; it adds a channel of ones to them.
+    """A first convolution that takes pixels minus a whole number, and appends a channel of ones to them.
 
     Args:
-        conv: convolution on pixels minus their exact mean; it is changed and used.
-        rest: rounded mean minus exact mean of each channel, 1×C×1×1, below 1.
+        conv: convolution that takes pixels minus their exact mean; it is changed and becomes a part of this module.
+        rest: rounded mean minus exact mean of each channel, 1×C×1×1, −0.5 to 0.5.
     """
 
     def __init__(self, conv: nn.Conv2d, rest: Tensor) -> None:
@@ -156,14 +158,15 @@ class WholeConv(nn.Module):
         self.conv = conv
 
     def forward(self, images: Tensor) -> Tensor:
-        """N×C×H×W → N×channels×h×w."""
+        """Maps N×C×H×W pixels to N×C'×h×w features."""
         return self.conv(torch.cat([images, torch.ones_like(images[:, :1])], 1))
 
 
 def fold_norms(model: SegmentationModel) -> None:
-    """Folds batch norms, in place, into the convolutions before them; both are affine per channel.
+    """Folds batch norms, in place, into the convolutions before them.
 
-    Hooks in one forward pass find the pairs, so this works for any backbone.
+    In evaluation mode, a batch norm only scales and shifts each channel, as a convolution's weight and bias can do.
+    Hooks in one forward pass find the pairs of layers, so this works for any backbone.
     """
     pairs = _watch(model)
     names = {module: name for name, module in model.named_modules()}
@@ -179,9 +182,9 @@ def fold_norms(model: SegmentationModel) -> None:
 
 
 def _watch(model: SegmentationModel) -> dict[Any, Any]:
-    """Returns each batch norm whose only input is the output of one convolution, with that convolution.
+    """Returns the convolution before each batch norm that can be folded.
 
-    The output of the convolution must go to no other batch norm.
+    Such a batch norm takes only the output of one convolution, and no other batch norm takes that output.
     """
     results: dict[int, nn.Module] = {}
     alive: list[Tensor] = []  # keeps ids unique: Python gives the id of a freed tensor to a new one
@@ -221,7 +224,7 @@ def _watch(model: SegmentationModel) -> dict[Any, Any]:
 
 
 def _what_is_left(norm: nn.Module) -> nn.Module:
-    """Returns the layers after the normalisation in a batch norm's module; in timm, dropout and the activation."""
+    """Returns the layers that a batch norm's module applies after the normalisation: timm's dropout and activation."""
     parts = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if part is not None]
     parts = [part for part in parts if not isinstance(part, nn.Identity)]
     return nn.Sequential(*parts) if parts else nn.Identity()
@@ -241,7 +244,7 @@ class LiveConv(nn.Module):
         self.conv = conv
 
     def forward(self, features: Tensor) -> Tensor:
-        """N×C×h×w → N×C'×h'×w'."""
+        """Maps N×C×h×w features to N×C'×h'×w' features."""
         conv = self.conv
         if torch.jit.is_tracing() or torch.compiler.is_compiling():
             return conv(features)
@@ -261,7 +264,7 @@ class SummedASPP(nn.Module):
     map, so their projection is one vector, too, and serves as the bias.
 
     Args:
-        aspp: ASPP with a 1×1 projection and folded norms; its modules become parts of this one.
+        aspp: ASPP with a 1×1 projection and folded batch norms; its layers become parts of this module.
     """
 
     def __init__(self, aspp: ASPP) -> None:
@@ -277,7 +280,7 @@ class SummedASPP(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels) if projection.bias is None else projection.bias, False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """N×C×h×w → N×channels×h×w."""
+        """Maps N×C×h×w features to N×C'×h×w features."""
         total = F.conv2d(self.pooling(self.mean(features)), self.pooled, self.bias)
         for branch, weight in zip(self.branches, self.slices, strict=True):
             total = F.conv2d(branch(features), weight) + total

@@ -1,4 +1,4 @@
-"""Quantises an exported file to 8-bit integers after training, by NNCF and some pictures."""
+"""Quantises an exported file to 8-bit integers by NNCF, with calibration pictures and without further training."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from atrous.errors import missing_extra
 from atrous.inference.exported_onnx_and_openvino import INFO_KEY, write_openvino
 from atrous.inference.openvino_core import openvino_core
 
-#: Layers that stay in floating point, from none to all that lose most accuracy in 8 bits. These are depthwise
-#: convolutions, whose channels have different ranges, and the last convolution, whose scores decide the mask.
+#: Layers that stay in floating point, for each attempt. 8 bits reduce the accuracy most in depthwise convolutions,
+#: whose channels have different ranges, and in the last convolution, whose scores decide the mask.
 ATTEMPTS = ("nothing", "the last convolution", "the last convolution and all depthwise ones")
 
 
 def check_installed() -> None:
-    """Checks, before the work, that NNCF is installed.
+    """Checks, before the export, that NNCF is installed.
 
     Raises:
         AtrousError: NNCF is missing; the message has the command that installs it.
@@ -35,9 +35,9 @@ def quantise(source: Path, images: Sequence[np.ndarray], attempt: str, target: P
 
     Args:
         source: exported .xml or .onnx file.
-        images: 1×C×H×W inputs of the graph, from which the ranges of values are measured; some hundred.
+        images: inputs of the graph, each 1×C×H×W, from which the ranges of values are measured; 100 or more.
         attempt: one of `ATTEMPTS`: the layers that stay in floating point.
-        target: file to write, in the same format.
+        target: file to write, in the format of `source`.
 
     Returns:
         The names of the convolutions that stay in floating point.
@@ -72,9 +72,9 @@ def _quantise_onnx(source: Path, images: Sequence[np.ndarray], attempt: str, tar
 
 
 def _kept(depthwise: Mapping[str, bool], attempt: str) -> list[str]:
-    """Returns the convolutions that an attempt leaves in floating point.
+    """Returns the names of the convolutions that an attempt leaves in floating point.
 
-    `depthwise` has all convolutions in the graph's order, each with whether it is depthwise.
+    `depthwise` maps the name of each convolution, in the graph's order, to whether the convolution is depthwise.
     """
     if attempt == ATTEMPTS[0]:
         return []
@@ -99,7 +99,7 @@ def _groups(node: Any) -> int:
 
 
 def _in_floats(op: Any) -> bool:
-    """Returns whether an operation of OpenVINO is a convolution whose weights are not 8-bit numbers."""
+    """Returns whether an OpenVINO operation is a convolution whose weights are not 8-bit numbers."""
     if op.get_type_name() not in ("Convolution", "GroupConvolution"):
         return False
     node = op.input_value(1).get_node()

@@ -12,12 +12,12 @@ from atrous.fonts import draw_text, text_width
 def with_legend(
     picture: Image.Image, entries: Sequence[tuple[str, tuple[int, int, int]]], size: int | None = None
 ) -> Image.Image:
-    """Returns the picture with a legend on white below it, in a size that fits the picture's width.
+    """Returns the picture with a legend below it, on a white background, in as many rows as the picture's width needs.
 
     Args:
         picture: RGB picture.
-        entries: names, as `fonts.labels` returns them, and their colours, in reading order.
-        size: height of the letters, in pixels; by default a fortieth of the picture's width, 11 or more.
+        entries: (name, RGB colour) of each class, in reading order, with names from `fonts.labels`.
+        size: height of the letters, in pixels; None for 1/40 of the picture's width, but at least 11.
 
     Returns:
         RGB picture of the same width and larger height; the picture itself if there are no entries.

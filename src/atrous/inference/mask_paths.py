@@ -1,4 +1,4 @@
-"""Paths and URLs of masks: a folder for all, and file names that follow the names of the pictures."""
+"""Paths and URLs of masks: all masks are in one folder, and their names follow the names of the pictures."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from atrous.console import note
 from atrous.data.remote.transfer import as_path, below, identity
-from atrous.data.volumes.series_places import is_series, series_name
-from atrous.data.volumes.slices import slice_place, volume_stem
+from atrous.data.volumes.series_places import chosen_series, is_series, series_name
+from atrous.data.volumes.slices import file_of_picture, is_volume_place, slice_place, volume_stem
 from atrous.errors import AtrousError, counted
 from atrous.paths import Place, shown_place
 
@@ -17,14 +17,16 @@ from atrous.paths import Place, shown_place
 def mask_places(suffixes: Mapping[Place, str], out: Place) -> dict[Place, Place]:
     """Returns the path or URL of each picture's mask.
 
-    If several pictures have one name, their masks' names begin with the folder's name; a line on the console states it.
+    If several pictures have the same name, the name of each mask begins with the name of its picture's folder. A note
+    on the console then states this.
 
     Args:
-        suffixes: file name suffix of each picture's mask, such as ".png".
+        suffixes: path or URL of each picture → file name suffix of its mask, such as ".png".
         out: folder of the masks.
 
     Returns:
-        One file per picture; it differs from all pictures and from all other masks and overlays.
+        Path or URL of each picture → that of its mask. All masks and overlays differ from each other and from all
+        pictures.
 
     Raises:
         AtrousError: a mask would overwrite its picture.
@@ -34,9 +36,11 @@ def mask_places(suffixes: Mapping[Place, str], out: Place) -> dict[Place, Place]
     for place, suffix in suffixes.items():
         path = as_path(place)
         stem = _stem(path)
-        name = stem if stems[stem] == 1 else f"{path.parent.name}_{path.name}"
+        name = stem if stems[stem] == 1 else _with_folder(path, stem)
         if identity(below(out, f"{name}{suffix}")) == identity(place):
-            raise AtrousError(f"the mask of {shown_place(place)} would overwrite it: give another folder with --out.")
+            raise AtrousError(
+                f"the mask of {shown_place(place)} would overwrite that picture: give another folder with --out."
+            )
         while not taken.isdisjoint(files := _identities(below(out, f"{name}{suffix}"))):
             name += "_"
         targets[place] = below(out, f"{name}{suffix}")
@@ -50,7 +54,7 @@ def mask_places(suffixes: Mapping[Place, str], out: Place) -> dict[Place, Place]
 
 
 def overlay_of(target: Place) -> Place:
-    """Returns the path or URL of an overlay, which is in the same folder as its mask.
+    """Returns the path or URL of the overlay of a mask; it is in the same folder as the mask.
 
     Args:
         target: path or URL of the mask.
@@ -65,6 +69,12 @@ def _stem(path: Path) -> str:
     if (place := slice_place(path)) is not None:
         return f"{_stem(place.file)}_{place.plane}_{path.name}"
     return series_name(path) if is_series(path) else volume_stem(path)
+
+
+def _with_folder(path: Path, stem: str) -> str:
+    """Returns a name of a mask that begins with the folder; pictures keep their suffix, which may tell them apart."""
+    file = chosen_series(file_of_picture(path))[0]
+    return f"{file.parent.name}_{stem if is_volume_place(file) else path.name}"
 
 
 def _identities(target: Place) -> set[str]:

@@ -19,16 +19,17 @@ if TYPE_CHECKING:
     from atrous.inference.whole_picture import WholePicture
     from atrous.models.info import Info
 
-#: Least memory that may be given, in GB; even the pixels of the smallest tile take more.
+#: Smallest allowed value of `memory`, in GB; even the pixels of the smallest tile take more.
 LEAST_MEMORY = 0.01
 #: Environment variable with the number of worker processes on this host; torchrun and other launchers set it.
 WORKERS = "LOCAL_WORLD_SIZE"
-#: Height and width of the picture on which a network's memory is counted; at other sizes it is proportional to pixels.
+#: Height and width of the picture for which a network's memory is counted, in pixels. For other sizes, the memory is
+#: assumed to be proportional to the number of pixels.
 REFERENCE = 512
-#: Ratio of measured to counted memory, because of the convolutions' own buffers and fragmentation; 1.2–1.5 on a CPU
-#: (docs/big-pictures.md).
+#: Ratio of measured to counted memory. Buffers of convolutions and fragmentation are not counted; on a CPU, the ratio
+#: is 1.2–1.5 (docs/big-pictures.md).
 OVERHEAD = 1.4
-#: Bytes of the process itself: Python, torch, its threads and its code.
+#: Bytes of the process itself: Python, and torch with its threads and code.
 PROCESS = 0.8e9
 #: Bytes per class and pixel that a CRF needs at a picture's full size: logits, probabilities, messages and their sums.
 CRF_BYTES = 24
@@ -38,7 +39,7 @@ CRF_LATTICE = 330
 CRF_PROCESS = 0.2e9
 #: Bytes assumed to be free if the system does not report it; a small value, because tiles need little memory.
 ASSUMED = 4e9
-#: Rough number of bytes per pixel of a network, used to weigh the memory of a CRF before anything is counted.
+#: Approximate number of bytes that a network needs per pixel; `surely_fits` compares the memory of a CRF with it.
 NETWORK_BYTES = 512
 #: Largest number of pixels at the network's input that fits into memory on every machine, so that no estimate is
 #: needed; with a CRF, fewer pixels fit.
@@ -51,17 +52,18 @@ def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False, sca
     The peak of the network's activations is counted in float32 on a picture of 512×512 px, without computing anything.
     The estimate grows with the number of pixels:
     `0.8 GB + weights + H·W·(1.4 · counted bytes per pixel + 2·C·bytes of a value + 2 [+ 24·K + 330 with a CRF])`,
-    and 0.2 GB for the compiler if there is a CRF.
+    and 0.2 GB for the compiler if there is a CRF. The counted bytes are also multiplied by the square of the model's
+    enlargement times `scale`.
 
     Args:
         info: metadata of the model, with C channels and K classes.
         height: height of the picture, in pixels.
         width: width of the picture, in pixels.
         crf: whether a CRF refines the mask.
-        scale: largest scale of the picture.
+        scale: largest resize factor of the picture, > 0.
 
     Returns:
-        Memory, in bytes. With bfloat16 the network needs less.
+        Memory, in bytes, for a network that computes in float32; in bfloat16, it needs less.
     """
     preprocessing = info.preprocessing
     pixel = 2 * preprocessing.channels * np.dtype(preprocessing.dtype).itemsize + 2
@@ -75,7 +77,7 @@ def surely_fits(whole: WholePicture, height: int, width: int) -> bool:
     """Returns whether a picture is so small, for the network and the CRF, that it fits into memory on all machines.
 
     Args:
-        whole: runs the network on the picture; the result depends on its scales, enlargement and CRF.
+        whole: object that runs the network on the picture, with its scales, enlargement and CRF.
         height: height of the picture, in pixels.
         width: width of the picture, in pixels.
     """
@@ -89,10 +91,10 @@ def available_bytes(device: str = "cpu") -> float:
     """Returns the memory that is free on a device now.
 
     Args:
-        device: cpu, cuda:0, mps …; for cpu, the minimum of the system's free memory and what control groups leave.
+        device: cpu, cuda:0, mps …
 
     Returns:
-        Bytes.
+        Bytes. For the CPU, this is the smaller of the system's free memory and the memory that control groups leave.
     """
     if device.startswith("cuda"):
         import torch
@@ -113,7 +115,7 @@ def with_unused_blocks(free: float, reserved: float, allocated: float) -> float:
     """Returns the free GPU memory for new tensors, including the blocks that torch's allocator caches.
 
     Args:
-        free: bytes that the driver has free.
+        free: bytes that the driver reports as free.
         reserved: bytes that torch has reserved from the driver.
         allocated: bytes of the reserved memory that contain tensors.
 
@@ -124,17 +126,17 @@ def with_unused_blocks(free: float, reserved: float, allocated: float) -> float:
 
 
 def limit_bytes(memory: float | None, device: str = "cpu") -> float:
-    """Largest memory of a picture in this process, in bytes: an equal part for each worker that shares the device.
+    """Returns the memory that a picture may take in this process, in bytes; workers on one device get equal parts.
 
     Args:
-        memory: memory of all workers on this host together, in GB; None for half of what is free on the device.
+        memory: memory for all workers on this host together, in GB; None for half of the device's free memory.
         device: cpu, cuda:0, mps …
 
     Raises:
         AtrousError: `memory` is less than `LEAST_MEMORY`.
     """
     if memory is not None and not memory >= LEAST_MEMORY:
-        raise AtrousError(f"memory must be {LEAST_MEMORY} or more GB, got {memory}.")
+        raise AtrousError(f"memory must be {LEAST_MEMORY} GB or more, got {memory}.")
     return (available_bytes(device) / 2 if memory is None else memory * 1e9) / workers_on(device)
 
 
@@ -142,7 +144,7 @@ def workers_on(device: str = "cpu") -> int:
     """Returns the number of processes on this host that share a device, as torchrun reports it; 1 without torchrun.
 
     Args:
-        device: cpu, cuda:0, mps …; with the name "cuda", each process has its own GPU if there are enough GPUs.
+        device: cpu, cuda:0, mps …; for "cuda", the processes are assumed to be spread evenly over all GPUs.
     """
     count = os.environ.get(WORKERS, "")
     workers = max(1, int(count)) if count.isascii() and count.isdigit() else 1

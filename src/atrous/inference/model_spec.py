@@ -16,9 +16,8 @@ from atrous.inference.memory_estimate import LEAST_MEMORY
 from atrous.inference.runner import info_of
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.test_time_augmentation import LARGEST_SCALE, views_of
-from atrous.inference.tile_grid import GRID
+from atrous.inference.tile_grid import GRID, check_tiling
 from atrous.inference.value_range import as_range
-from atrous.inference.whole_or_tiled import check_tiling
 from atrous.models.info import Info
 from atrous.option_fields import described, setting, settings
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     Device: TypeAlias = str | torch.device
     Settings: TypeAlias = str | Mapping[str, Any] | DenseCRF
-else:  # both are stored as text, and the command line takes text; so torch need not be imported
+else:  # at run time, both are text, as on the command line, so torch need not be imported
     Device = Settings = str
 
 #: Runtimes that can be requested; onnxruntime runs only exported .onnx files.
@@ -45,12 +44,12 @@ DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,3})?")
 @settings("")
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model file and the options for running it; other processes get it instead of a `Segmenter`.
+    """A model file and the options for running it; it can be sent to other processes, which a `Segmenter` cannot.
 
-    It consists of a few plain values, so it can be compared, hashed and pickled. The values are checked on creation;
-    values that depend on the file or the machine are checked by `open`. The commands that run a model have its fields
-    as options; `atrous serve` has only some of them. The device may also be a torch.device, and the CRF a mapping or a
-    DenseCRF; both are stored as text.
+    It consists of a few plain values, so it can be compared, hashed and pickled. Its constructor checks the values,
+    except for properties of the file and of the machine, which `open` checks. The commands that run a model have the
+    fields as options; `atrous serve` has only some of them. `device` may also be a torch.device, and `crf` may also be
+    a mapping or a DenseCRF; both are stored as text.
 
     Raises:
         AtrousError: a value is out of range or has another type.
@@ -143,7 +142,7 @@ class ModelSpec:
         """Loads the network and returns a `Segmenter` with these options.
 
         Args:
-            say: called with one line when a picture is tiled, with the reason, and when memory ran out.
+            say: function that gets a line of text when a picture is tiled, with the reason, and when memory ran out.
 
         Raises:
             AtrousError: see `Segmenter`.
@@ -152,7 +151,7 @@ class ModelSpec:
 
 
 def _device_name(device: Any) -> str:
-    """Returns the name of a device, which this machine need not have.
+    """Returns the name of a device; if the device is given by its name, this machine need not have it.
 
     Raises:
         AtrousError: the value is not a name of a device.

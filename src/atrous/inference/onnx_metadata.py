@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-#: Field numbers in onnx.proto: one of ModelProto, then two of StringStringEntryProto.
+#: Field numbers in onnx.proto: METADATA_PROPS in ModelProto, KEY and VALUE in StringStringEntryProto.
 METADATA_PROPS, KEY, VALUE = 14, 1, 2
 
 
@@ -31,7 +31,7 @@ def read_property(path: Path, name: str) -> str | None:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yields (field number, content) of the texts and messages in a protobuf message.
+    """Yields (field number, content) of each text and each nested message in a protobuf message.
 
     Raises:
         ValueError: the bytes are truncated or are not a protobuf message.

@@ -3,7 +3,7 @@
 Entries are verified when they are read, and replaced if damaged. The least recently used entries are removed first.
 
 An entry is a folder whose name is a hash of everything that the network depends on. It contains the network and a
-record with the size and the SHA-256 of each file. Only folders with such a record, and empty ones, are ever removed.
+record with the size and the SHA-256 of each file. Only folders with such a record and empty folders are ever removed.
 Networks are read into memory as a whole, so a process can still run a network whose entry was removed.
 """
 
@@ -28,12 +28,12 @@ from atrous.json_yaml import read_json
 from atrous.logger import warn
 from atrous.overwrite_checks import JSON_KEY, MARK, is_our_json
 
-#: Environment variable with the largest size of the cache, in GB, and the default size.
+#: Environment variable with the largest size of the cache, in GB, and its default.
 LIMIT_VARIABLE = "ATROUS_CACHE_GB"
 DEFAULT_GB = 2.0
 #: The files of an entry, and the record of their sizes and hashes.
 XML, FILES, RECORD = "network.xml", ("network.xml", "network.bin"), "entry.json"
-#: Seconds after which an unfinished entry is regarded as left by a killed process.
+#: Age, in seconds, above which an unfinished entry counts as left behind by a killed process.
 ABANDONED_AFTER = 24 * 3600
 
 _ENTRY = re.compile(r"[0-9a-f]{24}")
@@ -47,16 +47,16 @@ class CacheWarning(UserWarning):
 
 
 class DamagedEntry(Exception):
-    """A cached network cannot be used; the message gives the reason."""
+    """Error for a cached network that cannot be used; the message states the reason."""
 
 
 def read_or_make(core: Any, depends_on: Iterable[object], make: Callable[[], Any]) -> Any:
-    """Returns a network from the cache; if it has no valid entry, makes the network and stores it.
+    """Returns a network from the cache; if the cache has no valid entry, makes the network and stores it.
 
     Args:
         core: OpenVINO's core.
-        depends_on: everything that determines the network; equal values share an entry.
-        make: makes the network.
+        depends_on: all values that determine the network; equal values share an entry.
+        make: function that makes the network as an OpenVINO graph.
 
     Returns:
         The network as an OpenVINO graph.
@@ -91,7 +91,9 @@ def read_or_make(core: Any, depends_on: Iterable[object], make: Callable[[], Any
         return graph
     if damage:
         left = f" The old files are now in {aside}; remove them if nobody needs them." if aside else ""
-        _warn(f"the converted network in the cache could not be used ({damage}), so it was made again.{left}")
+        _warn(
+            f"the converted network in the cache could not be used ({damage}), so the model was converted again.{left}"
+        )
     return graph
 
 
@@ -129,7 +131,7 @@ def _warn_of_no_cache(error: Exception) -> None:
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
     _warn(
         f"the converted network could not be stored in the cache ({reason.rstrip('.')}): the next start converts it "
-        f"again. Set XDG_CACHE_HOME to a folder that can be written, or {LIMIT_VARIABLE}=0 for no cache."
+        f"again. Set XDG_CACHE_HOME to a writable folder, or {LIMIT_VARIABLE}=0 for no cache."
     )
 
 
@@ -141,7 +143,7 @@ def _read(core: Any, entry: Path) -> Any:
     """Returns the network of an entry after verifying its files.
 
     Raises:
-        DamagedEntry: the files are not as they were written, or OpenVINO cannot read them.
+        DamagedEntry: the files have changed since they were written, or OpenVINO cannot read them.
     """
     _verify(entry)
     try:
@@ -176,7 +178,7 @@ def _size_and_hash(path: Path) -> list[int | str]:
 
 
 def _record_of(entry: Path) -> dict[str, list[Any]] | None:
-    """Returns each file's size and SHA-256 from an entry's record; None if it has no record of atrous."""
+    """Returns each file's size and SHA-256 from an entry's record; None if the entry has no valid record."""
     path = entry / RECORD
     try:
         files = read_json(path)["files"] if is_our_json(path) else {}
@@ -186,7 +188,7 @@ def _record_of(entry: Path) -> dict[str, list[Any]] | None:
 
 
 def _keep(core: Any, graph: Any, entry: Path) -> Path | None:
-    """Writes an entry atomically and replaces a damaged one; an entry that is valid by now stays.
+    """Writes an entry atomically, in place of a damaged entry; a valid entry of another process is not replaced.
 
     Returns:
         The new path of the damaged entry, if it may contain files that atrous did not write; else None.
@@ -198,7 +200,7 @@ def _keep(core: Any, graph: Any, entry: Path) -> Path | None:
     part.mkdir()
     try:
         openvino.save_model(graph, part / XML, compress_to_fp16=False)
-        core.read_model(part / XML)  # on a full disk, writing does not always fail
+        core.read_model(part / XML)  # checks the files, because writing to a full disk does not always raise an error
         record = {JSON_KEY: MARK, "files": {name: _size_and_hash(part / name) for name in FILES}}
         (part / RECORD).write_text(json.dumps(record), encoding="utf-8")
         try:
@@ -217,10 +219,10 @@ def _keep(core: Any, graph: Any, entry: Path) -> Path | None:
 
 
 def _set_aside(entry: Path) -> Path | None:
-    """Renames what exists at an entry's path, and removes it if it is an entry.
+    """Renames the file or folder at an entry's path, and then removes it if it is an entry or an empty folder.
 
     Returns:
-        The new path if something remains there; else None.
+        The new path if the file or folder still exists; else None.
     """
     removable = _is_removable(entry)
     aside = _name_beside(entry, f".{entry.name}", SUFFIX) if removable else _name_beside(entry, entry.name, ".damaged")
@@ -259,7 +261,7 @@ def _remove_files(folder: Path) -> None:
 
 
 def _remove_beyond(root: Path, limit: int) -> None:
-    """Removes the least recently used entries until the others fit the limit."""
+    """Removes the least recently used entries until the others fit the limit; entries in use are not removed."""
     _remove_abandoned(root)
     entries = sorted(_removable_entries(root))
     total = sum(size for _, size, _ in entries)

@@ -67,7 +67,7 @@ class CompiledNetwork:
     def __init__(self, compiled: Any) -> None:
         self._compiled, self._computing = compiled, ForkLock(LOST)
         self._idle = [compiled.create_infer_request()]
-        #: (process, request): in a forked child, no thread reads the requests of its parent.
+        #: (process id, id of a request) of results that are being read. A forked child ignores the parent's entries.
         self._being_read = set[tuple[int, int]]()
         self._largest = 0
         leave_to_parent(self)
@@ -99,10 +99,10 @@ class CompiledNetwork:
                 self._idle.append(request)
 
     def release_before(self, values: int) -> bool:
-        """Releases the memory of a picture that was much larger than the next one, which another network may run.
+        """Releases the memory of earlier pictures, if one of them was much larger than the next picture.
 
-        Without this, one picture of 25 megapixels would occupy gigabytes for as long as the process runs. It never
-        waits: while the network is in use, nothing is released.
+        Another network may run the next picture. Without this method, one picture of 25 megapixels would occupy
+        gigabytes until the process ends. The method never waits: while the network is in use, nothing is released.
 
         Args:
             values: number of input values (H·W·C) of the next picture.
@@ -128,9 +128,9 @@ class CompiledNetwork:
 
 
 def _return_free_pages() -> None:
-    """Returns the free memory between blocks in use to the system; does nothing without glibc.
+    """Gives free memory between used blocks of the heap back to the system; does nothing without glibc.
 
-    Pictures of all sizes leave such gaps in the heap of each thread, and glibc keeps them.
+    Pictures of different sizes leave such gaps in the heap of each thread, and glibc does not release them by itself.
     """
     if (trim := _trim_function()) is not None:
         trim(0)

@@ -33,7 +33,7 @@ CHECKED_SIZES = ((133, 158), (96, 67))
 TOLERANCE = 1e-3
 #: Precisions of atrous → names in OpenVINO.
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
-#: Number of pixels from which the network is compiled for the picture's own size; it then takes half the memory.
+#: Number of pixels from which the network is compiled for the size of a picture, which halves the memory.
 LARGE = 2**20
 #: Version of the graphs in the cache; raise it when `convert` makes other graphs, so that old entries are not used.
 KEPT_FORMAT = 5
@@ -41,8 +41,8 @@ KEPT_FORMAT = 5
 GLOBAL_MEAN = ".mean/aten::mean/ReduceMean"
 
 
-#: Held while a network is converted: torch's tracer fails if two threads trace at once. If two threads open one file,
-#: the second finds the first one's conversion in the cache.
+#: Held while a network is converted, because torch's tracer fails if two threads trace at once. If two threads open one
+#: file, the second thread finds the first thread's conversion in the cache.
 _converting = ForkLock()
 
 
@@ -54,14 +54,15 @@ class OneSize(NamedTuple):
 
 
 class OpenVinoEngine:
-    """A network in OpenVINO, for pictures of any size and any number of threads.
+    """A network in OpenVINO, for pictures of any size; any number of threads may use it at once.
 
     Args:
         model: path of a model file, whose conversion is cached; or a module, which is converted each time.
         info: the model's metadata.
         precision: float32, bfloat16 or auto: bfloat16 if the processor computes in it, else float32.
         reason: reason for the choice of this engine.
-        output_stride: output stride of a model file's network; None for that of the file.
+        output_stride: output stride to which the network of a model file is set; None for the file's own. It is ignored
+            for a module.
 
     Attributes:
         engine: engine, device, precision and reason.
@@ -103,37 +104,38 @@ class OpenVinoEngine:
         self.engine = Engine("openvino", "cpu", precision, reason)
 
     def check_scores(self) -> None:
-        """Does nothing: every converted network gives scores."""
+        """Does nothing, because every converted network outputs scores."""
 
     def scores(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
-        """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution.
+        """Maps H×W×C raw values to h×w×K float32 logits at the low resolution of the network's output.
 
         Args:
             image: picture or tile.
-            pooled: mean of the whole picture's `features`, used instead of the tile's; None for the latter.
+            pooled: mean of `features` over the whole picture, C' values, to use for a tile; None for the mean over
+                `image`.
         """
         with self._run(image, pooled) as scores:
             return scores.copy()
 
     def features(self, image: np.ndarray) -> np.ndarray:
-        """H×W×C raw values → h×w×C' float32 features, of which image pooling takes the mean."""
+        """Maps H×W×C raw values to the h×w×C' float32 features that image pooling averages."""
         with self._compiling:
             self._upto_mean = network = self._upto_mean or self._compile(*_upto_mean(self._graph))
         with network.run([_batch(image)]) as request:
             return request.get_output_tensor(0).data[0].transpose(1, 2, 0).copy()
 
     def labels(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
-        """H×W×C raw values → H×W uint8 class indices; `pooled` as in `scores`."""
+        """Maps H×W×C raw values to H×W uint8 class indices; arguments as in `scores`."""
         with self._run(image, pooled) as scores:
             return resize_argmax(scores, image.shape[:2], self._align_corners)
 
     def labels_of_all(self, images: np.ndarray) -> np.ndarray:
-        """N×H×W×C raw values → N×H×W uint8 class indices, one picture after another."""
+        """Maps N×H×W×C raw values to N×H×W uint8 class indices, one picture after another."""
         return np.stack([self.labels(image) for image in images])
 
     @contextmanager
     def _run(self, image: np.ndarray, pooled: np.ndarray | None) -> Iterator[np.ndarray]:
-        """Yields the scores; they are in the runtime's own memory and valid until the block ends."""
+        """Yields the scores; they are in the runtime's own memory and valid until the context ends."""
         given = [_batch(image)]
         self._release_before(image.size)
         if pooled is None:
@@ -155,10 +157,10 @@ class OpenVinoEngine:
             yield request.get_output_tensor(0).data[0]
 
     def _release_before(self, values: int) -> None:
-        """Releases the memory of a picture that was much larger than the next one, which has `values` values."""
+        """Releases the memory of pictures that were much larger than the next picture, with `values` input values."""
         one_size = self._one_size
         if one_size is not None and one_size.shape and one_size.network.release_before(values):
-            # The network is dropped, because without its buffers it still takes as much memory as they did.
+            # The network is dropped, too, because it takes as much memory as its buffers took.
             self._one_size = OneSize((), self._any_size)
         for network in (self._any_size, self._pinned, self._upto_mean):
             if network is not None:
@@ -167,8 +169,9 @@ class OpenVinoEngine:
     def _network_for(self, shape: tuple[int, ...]) -> CompiledNetwork:
         """Returns the compiled network for a picture of this shape.
 
-        Large pictures get a network compiled for their size, until a large picture has another size. From then on all
-        get the network for any size. Compiling takes as long as a picture of two megapixels, so it is done only once.
+        The first large picture gets a network compiled for its size, which later large pictures of this size use, too.
+        After the first large picture of another size, all pictures get the network for any size. Compiling takes as
+        long as running a picture of two megapixels, so it is done only once.
         """
         if shape[0] * shape[1] < LARGE:
             return self._any_size
@@ -256,7 +259,7 @@ def convert(model: SegmentationModel) -> Any:
     example = _smooth(channels, CHECKED_SIZES[0]).to(dtype)
     try:
         with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about values that tracing may take for constants; `_check` tests this
+            warnings.simplefilter("ignore")  # torch warns of values that tracing may take for constants; see `_check`
             graph = openvino.convert_model(
                 pipeline, example_input=example, input=[openvino.PartialShape([1, channels, -1, -1])]
             )
@@ -290,7 +293,7 @@ def _check(graph: Any, pipeline: Any, channels: int, dtype: Any) -> None:
 
 
 def _smooth(channels: int, size: tuple[int, int]) -> Any:
-    """Returns a 1×C×H×W picture of waves with values 0–255; noise would leave most of a network's paths unused."""
+    """Returns a 1×C×H×W picture of waves with values 0–255; with noise, most of a network's paths would be unused."""
     import torch
 
     rows, columns = (torch.linspace(0, 1, side) for side in size)

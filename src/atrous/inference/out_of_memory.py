@@ -6,7 +6,7 @@ import threading
 
 
 class TileLimits:
-    """The largest tile sizes to use with one loaded network after memory ran out; several threads may use it."""
+    """The largest tile sizes to use with one loaded network after memory ran out; several threads may share them."""
 
     def __init__(self) -> None:
         self._changing = threading.Lock()
@@ -17,7 +17,7 @@ class TileLimits:
 
         Args:
             tile: side of a tile, in pixels.
-            scale: largest scale of the picture.
+            scale: largest resize factor of the picture.
             crf: whether a CRF refined the mask.
         """
         with self._changing:
@@ -30,9 +30,21 @@ class TileLimits:
         with a CRF.
 
         Args:
-            scale: largest scale of the picture.
+            scale: largest resize factor of the picture.
             crf: whether a CRF refines the mask.
         """
         with self._changing:
             known = [tile for (at, with_crf), tile in self._tiles.items() if at <= scale and with_crf <= crf]
         return min(known, default=None)
+
+
+def free_cached_memory(device: str) -> None:
+    """Frees the memory that torch caches on a GPU, for smaller tiles; does nothing for a CPU.
+
+    Args:
+        device: device of the engine, such as "cuda:0".
+    """
+    if device.startswith(("cuda", "mps")):
+        import torch
+
+        (torch.cuda if device.startswith("cuda") else torch.mps).empty_cache()

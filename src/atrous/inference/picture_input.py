@@ -36,8 +36,8 @@ class Found:
 
     Attributes:
         shown: H×W×C picture with all its bands, for display.
-        image: H×W×C picture; from a file it has only the channels that the model takes. It is 0 where data are missing.
-        valid: H×W booleans, False where data are missing; None for data everywhere.
+        image: H×W×C picture for the model; if it is from a file, it has only the channels that the model takes.
+        valid: H×W booleans, False for pixels without data; None if all pixels have data.
         name: name of the file in messages; "" for no name.
     """
 
@@ -63,7 +63,7 @@ def found_in(stored: StoredPixels, one: Input, name: str = "") -> Found:
 
 
 def found_together(parts: Sequence[Found], inputs: Sequence[Input]) -> Found:
-    """Joins the inputs of a scene into one picture, each in the value range that the model was trained on.
+    """Joins the inputs of a scene into one picture; each input gets the value range that the model was trained on.
 
     Args:
         parts: one picture per input.
@@ -82,8 +82,8 @@ def parts_of(scene: Any, inputs: Sequence[Input]) -> list[Any]:
     """Splits a scene into the values of its inputs.
 
     Args:
-        scene: dict by the names of the inputs; for a model with one input also the picture itself.
-        inputs: inputs of the model.
+        scene: dict of pictures by the names of the inputs; for a model with one input, the picture itself, too.
+        inputs: inputs of the model, whose order the result has.
 
     Raises:
         AtrousError: an input is missing or unknown.
@@ -103,7 +103,7 @@ def parts_of(scene: Any, inputs: Sequence[Input]) -> list[Any]:
 
 
 def doubts_of_files(kinds: Mapping[Path, PictureKind], preprocessing: Preprocessing) -> Iterator[Note]:
-    """Yields notes on content of files that the model does not read, or that differs between the files.
+    """Yields notes on pages and bands of files that the model does not read, and on files with inverted grey values.
 
     Args:
         kinds: kind of each picture, from the headers of the files.
@@ -117,7 +117,7 @@ def doubts_of_files(kinds: Mapping[Path, PictureKind], preprocessing: Preprocess
 
 
 def doubts_of_file(name: str | Path, kind: PictureKind, preprocessing: Preprocessing) -> Iterator[Note]:
-    """As `doubts_of_files`, for one file, with its name before each note.
+    """Yields the notes of `doubts_of_files` on one file; each note begins with the name of the file.
 
     Args:
         name: name of the picture in the notes.
@@ -129,7 +129,7 @@ def doubts_of_file(name: str | Path, kind: PictureKind, preprocessing: Preproces
 
 
 def doubts_of(name: str | Path, pixels: StoredPixels, preprocessing: Preprocessing) -> Iterator[Note]:
-    """As `doubts_of_file`, for pixels that were read, with a note on an alpha band that looks like a channel.
+    """Yields the notes of `doubts_of_file` on pixels that were read, and a note if their alpha may be a channel.
 
     Args:
         name: name of the picture in the notes.
@@ -142,23 +142,23 @@ def doubts_of(name: str | Path, pixels: StoredPixels, preprocessing: Preprocessi
 
 
 def doubt_of_alpha(name: str | Path) -> Note:
-    """Returns the note on a picture whose alpha band has many values between zero and full.
+    """Returns the note on a picture whose alpha band has many values between zero and the maximum.
 
     Args:
         name: name of the picture.
     """
     return Note(
         "doubtful_alpha",
-        f"{name}: its last band is marked as alpha but has many values between zero and full, as near infrared would "
-        "(GDAL marks the fourth of four uint8 bands as alpha by default). It is read as alpha: it is not a channel, "
-        "and pixels where it is 0 have no data. To use it as a channel, train a model whose model.in_channels is the "
-        "number of all bands.",
+        f"{name}: its last band is marked as alpha but has many values between zero and the maximum, as near infrared "
+        "would have (GDAL marks the fourth of four uint8 bands as alpha by default). The band is read as alpha: it is "
+        "not a channel, and pixels where it is 0 have no data. To use the band as a channel, train a model whose "
+        "model.in_channels is the number of all bands.",
         (Path(name),),
     )
 
 
 def found_in_array(values: np.ndarray, one: Input) -> Found:
-    """Prepares an H×W×C array for an input of a model; pixels with a NaN or infinite value count as without data.
+    """Prepares an H×W×C array for an input of a model; pixels with a NaN or infinite value count as missing data.
 
     Args:
         values: array of uint8, uint16 or float32.
@@ -203,11 +203,11 @@ def _with_finite(values: np.ndarray) -> Found:
 
 
 def with_valid(found: Found, valid: np.ndarray) -> Found:
-    """Returns a copy of a picture in which the pixels with a False `valid` also count as without data.
+    """Returns a copy of a picture in which pixels with a False `valid` count as missing data, too.
 
     Args:
         found: picture that was read.
-        valid: H×W booleans, False where data are missing.
+        valid: H×W booleans, False for pixels without data.
 
     Raises:
         AtrousError: `valid` is not an array of booleans of the picture's size.
@@ -218,15 +218,15 @@ def with_valid(found: Found, valid: np.ndarray) -> Found:
 
 @dataclass(eq=False)
 class PreparedSource:
-    """Prepares the windows of a source for the model; pixels without data get the training mean.
+    """A source whose windows are prepared for the model; pixels without data get the training mean.
 
     Args:
         source: picture as stored.
-        prepare: H×W×C of a window as read → H×W×C with the model's channels and range.
+        prepare: function that converts an H×W×C window as read to the channels and value range of the model.
         preprocessing: preprocessing of the model.
 
     Attributes:
-        largest: largest value read so far, by dtype, for dtypes other than the model's.
+        largest: largest value read so far of each dtype other than the model's.
         doubtful_alpha: whether a window had an alpha band that looks like a channel and that the model does not take.
     """
 
@@ -238,7 +238,7 @@ class PreparedSource:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the whole picture, as it was read."""
+        """(H, W, C) of the whole picture, as stored."""
         return self.source.shape
 
     @property
@@ -247,7 +247,7 @@ class PreparedSource:
         return self.source.geometry
 
     def read(self, window: Window) -> Pixels:
-        """The window with the model's channels and range."""
+        """Reads a window, and converts it to the channels and value range of the model."""
         read, valid, doubtful = self.source.read(window)
         self.doubtful_alpha = self.doubtful_alpha or doubtful
         if read.size and read.dtype.name != self.preprocessing.dtype:
@@ -312,12 +312,12 @@ def as_array(picture: Any) -> np.ndarray:
         hint = hint if type(picture).__name__ == "Tensor" else ""
         raise AtrousError(f"a picture is a path, a PIL image or an array, got {type(picture).__name__}{hint}.")
     if isinstance(picture, np.ma.MaskedArray):
-        raise AtrousError("a masked array is not read: give array.data and, for pixels without data, valid=~mask.")
+        raise AtrousError("a picture must not be a masked array: give array.data and, for missing data, valid=~mask.")
     picture = np.asarray(picture, picture.dtype.newbyteorder("="))
     if picture.ndim == 2:
         picture = picture[..., None]
     if picture.dtype == np.float64:
-        with np.errstate(over="ignore"):  # values that become infinite count as without data
+        with np.errstate(over="ignore"):  # values that become infinite count as missing data
             picture = picture.astype(np.float32)
     if picture.ndim != 3 or picture.dtype not in (np.uint8, np.uint16, np.float32) or 0 in picture.shape:
         raise AtrousError(

@@ -1,4 +1,4 @@
-"""The module that all engines run: raw pictures in, low-resolution scores out."""
+"""The module that all engines run; it maps raw pictures to low-resolution scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from atrous.models.model_checks import check_model
 
 
 class Pipeline(nn.Module):
-    """Normalises pictures and runs the model; exporters append the layers that make masks.
+    """A module that normalises pictures and runs the model; exports append the layers that make masks.
 
     Args:
         model: module with `.scores` and `.info`; it is put into evaluation mode.
@@ -29,5 +29,5 @@ class Pipeline(nn.Module):
         self.eval()
 
     def forward(self, raw_images: Tensor) -> Tensor:
-        """N×C×H×W unnormalised → N×K×h×w logits, at the model's own low resolution."""
+        """Maps N×C×H×W raw values to N×K×h×w logits at the low resolution of the network's output."""
         return self.model.scores(self.normalize(raw_images))["main"]

@@ -32,7 +32,7 @@ from atrous.data.sources.scene_files import open_windows
 from atrous.data.volumes.dicom_seg_write import check_sources
 from atrous.data.volumes.read_volume import read_volume
 from atrous.data.volumes.series_places import chosen_series
-from atrous.data.volumes.slices import holds_volume
+from atrous.data.volumes.slices import is_volume_place
 from atrous.data.volumes.volume import Volume
 from atrous.data.volumes.write_mask import MaskFormat, check_mask_format, write_volume_mask
 from atrous.errors import AtrousError, counted, shown
@@ -141,7 +141,7 @@ def plan(
     deep = raw and not _fits_png(info)
     suffixes = {place: ".tif" if deep or windowed[place] is not False else ".png" for place in pictures}
     check_mask_format(format, pictures, raw=raw)
-    suffixes |= {place: ".dcm" if format == "dicom-seg" else ".nii.gz" for place in here if holds_volume(place)}
+    suffixes |= {place: ".dcm" if format == "dicom-seg" else ".nii.gz" for place in here if is_volume_place(place)}
     targets = mask_places(suffixes, out if folder is None else folder)
     scenes = SceneFiles([one.name for one in info.preprocessing.inputs], inputs or {})
     more = {place: scenes.further(as_path(place)) for place in pictures}
@@ -215,7 +215,7 @@ class Worker:
         """
         names = [one.name for one in self.segmenter.info.preprocessing.inputs]
         try:
-            if isinstance(job.picture, Path) and holds_volume(job.picture):
+            if isinstance(job.picture, Path) and is_volume_place(job.picture):
                 if job.format == "dicom-seg":
                     check_sources(job.picture)
                 volume = read_volume(job.picture)

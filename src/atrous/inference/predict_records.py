@@ -22,9 +22,9 @@ class Record:
 
     Args:
         image: path or URL of the picture; URLs are without user, password and query.
-        mask: path or URL of the mask, in the same form; None if the mask was not written completely.
+        mask: path or URL of the mask, in the form of `image`; None if the mask was not written completely.
         error: error message; None if nothing failed.
-        share: share of each class in the pixels with data, 0–1, by class name; None if there is no mask.
+        share: share of each class among the pixels with data, 0–1, by class name; None if there is no mask.
         no_data: share of the picture's pixels without data, 0–1.
         work: for a windowed picture, the numbers of tiles, seconds and pixels; see `tiled_inference.Work`.
     """
@@ -47,7 +47,7 @@ class Summary:
 
     Args:
         masks: number of jobs without an error.
-        failed: records of the other jobs.
+        failed: records of the jobs with an error.
         share: mean share of each class over the pictures that have data, 0–1, by class name.
         no_data: mean share of pixels without data over all pictures, 0–1.
     """
@@ -59,7 +59,7 @@ class Summary:
 
     @property
     def classes(self) -> str:
-        """Text with the share of each class, the largest first, and of pixels without data; "" for no shares."""
+        """Text with the shares of the most frequent classes and of pixels without data; "" if there are no shares."""
         largest = sorted((name for name in self.share if self.share[name]), key=lambda name: -self.share[name])
         more = f" and {len(largest) - MOST_SHOWN} more classes" if len(largest) > MOST_SHOWN else ""
         named = ", ".join(f"{name} {self.share[name]:.1%}" for name in largest[:MOST_SHOWN]) + more
@@ -71,7 +71,7 @@ class Summary:
 
 
 def summarise(records: Sequence[Record]) -> Summary:
-    """Sums up the records of all workers, in any order.
+    """Summarises the records of all workers; the order of the records does not matter.
 
     Args:
         records: records of any number of jobs.
@@ -85,7 +85,7 @@ def summarise(records: Sequence[Record]) -> Summary:
 
 
 def class_shares(counts: np.ndarray, info: Info) -> dict[str, Any]:
-    """Returns the `share` and `no_data` of a `Record`.
+    """Returns the fields `share` and `no_data` of a `Record`, by name.
 
     Args:
         counts: number of pixels of each of the 256 labels.

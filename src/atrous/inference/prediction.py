@@ -21,7 +21,7 @@ from atrous.overwrite_checks import check_replaceable, is_our_picture, save_pict
 
 #: Number of pixels of an overlay that are mixed at once.
 PIXELS_AT_ONCE = 2**18
-#: In a picture with more pixels than this, percentiles are computed from every n-th pixel, at least this many.
+#: Number of pixels that is enough for percentiles. In a picture with n times as many, every n-th pixel is used.
 MOST_JUDGED = 2**21
 #: Colour of pixels without data in palette masks: Pascal VOC's colour of unlabelled pixels.
 NO_DATA_COLOR = (224, 224, 192)
@@ -71,7 +71,7 @@ class Prediction:
         return picture
 
     def raw_mask(self) -> np.ndarray:
-        """Returns the mask with the values of the training masks; for a class with several values, the first one."""
+        """Returns the mask with the values of the training masks; a class with several values gets the first value."""
         return self.info.table.decode(self.mask)
 
     @checked
@@ -89,7 +89,7 @@ class Prediction:
         if not 0 <= opacity <= 1:
             raise AtrousError(f"opacity must be 0 to 1, got {opacity}.")
         picture = visible(self.image, self.mask != IGNORE_INDEX)
-        colors = color_table(self.info.colors).astype(np.float32)  # pixels without data are black: no colour is shown
+        colors = color_table(self.info.colors).astype(np.float32)  # black for pixels without data: they get no colour
         strengths = np.where(colors.any(1), np.float32(opacity), np.float32(0))
         shown = np.empty(picture.shape, np.uint8)
         for rows in _some_rows(*picture.shape[:2]):
@@ -112,7 +112,7 @@ class Prediction:
             overwrite: True to allow replacing a file that atrous did not write, or that was changed since then.
 
         Raises:
-            AtrousError: the path is a file that must not be replaced, or no image format has the path's suffix.
+            AtrousError: the path is a file that must not be replaced, or its suffix is not that of an image format.
         """
         check_replaceable(path, "mask", is_our_picture, overwrite=overwrite)
         # Masks compress well at any level: level 3 is twice as fast as the default of 6, and a third larger.
@@ -126,7 +126,7 @@ def visible(image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
     Args:
         image: H×W×C picture; if it has more than three channels, the first three are shown. Other data types
             than uint8 are stretched from the 1st to the 99th percentile.
-        valid: H×W booleans, False where data are missing; percentiles ignore these pixels. None for data everywhere.
+        valid: H×W booleans, False for pixels without data, which percentiles ignore; None if all pixels have data.
 
     Returns:
         H×W×3 uint8.

@@ -26,7 +26,7 @@ class Preparation:
 
     Attributes:
         preprocessing: preprocessing of the model.
-        range: range as given, as two numbers.
+        range: the given range as two numbers; None if none was given.
 
     Raises:
         AtrousError: the range is not two finite numbers, the lower first, or the model does not take a range.
@@ -52,13 +52,15 @@ class Preparation:
     def prepare(
         self, image: np.ndarray, *, whole: bool = True, name: str = "", give_range: str = GIVE_RANGE
     ) -> np.ndarray:
-        """H×W×C as read → H×W×C with the channels and the value range the model was trained on.
+        """Converts an H×W×C picture, as read, to the channels and the value range that the model was trained on.
 
         Args:
             image: H×W×C picture, as read.
-            whole: whether this is a whole picture; only its largest value shows whether its range fits the model.
+            whole: True for a whole picture, whose largest value decides whether to warn of its range; False for a
+                window of a picture.
             name: name of the picture for warnings; "" for no name.
-            give_range: instruction to give a range, for warnings and errors; see `value_range`.
+            give_range: syntax of a range for warnings and errors, with {0} and {1} for the two numbers, such as
+                `GIVE_RANGE`.
 
         Warns:
             PictureWarning: the values may be in another range than the model expects; once for each kind of doubt.
@@ -100,13 +102,13 @@ class Preparation:
 
     @checked
     def warn_of(self, notes: Iterable[Note]) -> None:
-        """Warns of files, once for each kind of note; see `picture_input.doubts_of_files`."""
+        """Warns of files by the notes of `picture_input.doubts_of_files`, once for each kind of note."""
         for kind, message, _ in check_notes(notes):
             self._warnings.warn(message, kind)
 
     @checked
     def filled(self, found: Found, give_range: str = GIVE_RANGE) -> np.ndarray:
-        """H×W×C as `prepare` returns it; pixels without data get the training mean, which normalises to 0.
+        """Prepares a picture as `prepare` does; pixels without data get the training mean, which normalises to 0.
 
         Args:
             found: picture, as `Segmenter.read` returns it.

@@ -1,4 +1,4 @@
-"""Checks files at URLs as `overwrite_checks` and `software_tag` check files on this machine."""
+"""Checks files at URLs in the same way as `overwrite_checks` and `software_tag` check files on this machine."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def check_remote_outputs(verb: str, targets: Sequence[str], out: str, *, overwri
         overwrite: True to allow replacing files that atrous did not write.
 
     Raises:
-        AtrousError: the masks would replace such files.
+        AtrousError: the masks would replace files that atrous did not write.
     """
     if overwrite or not (there := files_in(out)):
         return
@@ -57,10 +57,10 @@ def check_remote_outputs(verb: str, targets: Sequence[str], out: str, *, overwri
 
 
 def marked_pictures(urls: Sequence[str]) -> dict[str, bool]:
-    """Returns the pictures that atrous wrote, each with whether its pixels are unchanged since then.
+    """Returns a dict: URL of each picture that atrous wrote → whether its pixels are unchanged since then.
 
     Args:
-        urls: URLs of picture files, none of them HTTP or HTTPS.
+        urls: URLs of picture files, except HTTP and HTTPS URLs.
     """
     may_be = [url for url in urls if as_path(url).suffix.lower() in (".png", ".tif", ".tiff")]
     marked = [url for url, is_ours in zip(may_be, _of_all(_is_marked, may_be), strict=True) if is_ours]

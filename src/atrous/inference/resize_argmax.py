@@ -1,9 +1,9 @@
 """Computes a mask from low-resolution scores, and interpolates only where this can change the result.
 
 Bilinear interpolation is a convex combination. If one class is the best at all four corners of a low-resolution cell,
-it is the best everywhere inside. If the best corner score of a class is below the worst corner score of another class,
-the first of the two classes is nowhere the best inside. So most pixels are filled without interpolation, and at
-boundaries two or three classes are compared instead of all.
+it is the best everywhere inside. If the best corner score of a class A is below the worst corner score of a class B,
+class A is the best nowhere inside. So most pixels are filled without interpolation, and at boundaries two or three
+classes are compared instead of all.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ def resize_argmax(scores: np.ndarray, size: Sequence[int], align_corners: bool =
         align_corners: see `models.layers.resize`.
 
     Returns:
-        H×W uint8 class indices, as from resizing all scores, except where the best two tie within rounding.
+        H×W uint8 class indices. They equal the argmax of the resized scores, except at pixels where the two best scores
+        are equal up to rounding.
     """
     rows = np.ascontiguousarray(scores, dtype=np.float32)
-    if rows.shape[2] == 1:  # one logit above 0 is the same as two logits, 0 and this one
+    if rows.shape[2] == 1:  # one logit is equivalent to two logits, the first of them 0
         rows = np.concatenate([np.zeros_like(rows), rows], 2)
     height, width = size
     mask = np.empty((height, width), np.uint8)
@@ -41,8 +42,9 @@ def _sources(low: int, full: int, align_corners: bool) -> tuple[np.ndarray, np.n
     """Computes, for one axis, the positions of target pixels between source pixels.
 
     Returns:
-        The source before each target (F int32), the weight of the source after the target (F float32), and the first
-        target of each run of targets between the same two sources, with F appended (≤ F + 1 int32).
+        The index of the source before each of F targets (F int32); the weight of the source after each target (F
+        float32); and the first target of each run of targets between the same two sources, with F appended (≤ F + 1
+        int32).
     """
     targets = np.arange(full, dtype=np.float32)
     if align_corners:
@@ -57,7 +59,7 @@ def _sources(low: int, full: int, align_corners: bool) -> tuple[np.ndarray, np.n
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def best_of(rows):
-    """Returns the index of the first largest value: h×w×K → h×w."""
+    """Returns the h×w indices of the largest of the K values of h×w×K; the first index if values tie."""
     height, width, classes = rows.shape
     best = np.empty((height, width), np.uint8)
     for y in range(height):

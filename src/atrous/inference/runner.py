@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Runner(Protocol):
-    """Runs one network on raw values, for pictures of any size and any number of threads."""
+    """The interface of a network that runs on raw pictures of any size; any number of threads may use it at once."""
 
     @property
     def engine(self) -> Engine:
@@ -30,7 +30,7 @@ class Runner(Protocol):
 
     @property
     def pools(self) -> bool:
-        """Whether `pooled` and `features` can be used: the network has image pooling that the runtime exposes."""
+        """Whether `pooled` and `features` can be used: the network has image pooling, and the runtime supports them."""
         ...
 
     @property
@@ -43,24 +43,25 @@ class Runner(Protocol):
         ...
 
     def labels(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
-        """H×W×C raw values → H×W uint8 class indices; `pooled` as in `scores`."""
+        """Maps H×W×C raw values to H×W uint8 class indices; arguments as in `scores`."""
         ...
 
     def labels_of_all(self, images: np.ndarray) -> np.ndarray:
-        """N×H×W×C raw values → N×H×W uint8 class indices."""
+        """Maps N×H×W×C raw values to N×H×W uint8 class indices."""
         ...
 
     def scores(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
-        """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution.
+        """Maps H×W×C raw values to h×w×K float32 logits at the low resolution of the network's output.
 
         Args:
             image: picture or tile.
-            pooled: mean of the whole picture's `features`, C' values, used instead of the tile's; None for the latter.
+            pooled: mean of `features` over the whole picture, C' values, to use for a tile; None for the mean over
+                `image`.
         """
         ...
 
     def features(self, image: np.ndarray) -> np.ndarray:
-        """H×W×C raw values → h×w×C' float32 features that image pooling averages."""
+        """Maps H×W×C raw values to the h×w×C' float32 features that image pooling averages."""
         ...
 
 
@@ -76,9 +77,9 @@ def info_of(path: Path) -> Info:
 def at_output_stride(
     model: Path | SegmentationModel, info: Info, output_stride: int
 ) -> tuple[Path | SegmentationModel, int | None]:
-    """Returns the model, and the output stride to load it with; None if it is the model's own.
+    """Returns the model and the output stride at which to load it, which is None if it is the model's own.
 
-    A module is copied and set to the output stride.
+    If the model is a module, the result is a copy that is set to the output stride.
 
     Raises:
         AtrousError: the file is exported, or the module does not support the stride. A model file is checked when it is

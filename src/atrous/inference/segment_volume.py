@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
 from atrous.data.mask_value_map import IGNORE_INDEX
+from atrous.data.volumes.scratch import VARIABLE, scratch_file
 from atrous.data.volumes.slice_pixels import volume_pixels
 from atrous.data.volumes.slices import AXES, pictures_of
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError
 from atrous.inference.picture_input import Found
 from atrous.inference.segmenter import Segmenter
-from atrous.inference.test_time_augmentation import mean_probabilities
+
+#: Number of bytes of probabilities that are kept in memory; more are kept in a scratch file.
+IN_MEMORY = 2**29
 
 
 def segment_volume(
@@ -22,7 +27,8 @@ def segment_volume(
     """Segments a volume with the slices, the planes and the normalisation of the model.
 
     With one plane, each slice is a picture like any other: large ones are tiled, and scales, flip and the CRF apply.
-    With several planes, the probabilities of each voxel are averaged over the planes.
+    With several planes, the probabilities of each voxel are averaged over the planes. If they take more than 512 MB,
+    they are kept in a scratch file, whose size is said first.
 
     Args:
         segmenter: segmenter of a model that was trained on volumes.
@@ -33,8 +39,8 @@ def segment_volume(
         X×Y×Z uint8 class indices along right, anterior and superior; 255 where the volume holds no data.
 
     Raises:
-        AtrousError: the model was trained on pictures, the volume has another number of contrasts, or a CRF is given
-            for several planes.
+        AtrousError: the model was trained on pictures, the volume has another number of contrasts, a CRF is given
+            for several planes, or the disk has no room for the scratch file.
     """
     planes = segmenter.info.preprocessing.image.planes
     if not planes:
@@ -44,37 +50,55 @@ def segment_volume(
         )
     if len(planes) > 1 and segmenter.crf is not None:
         raise AtrousError("the CRF refines single slices, and this model averages several planes: leave the CRF out.")
-    shape = volume.values.shape[:3]
-    total, done = sum(shape[AXES[plane]] for plane in planes), 0
-    labels = np.zeros(shape, np.uint8)
-    sums = np.zeros((*shape, max(2, len(segmenter.info.classes))), np.float32) if len(planes) > 1 else None
-    for plane in planes:
-        masks = pictures_of(labels, plane)
-        probabilities = None if sums is None else pictures_of(sums, plane)
-        for index in range(shape[AXES[plane]]):
-            found = _slice(segmenter, volume, plane, index)
+    x, y, z = volume.grid.shape
+    labels = np.zeros((x, y, z), np.uint8)
+    if len(planes) == 1:
+        masks = pictures_of(labels, planes[0])
+        for plane, index, found in _slices(segmenter, volume, progress):
             image = segmenter.preparation.filled(found)
-            if probabilities is None:
-                masks[index] = segmenter.any_size(image, found.valid, name=f"{plane} slice {index}")
-            else:
-                probabilities[index] += _probabilities(segmenter, image)
-            done += 1
-            if progress is not None:
-                progress(done, total)
-    if sums is not None:
-        labels = sums.argmax(axis=3).astype(np.uint8)
-        labels[~volume.valid(segmenter.info.preprocessing.image.missing)] = IGNORE_INDEX
+            masks[index] = segmenter.any_size(image, found.valid, name=f"{plane} slice {index}")
+        return labels
+    with _zeros((x, y, z, max(2, len(segmenter.info.classes))), segmenter.any_size.say) as sums:
+        for plane, index, found in _slices(segmenter, volume, progress):
+            image = segmenter.preparation.filled(found)
+            name = f"{plane} slice {index}"
+            pictures_of(sums, plane)[index] += segmenter.any_size.probabilities(image, name=name)
+        for index in range(z):
+            labels[:, :, index] = sums[:, :, index].argmax(axis=2)
+    labels[~volume.valid(segmenter.info.preprocessing.image.missing)] = IGNORE_INDEX
     return labels
 
 
-def _slice(segmenter: Segmenter, volume: Volume, plane: str, index: int) -> Found:
-    values, valid = volume_pixels(volume, plane, index, segmenter.info.preprocessing.image)
-    return Found(values, values, valid, f"{plane} slice {index}")
+def _slices(
+    segmenter: Segmenter, volume: Volume, progress: Callable[[int, int], object] | None
+) -> Iterator[tuple[str, int, Found]]:
+    """Yields the plane and the number of each slice of the model's planes, and its pixels."""
+    image, shape = segmenter.info.preprocessing.image, volume.values.shape
+    places = [(plane, index) for plane in image.planes for index in range(shape[AXES[plane]])]
+    for done, (plane, index) in enumerate(places, 1):
+        values, valid = volume_pixels(volume, plane, index, image)
+        yield plane, index, Found(values, values, valid, f"{plane} slice {index}")
+        if progress is not None:
+            progress(done, len(places))
 
 
-def _probabilities(segmenter: Segmenter, image: np.ndarray) -> np.ndarray:
-    """Returns the H×W×K probabilities of a slice."""
-    info = segmenter.info
-    aligned = bool(info.arguments.get("align_corners", False))
-    scores = segmenter.whole.scores(image)
-    return mean_probabilities(scores, image.shape[:2], aligned, info.temperature).numpy().transpose(1, 2, 0)
+@contextmanager
+def _zeros(shape: tuple[int, int, int, int], say: Callable[[str], object]) -> Iterator[np.ndarray]:
+    """Gives float32 zeros: in memory, or in a scratch file if they are many."""
+    x, y, z, classes = shape
+    size = 4 * x * y * z * classes
+    if size <= IN_MEMORY:
+        yield np.zeros(shape, np.float32)
+        return
+    with scratch_file() as file:
+        free = shutil.disk_usage(file.parent).free
+        need = f"the probabilities of all planes take {size / 1e9:.1f} GB in a scratch file in {file.parent}"
+        if free < size:
+            raise AtrousError(
+                f"{need}, and {free / 1e9:.1f} GB are free: set the environment variable {VARIABLE} to a folder on "
+                "another disk."
+            )
+        say(need)
+        # In this order, the voxels of an axial slice are neighbours in the file.
+        stored = np.memmap(file, np.float32, "w+", shape=(z, x, y, classes))
+        yield np.moveaxis(stored, 0, 2)

@@ -39,9 +39,10 @@ from atrous.inference.preprocess import Preparation
 from atrous.inference.runner import at_output_stride, info_of, runner_for
 from atrous.inference.segmenter_arguments import check_say, check_source_and_sink
 from atrous.inference.test_time_augmentation import views_of
+from atrous.inference.tile_grid import check_tiling
 from atrous.inference.tiled_inference import Work
 from atrous.inference.value_range import scale_range
-from atrous.inference.whole_or_tiled import AnySize, Progress, check_tiling
+from atrous.inference.whole_or_tiled import AnySize, Progress
 from atrous.inference.whole_picture import WholePicture
 from atrous.input_spec import IMAGE, Input
 from atrous.models.model_checks import check_model
@@ -51,8 +52,7 @@ if TYPE_CHECKING:
     import torch
 
     from atrous.crf import DenseCRF
-    from atrous.models import SegmentationModel
-    from atrous.models.info import Info
+    from atrous.models import Info, SegmentationModel
 
 Picture = str | Path | Image.Image | np.ndarray | Mapping[str, Any]
 
@@ -60,11 +60,11 @@ Picture = str | Path | Image.Image | np.ndarray | Mapping[str, Any]
 class Segmenter:
     """Runs a model on pictures of any size, on the fastest installed engine.
 
-    Any number of threads may call one segmenter, each with its own picture. A forked process may use it, too, with
-    fewer threads; a spawned process must open its own.
+    Any number of threads may call one segmenter, each with its own picture. A forked process may use it, too, but
+    computes with fewer threads; a spawned process must open its own segmenter.
 
     Args:
-        model: path of a model file or of an exported .onnx or .xml file; or a module with `.info`; the module is not
+        model: path of a model file or of an exported .onnx or .xml file; or a module with `.info`, which is not
             changed.
         engine: runtime of the network: auto, openvino, torch, or onnxruntime for .onnx files. auto is torch on a GPU
             and for a module. For a model file on a CPU, auto is OpenVINO if it is installed. For an exported file, auto
@@ -72,19 +72,19 @@ class Segmenter:
         device: device to run on: auto, cpu, cuda, cuda:N or mps.
         precision: number format to compute in: auto, float32 or bfloat16; auto is bfloat16 if the processor computes in
             it, else float32.
-        scales: resize factors of the picture for test-time augmentation; the probabilities of all are averaged.
+        scales: resize factors of the picture for test-time augmentation; probabilities at all scales are averaged.
         flip: whether to average the probabilities of the picture and its mirror image.
         output_stride: output stride to run at, 8, 16 or 32; smaller is finer and slower (arXiv:1706.05587 §3.3); None
             for the model's own.
         crf: CRF that refines the probabilities at the picture's full size, or its settings as `crf.settings.make_crf`
             reads them, such as "model" or "deeplabv2"; None for no CRF.
         range: (lower, upper) values of the pictures that become 0 and the largest value of the model's data type, such
-            as (0, 4095) for 12 bits stored in 16; None for the whole range of the pictures' data type.
+            as (0, 4095) for 12-bit values in 16 bits; None for the whole range of the pictures' data type.
         tile: side of a tile, in pixels; every larger picture is tiled. None to tile only pictures that would not fit
             into memory as a whole.
         overlap: overlap of neighbouring tiles, in pixels; None for a quarter of the tile, at most 512.
         memory: memory that a picture may take, in GB; None for half of the device's free memory.
-        say: called with one line when a picture is tiled, with the reason, and when memory ran out.
+        say: function that gets a line of text when a picture is tiled, with the reason, and when memory ran out.
 
     Attributes:
         info: metadata of the model.
@@ -159,7 +159,7 @@ class Segmenter:
 
     @property
     def crf(self) -> DenseCRF | None:
-        """The CRF, or None; `with_crf` returns a segmenter with another one."""
+        """The CRF, or None; `with_crf` returns a segmenter with another CRF."""
         return self.whole.crf
 
     @property
@@ -174,7 +174,7 @@ class Segmenter:
 
     @property
     def plain(self) -> bool:
-        """Whether masks are the engine's own: no test-time augmentation and no CRF."""
+        """Whether masks come directly from the engine, without test-time augmentation and CRF."""
         return self.whole.plain
 
     @property
@@ -193,7 +193,7 @@ class Segmenter:
 
     @checked
     def __call__(self, picture: Any, valid: np.ndarray | None = None, *, axes: str | None = None) -> Any:
-        """Segments one or several pictures; while the network runs on one picture of a list, the next one is read.
+        """Segments one or several pictures; while the network runs on a picture of a list, the next picture is read.
 
         A picture that would take more memory than allowed, by default half of the free memory, is cut into tiles.
 
@@ -203,12 +203,12 @@ class Segmenter:
                 PIL images may be transparent; the fourth channel of an array is dropped if the model takes three.
                 Torch tensors need `axes`. A model of 8-bit or 16-bit pictures rescales uint8 and uint16 to its own
                 type, and refuses floats unless `range` is given.
-            valid: H×W booleans, False where data are missing in an array; None if data are missing only at NaN.
+            valid: H×W booleans, False for pixels without data; it need not mark NaN and nodata pixels of files.
             axes: order of the axes of arrays and tensors, such as "CHW" for channels, height and width; None for H×W
                 and H×W×C arrays.
 
         Returns:
-            The prediction, with a mask of the picture's own size; the mask is 255 where data are missing. For a list of
+            The prediction, with a mask of the picture's size; the mask is 255 at pixels without data. For a list of
             pictures, a list of predictions; for an iterator, an iterator.
 
         Raises:
@@ -267,7 +267,7 @@ class Segmenter:
         return self._together([found_in(part, one) for part, one in zip(given, inputs, strict=True)])
 
     def _together(self, parts: list[Found]) -> Found:
-        """Joins the inputs of a scene; the given value range of the picture is scaled to that of its data type."""
+        """Joins the inputs of a scene; a given value range of the picture is first scaled to its data type's range."""
         inputs = self.info.preprocessing.inputs
         if len(parts) > 1 and (given := self.preparation.range) is not None:
             image = scale_range(to_channels(parts[0].image, inputs[0].channels), given, inputs[0].dtype)
@@ -306,8 +306,8 @@ class Segmenter:
             flip: as in `Segmenter`.
             crf: as in `Segmenter`.
             range: as in `Segmenter`; None for the range of this segmenter.
-            tile: as in `Segmenter`; None for this segmenter's.
-            overlap: as in `Segmenter`; None for this segmenter's.
+            tile: as in `Segmenter`; None for the tile size of this segmenter.
+            overlap: as in `Segmenter`; None for the overlap of this segmenter.
 
         Raises:
             AtrousError: a number is out of range, the CRF has unknown settings, or the exported file returns labels
@@ -352,7 +352,7 @@ class Segmenter:
             source: picture as stored; its windows are converted to the model's input.
             sink: destination of the mask.
             name: name of the picture in messages.
-            progress: called after each tile with the number of finished tiles and the number of all tiles.
+            progress: function called after each tile with the number of finished tiles and the number of all tiles.
 
         Warns:
             PictureWarning: as `Preparation.prepare` does.
@@ -385,7 +385,7 @@ class Segmenter:
 
     @checked_names
     def features(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Returns the h×w×C' float32 features of each view that image pooling averages; see `WholePicture.features`."""
+        """Returns, for each view, the features that image pooling averages; see `WholePicture.features`."""
         return self.whole.features(image)
 
     @checked_names
@@ -396,5 +396,5 @@ class Segmenter:
         crf: DenseCRF | None = None,
         valid: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Returns the mask from scores; see `WholePicture.decide`."""
+        """Returns the mask that results from scores; see `WholePicture.decide`."""
         return self.whole.decide(scores, image, crf, valid)

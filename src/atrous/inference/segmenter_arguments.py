@@ -61,7 +61,7 @@ def check_crf(crf: Any) -> Any:
 
 
 def check_pooled(pooled: Any, views: int, pools: bool) -> Sequence[np.ndarray] | None:
-    """Checks the mean features of a whole picture for each view, or None, and returns them.
+    """Checks the mean features of a whole picture, one array per view, and returns them; None passes.
 
     Args:
         pooled: value to check.
@@ -74,7 +74,7 @@ def check_pooled(pooled: Any, views: int, pools: bool) -> Sequence[np.ndarray] |
     if pooled is None:
         return None
     if not pools:
-        raise AtrousError("pooled is for models with image pooling (segmenter.pools): leave it out for this one.")
+        raise AtrousError("pooled is for models with image pooling (segmenter.pools): leave it out for this model.")
     sound = isinstance(pooled, list | tuple) and all(
         isinstance(mean, np.ndarray) and mean.ndim == 1 and mean.dtype.kind == "f" for mean in pooled
     )
@@ -125,7 +125,7 @@ def check_together(images: Any, channels: int, possible: bool) -> np.ndarray:
     """
     if not possible:
         raise AtrousError(
-            "batches of pictures are only for one scale without flip and CRF: call segment for each picture."
+            "batches of pictures are only for scale 1 without flip and CRF: call segment for each picture."
         )
     if not isinstance(images, list | tuple) or not images:
         raise AtrousError(f"images must be a list of one or more pictures of one size, got {shown(images)}.")
@@ -162,14 +162,14 @@ def check_say(say: Any) -> None:
 
 
 def check_source_and_sink(source: Any, sink: Any) -> None:
-    """Checks that a source and a sink have the methods for windows.
+    """Checks that a source has `shape` and `read`, and that a sink has `write`.
 
     Args:
         source: value to check.
         sink: value to check.
 
     Raises:
-        AtrousError: a value lacks such a method.
+        AtrousError: a method is missing, or the shape is not three whole numbers.
     """
     shape = attribute_of(source, "shape")
     sized = isinstance(shape, tuple | list) and len(shape) == 3 and all(isinstance(side, int) for side in shape)

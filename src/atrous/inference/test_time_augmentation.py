@@ -43,7 +43,7 @@ class View:
         return image[:, ::-1].copy() if self.mirrored else image
 
     def back(self, scores: np.ndarray) -> np.ndarray:
-        """Returns the h×w×K scores of this view, mirrored back."""
+        """Returns the h×w×K scores of this view; scores of a mirrored view are mirrored back."""
         # The copy is needed: NumPy counts a flipped array of one column as contiguous, and torch refuses it.
         return scores[:, ::-1].copy() if self.mirrored else scores
 
@@ -57,7 +57,7 @@ def views_of(scales: Sequence[float], flip: bool) -> tuple[View, ...]:
         flip: whether to add a mirrored view at each scale.
 
     Raises:
-        AtrousError: there is no scale, or one is out of range.
+        AtrousError: there is no scale, or a scale is out of range.
     """
     if not scales or not all(0 < scale <= LARGEST_SCALE for scale in scales):
         raise AtrousError(f"scales must be one or more numbers above 0, up to {LARGEST_SCALE:g}, got {list(scales)}.")
@@ -76,7 +76,7 @@ def mean_probabilities(
         temperature: divisor of the logits before softmax.
 
     Returns:
-        K×H×W, which sum to one over K; K = 2 for one-logit scores.
+        K×H×W probabilities, whose sum over K is 1; K = 2 for one-logit scores.
     """
     return _rows(scores, size, range(size[0]), align_corners, temperature)
 
@@ -84,7 +84,7 @@ def mean_probabilities(
 def mean_labels(
     scores: Sequence[np.ndarray], size: Sequence[int], align_corners: bool, temperature: float
 ) -> np.ndarray:
-    """Returns the best class by `mean_probabilities`, computed in bands of rows to save memory.
+    """Returns, for each pixel, the class with the largest mean probability; works in bands of rows to save memory.
 
     Args:
         scores: h×w×K logits of each view, mirrored back.
@@ -113,7 +113,7 @@ def refined_labels(
     temperature: float,
     device: str,
 ) -> np.ndarray:
-    """Returns the best class after a CRF has refined `mean_probabilities`.
+    """Returns, for each pixel, the class with the largest probability after a CRF refined the mean probabilities.
 
     Args:
         scores: h×w×K logits of each view, mirrored back.

@@ -1,4 +1,4 @@
-"""The tiles of a large picture: their positions, at which a network samples the same pixels as in the whole picture."""
+"""Plans the tiles of a large picture; in each tile, a network samples the same pixels as in the whole picture."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from typing import NamedTuple
 
 from atrous.data.sources.source import Window
 from atrous.errors import AtrousError
+from atrous.inference.memory_estimate import limit_bytes
 from atrous.models.info import Preprocessing, aligned_side
 
 #: Step of tile positions in pixels: a multiple of every output stride (8, 16 and 32).
 GRID = 32
+#: Tile sizes to try, in pixels, the largest first. Larger tiles are not tried, so that masks depend little on the
+#: memory of a machine.
+TILES = (2048, 1536, 1024, 768, 512, 384, 256)
 #: Largest number of grid cells by which a tile of a resized picture may begin earlier to lie nearer to a whole pixel.
 LOOK_BACK = 3
 #: Largest default overlap in pixels: twice the reach of most networks (docs/big-pictures.md).
 OVERLAP = 512
-#: Largest denominators of the scales as fractions, such as 20 for 0.35 = 7/20. They are tried in this order, the most
-#: exact first.
+#: Limits for the denominators of scales as fractions; for example, 0.35 = 7/20 needs 20. They are tried in this order,
+#: the most exact first.
 DENOMINATORS = (1000, 20, 4, 1)
 
 
@@ -60,7 +64,7 @@ class TileGrid:
         return next((step for step in self._steps if step <= most), GRID)
 
     def seen(self, height: int, width: int) -> tuple[int, int] | None:
-        """Returns (height, width) of the resized whole picture; None unless the model resizes it, at scale 1 only."""
+        """Returns (height, width) of the resized whole picture; None without resizing, or if a scale is not 1."""
         if not (self._one_scale and self._resized):
             return None
         return aligned_side(height, self._enlarge), aligned_side(width, self._enlarge)
@@ -112,11 +116,11 @@ def plan(
 
     Tiles begin at multiples of `grid`, so that the network samples the same pixels as in the whole picture. Each tile
     reaches at least overlap / 2 beyond its kept window, except at the edge of the picture. The last tile of a row or
-    column ends at the edge. To keep it on the grid, all tiles are equally larger than `tile`, by up to `grid` − 1 px.
+    column ends at the edge. To keep it on the grid, all tiles are enlarged by the same 0 to `grid` − 1 px.
 
-    If the network runs on resized pictures, tiles begin at positions of its grid in the resized picture, to half a
-    pixel. A tile may begin up to three cells earlier if it then lies nearer to a whole pixel. The tile size is set so
-    that tiles are resized by the same factor as the picture.
+    If the network runs on resized pictures, tiles begin at positions of the network's grid in the resized picture, with
+    an error of up to half a pixel. A tile begins up to three cells earlier if this reduces the error. The tile size is
+    set so that tiles are resized by the same factor as the picture.
 
     Args:
         height: height of the picture, in pixels.
@@ -151,6 +155,22 @@ def plan(
     ]
 
 
+def check_tiling(tile: int | None, overlap: int | None, memory: float | None) -> None:
+    """Checks the options of tiled inference before the work starts.
+
+    Args:
+        tile: side of a tile, in pixels; None for none.
+        overlap: overlap of neighbouring tiles, in pixels; None for the default.
+        memory: memory that a picture may take, in GB; None for the default.
+
+    Raises:
+        AtrousError: a tile or an overlap is out of range, or memory is too small.
+    """
+    if memory is not None:
+        limit_bytes(memory)
+    plan(1, 1, tile or max(TILES[0], (overlap or 0) + GRID), overlap_of(tile or TILES[0], overlap))
+
+
 def _along(size: int, tile: int, overlap: int, grid: int) -> list[tuple[int, int, int, int]]:
     """Returns (start, size, start of the kept part, end of the kept part) of each tile in one direction."""
     tile += (size - tile) % grid
@@ -160,14 +180,14 @@ def _along(size: int, tile: int, overlap: int, grid: int) -> list[tuple[int, int
 
 
 def _along_resized(size: int, tile: int, overlap: int, seen: int) -> list[tuple[int, int, int, int]]:
-    """As `_along`, for a picture that is resized to `seen` = 32k + 1 pixels in that direction."""
+    """Returns the same as `_along`, for a picture that is resized to `seen` = 32k + 1 pixels in that direction."""
     cells, factor = seen // GRID, seen / size
     of_tile = math.ceil(tile * factor / GRID)
     if of_tile >= cells:
         return [(0, size, 0, size)]
 
     def best_below(cell: int, least: int) -> int:
-        """Returns the cell whose position is nearest to a whole pixel, among `cell` and the few before it."""
+        """Returns the cell whose position is nearest to a whole pixel: `cell` or one of the three cells before it."""
         places = {one: GRID * one / factor for one in range(max(least, cell - LOOK_BACK), cell + 1)}
         return min(places, key=lambda one: abs(places[one] - round(places[one])))
 
@@ -181,7 +201,7 @@ def _along_resized(size: int, tile: int, overlap: int, seen: int) -> list[tuple[
 
 
 def _cut(starts: list[int], tile: int, size: int) -> list[tuple[int, int, int, int]]:
-    """Returns the tiles with these starts; the kept part of each ends in the middle of the overlaps."""
+    """Returns the tiles with these starts; the kept part of each tile ends in the middle of its overlaps."""
     cuts = [(before + tile + after) // 2 for before, after in pairwise(starts)]
     return list(zip(starts, [tile] * len(starts), [0, *cuts], [*cuts, size], strict=True))
 

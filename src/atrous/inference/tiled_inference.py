@@ -1,4 +1,4 @@
-"""Segments pictures of any size in overlapping tiles; each mask is kept up to the middle of its overlaps."""
+"""Segments pictures of any size in overlapping tiles; each tile's mask is kept up to the middle of the overlaps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Work:
-    """Numbers of tiles and pixels, and times, of a picture in tiles.
+    """The work for a picture in tiles: numbers of tiles and pixels, and times.
 
     Args:
         tiles: number of tiles that the network ran on; tiles without any data are not counted.
@@ -53,7 +53,7 @@ class Work:
     pixels: int
 
     def __add__(self, other: Work) -> Work:
-        """Returns the sums of both."""
+        """Returns the sum of each field of both."""
         return Work(
             self.tiles + other.tiles,
             self.seconds + other.seconds,
@@ -72,17 +72,17 @@ def segment_tiles(
     grid: int = GRID,
     seen: tuple[int, int] | None = None,
 ) -> Work:
-    """Segments a picture tile by tile; while the network runs, the next tile is read and the last one is written.
+    """Segments a picture tile by tile; while the network runs, the next tile is read and the last mask is written.
 
     At most three tiles of the picture and two of the mask are in memory at a time.
 
     Args:
-        segment: maps an H×W×C tile, and H×W booleans of valid pixels or None, to H×W uint8 class indices.
-        source: picture; the mask is 255 where it is not valid, and tiles without any valid pixel are not segmented.
+        segment: function that maps an H×W×C tile, and H×W booleans of valid pixels or None, to H×W uint8 class indices.
+        source: picture; the mask is 255 at pixels that are not valid, and tiles without valid pixels are not segmented.
         sink: destination of the mask.
         tile: side of a tile, in pixels; see `plan`.
         overlap: overlap of neighbouring tiles, in pixels; see `plan`.
-        progress: called after each tile with the number of finished tiles and the number of all tiles.
+        progress: function called after each tile with the number of finished tiles and the number of all tiles.
         grid: step of tile positions, in pixels; see `plan`.
         seen: size of the resized whole picture; see `plan`.
 
@@ -107,7 +107,7 @@ def segment_tiles(
                 mask = np.where(valid, mask, np.uint8(IGNORE_INDEX))
             inner = keep.within(window)
             if last is not None:
-                last.result()  # raises errors of writing, and limits the tiles that wait to one
+                last.result()  # raises errors of the writer, and lets at most one tile wait for it
             last = writer.submit(sink.write, keep, mask[inner.rows, inner.columns])
             if progress is not None:
                 progress(done, len(tiles))
@@ -126,20 +126,19 @@ def mean_features(
 ) -> tuple[tuple[np.ndarray, ...], Work]:
     """Returns the mean of the image-pooling features over a whole picture, computed in tiles without overlap.
 
-    If the sides of a picture are not multiples of `grid`, tiles overlap a little, but each feature counts once. Each
-    feature also counts once if pictures are resized to 32k + 1 and the last row and column of a tile are the first of
-    the next tile.
+    Each feature counts once, although tiles overlap a little in two cases. The sides of a picture may not be multiples
+    of `grid`. If pictures are resized to 32k + 1, the last row and column of a tile are the first of the next tile.
 
     Args:
-        features: maps an H×W×C tile to h×w×C' features of each view.
+        features: function that maps an H×W×C tile to h×w×C' features of each view.
         source: picture; windows without any data are left out.
         tile: side of a tile, in pixels; see `plan`.
-        progress: called after each tile with the number of finished tiles and the number of all tiles.
+        progress: function called after each tile with the number of finished tiles and the number of all tiles.
         grid: step of tile positions, in pixels; see `plan`.
         seen: size of the resized whole picture; see `plan`.
 
     Returns:
-        C' float32 values for each view, and the work.
+        The means, C' float32 values for each view, and the work. There are no means if the picture has no data at all.
 
     Raises:
         AtrousError: a size is out of range.
@@ -171,11 +170,12 @@ def mean_features(
 def _upto(
     features: np.ndarray, window: Window, row: int | None, column: int | None, factors: tuple[float, float] | None
 ) -> np.ndarray:
-    """Returns the features of a window above a row and left of a column of the picture, at which the next tiles begin.
+    """Returns the features of a window that lie above `row` and left of `column`, where the next tiles begin.
 
-    None for a row or column keeps all features in that direction. Both lie on the network's grid, so that whole numbers
-    of features remain. In the whole window, their number is its size divided by the output stride, rounded up. If the
-    window is resized by `factors` to 32k + 1, there is one more feature than there are cells of the output stride.
+    None for a row or column keeps all features in that direction. Row and column lie on the network's grid, so a whole
+    number of features remains. The number of features in one direction of the window is the window's size divided by
+    the output stride, rounded up. If the window is resized by `factors` to 32k + 1, there is one more feature than
+    there are cells of the output stride.
     """
 
     def before(count: int, end: int | None, begin: int, size: int, factor: float | None) -> int:

@@ -1,4 +1,4 @@
-"""Runs a network in torch: on a GPU, or on a CPU in channels_last and, if the processor supports it, bfloat16."""
+"""Runs a network in torch, on a GPU or a CPU, in channels_last memory order and in float32 or bfloat16."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ BAND_BYTES = 4 * 2**20
 
 
 class AtMean(threading.local):
-    """Replaces the mean of image pooling or records its input, per thread, because several threads run one network.
+    """A hook that replaces the mean of image pooling, or records the features of which the mean is taken.
+
+    Each thread has its own attributes, because several threads run one network.
 
     Attributes:
-        given: mean of the whole picture, N×C×1×1, to use instead of the mean of the input; None to keep the latter.
+        given: mean over the whole picture, N×C×1×1, to use instead of the computed mean; None for the computed mean.
         seen: list to which the features before the mean, N×C×h×w, are appended; None to record nothing.
     """
 
@@ -41,7 +43,7 @@ class AtMean(threading.local):
 
 
 class TorchEngine:
-    """A network in torch, for any number of threads.
+    """A network in torch; any number of threads may use it at once.
 
     Args:
         model: model to copy and prepare for inference; it is not changed.
@@ -76,19 +78,20 @@ class TorchEngine:
         self.engine = Engine("torch", str(self._device), precision_name(self._dtype), reason)
 
     def check_scores(self) -> None:
-        """Does nothing: every network in torch gives scores."""
+        """Does nothing, because every network in torch outputs scores."""
 
     def scores(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
-        """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution.
+        """Maps H×W×C raw values to h×w×K float32 logits at the low resolution of the network's output.
 
         Args:
             image: picture or tile.
-            pooled: mean of the whole picture's `features`, used instead of the tile's; None for the latter.
+            pooled: mean of `features` over the whole picture, C' values, to use for a tile; None for the mean over
+                `image`.
         """
         return self._run(image, pooled)[0].permute(1, 2, 0).cpu().numpy()
 
     def features(self, image: np.ndarray) -> np.ndarray:
-        """H×W×C raw values → h×w×C' float32 features, of which image pooling takes the mean."""
+        """Maps H×W×C raw values to the h×w×C' float32 features that image pooling averages."""
         self._at_mean.seen = seen = []
         try:
             self._run(image)
@@ -97,11 +100,11 @@ class TorchEngine:
         return seen[0][0].permute(1, 2, 0).float().cpu().numpy()
 
     def labels(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
-        """H×W×C raw values → H×W uint8 class indices; `pooled` as in `scores`."""
+        """Maps H×W×C raw values to H×W uint8 class indices; arguments as in `scores`."""
         return self._decide(self._run(image, pooled), image.shape[:2])[0]
 
     def labels_of_all(self, images: np.ndarray) -> np.ndarray:
-        """N×H×W×C raw values → N×H×W uint8 class indices, in one pass."""
+        """Maps N×H×W×C raw values to N×H×W uint8 class indices in one forward pass."""
         return self._decide(self._through(images), images.shape[1:3])
 
     def _decide(self, scores: Tensor, size: tuple[int, ...]) -> np.ndarray:

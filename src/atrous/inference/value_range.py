@@ -14,7 +14,7 @@ from atrous.models.info import Preprocessing
 
 #: Largest values of the bit depths that cameras and scanners store in 16 bits.
 STORED_IN_16_BITS = (255, 1023, 4095, 16383)
-#: Instruction to give a range in a request to a server.
+#: Syntax of a range of two numbers in a request to a server, for messages.
 ASK_FOR_RANGE = "range={0},{1} in the query"
 
 
@@ -23,18 +23,18 @@ class PictureWarning(UserWarning):
 
 
 class PictureWarnings:
-    """Warns of pictures once for each kind of doubt, across all threads."""
+    """Issues warnings about pictures, only once for each kind of warning over all threads."""
 
     def __init__(self) -> None:
         self._changing = threading.Lock()
         self._warned_of: set[str] = set()
 
     def warn(self, sentence: str | None, kind: str | None = None, name: str = "") -> None:
-        """Warns, unless it has warned of this kind before.
+        """Issues a warning, unless one of this kind was issued before.
 
         Args:
             sentence: text of the warning; None for no warning.
-            kind: kind of the doubt; None for the text before the first colon of the sentence.
+            kind: kind of the warning; None for the text before the first colon of the sentence.
             name: name of the picture; "" for no name.
         """
         if sentence is None:
@@ -85,12 +85,12 @@ def check_range(value_range: Sequence[float] | None, preprocessing: Preprocessin
 
 
 def scale_range(image: np.ndarray, value_range: tuple[float, float], dtype: str) -> np.ndarray:
-    """Scales a range of values: its lower end becomes 0, its upper end the largest value of the data type.
+    """Scales a range of values: its lower end becomes 0, and its upper end becomes the largest value of a data type.
 
     Args:
         image: H×W×C of uint8, uint16 or float32; values outside the range are clipped to it, and NaN becomes 0.
-        value_range: (lower, upper).
-        dtype: uint8 or uint16.
+        value_range: (lower, upper) values of the picture.
+        dtype: data type of the result: uint8 or uint16.
 
     Returns:
         H×W×C of ``dtype``.
@@ -108,7 +108,7 @@ def doubt(given: str, largest: float, preprocessing: Preprocessing, give_range: 
         given: data type of the picture: uint8, uint16 or float32.
         largest: largest value of the picture.
         preprocessing: preprocessing of the model.
-        give_range: instruction to give a range, for the sentence.
+        give_range: syntax of a range for the warning, with {0} and {1} for the two numbers.
 
     Returns:
         The warning, with the probable scaling if it can be inferred; None if the values are not doubtful.

@@ -14,7 +14,7 @@ from atrous.data.sources.array import ArraySink, ArraySource
 from atrous.data.sources.source import Sink, Source, Window
 from atrous.errors import AtrousError, shown
 from atrous.inference.memory_estimate import limit_bytes, predict_bytes, surely_fits
-from atrous.inference.out_of_memory import TileLimits
+from atrous.inference.out_of_memory import TileLimits, free_cached_memory
 from atrous.inference.segmenter_arguments import (
     check_places,
     check_progress,
@@ -23,7 +23,7 @@ from atrous.inference.segmenter_arguments import (
     check_source_and_sink,
 )
 from atrous.inference.test_time_augmentation import logits_at
-from atrous.inference.tile_grid import GRID, Tile, TileGrid, overlap_of, plan
+from atrous.inference.tile_grid import GRID, TILES, Tile, TileGrid, check_tiling
 from atrous.inference.tiled_inference import Work, mean_features, segment_tiles
 from atrous.memory_errors import is_out_of_memory
 from atrous.models.info import Info
@@ -32,30 +32,12 @@ from atrous.models.picture_checks import check_picture, check_valid
 if TYPE_CHECKING:
     from atrous.inference.whole_picture import WholePicture
 
-#: Called with the number of finished tiles and the number of all tiles.
+#: Function called with the number of finished tiles and the number of all tiles.
 Progress = Callable[[int, int], object] | None
-#: Tile sizes to try, the largest first, in pixels. There is no larger one, so that masks depend little on the machine.
-TILES = (2048, 1536, 1024, 768, 512, 384, 256)
 #: Memory for reading and writing in windows, in bytes: decoded blocks of the picture and rows of the mask.
 WINDOWS_BYTES = 0.3e9
 
 Result = TypeVar("Result")
-
-
-def check_tiling(tile: int | None, overlap: int | None, memory: float | None) -> None:
-    """Checks tile, overlap and memory before the work starts.
-
-    Args:
-        tile: as in `AnySize`.
-        overlap: as in `AnySize`.
-        memory: as in `AnySize`.
-
-    Raises:
-        AtrousError: a tile or an overlap is out of range, or memory is too small.
-    """
-    if memory is not None:
-        limit_bytes(memory)
-    plan(1, 1, tile or max(TILES[0], (overlap or 0) + GRID), overlap_of(tile or TILES[0], overlap))
 
 
 class AnySize:
@@ -65,21 +47,21 @@ class AnySize:
     continue with the smaller tile size that was found.
 
     Args:
-        whole: runs the network on a picture, or on one tile of it.
+        whole: object that runs the network on a picture or on one tile of a picture.
         tile: side of a tile, in pixels; every larger picture is tiled. None to tile only pictures that would not fit
             into memory as a whole.
         overlap: overlap of neighbouring tiles, in pixels; None for a quarter of the tile, at most 512.
-        memory: memory that a picture may take, in GB; None for half of what is free on the engine's device.
-        say: called with one line when a picture is tiled, with the reason, and when memory ran out.
-        limits: tile sizes to continue with after memory ran out, shared by all objects that run one network; None to
-            start with none.
+        memory: memory that a picture may take, in GB; None for half of the free memory of the engine's device.
+        say: function that gets a line of text when a picture is tiled, with the reason, and when memory ran out.
+        limits: tile sizes to continue with after memory ran out, shared by all objects that run one network; None for
+            a new object without limits.
 
     Attributes:
         whole: as given.
         tile: as given.
         overlap: as given.
         memory: as given.
-        limits: as given, or new.
+        limits: as given; a new object for None.
 
     Raises:
         AtrousError: a tile or an overlap is out of range, or memory is too small.
@@ -117,13 +99,13 @@ class AnySize:
     ) -> AnySize:
         """Returns an object for the same network with other scales, flip, CRF or tiles.
 
-        Both share the tile sizes that were found after memory ran out.
+        Both objects share the tile sizes that were found after memory ran out.
 
         Args:
-            whole: runs the network on a picture; None for the same.
-            tile: as in `AnySize`; None for the same.
-            overlap: as in `AnySize`; None for the same.
-            say: as in `AnySize`; None for the same.
+            whole: as in `AnySize`; None for that of this object.
+            tile: as in `AnySize`; None for that of this object.
+            overlap: as in `AnySize`; None for that of this object.
+            say: as in `AnySize`; None for that of this object.
 
         Raises:
             AtrousError: as in `AnySize`.
@@ -151,10 +133,10 @@ class AnySize:
 
         Args:
             image: H×W×C picture, as `Preparation.prepare` returns it.
-            valid: H×W booleans, False where data are missing; there the mask is 255. None for data everywhere.
+            valid: H×W booleans, False for pixels without data, which become 255; None if all pixels have data.
             name: name of the picture in messages.
-            progress: called after each tile with the number of finished tiles and the number of all tiles.
-            scores: result of `scores`, so that the network does not run again on a picture that is run whole.
+            progress: function called after each tile with the number of finished tiles and the number of all tiles.
+            scores: result of `scores` for a picture that is not tiled, so that the network does not run again.
 
         Returns:
             H×W uint8 class indices.
@@ -169,7 +151,7 @@ class AnySize:
 
     @checked
     def scores(self, image: np.ndarray, *, name: str = "the picture") -> tuple[np.ndarray, ...] | None:
-        """Returns the network's scores, from which several masks can be computed; None for a picture in tiles.
+        """Returns the network's scores, from which several masks can be computed; None for a picture that is tiled.
 
         Args:
             image: H×W×C picture, as `Preparation.prepare` returns it.
@@ -189,22 +171,18 @@ class AnySize:
 
         Args:
             image: H×W×C picture, as `Preparation.prepare` returns it.
-            places: n indices of pixels, row by row from the top.
+            places: n indices of pixels, counted row by row from the top, ascending.
             name: name of the picture in messages.
 
         Returns:
-            n×K float32; for one-logit models two columns, the first of them 0.
+            n×K float32 logits; for one-logit models two columns, the first of them 0.
         """
         height, width = check_picture(image, self.whole.info.preprocessing.channels).shape[:2]
         rows, columns = np.divmod(check_places(places, height * width), width)
         aligned = bool(self.whole.info.arguments.get("align_corners", False))
 
         def at_places(tile: int | None) -> np.ndarray:
-            whole, pooled = Window(0, 0, height, width), None
-            tiles = [Tile(whole, whole)]
-            if tile is not None and max(height, width) > tile:
-                pooled, _, _ = self._pooled(ArraySource(image), tile, None)
-                tiles = self._grid.plan(height, width, tile)
+            pooled, tiles = self._tiles(image, tile)
             found = np.zeros((len(places), max(2, len(self.whole.info.classes))), np.float32)
             for read, kept in tiles:
                 below, right = rows - kept.top, columns - kept.left
@@ -218,6 +196,38 @@ class AnySize:
         return self._until_it_fits(at_places, self._tile_for(height, width, name), height, width, name)
 
     @checked
+    def probabilities(self, image: np.ndarray, *, name: str = "the picture") -> np.ndarray:
+        """Returns the probabilities of all classes, the mean over scales and flip; a CRF is not used.
+
+        Args:
+            image: H×W×C picture, as `Preparation.prepare` returns it.
+            name: name of the picture in messages.
+
+        Returns:
+            H×W×K float32; K = 2 for one-logit models.
+        """
+        height, width = check_picture(image, self.whole.info.preprocessing.channels).shape[:2]
+
+        def of_all(tile: int | None) -> np.ndarray:
+            pooled, tiles = self._tiles(image, tile)
+            found = np.empty((height, width, max(2, len(self.whole.info.classes))), np.float32)
+            for read, kept in tiles:
+                inner = kept.within(read)
+                part = self.whole.probabilities(image[read.rows, read.columns], pooled)
+                found[kept.rows, kept.columns] = part[inner.rows, inner.columns]
+            return found
+
+        return self._until_it_fits(of_all, self._tile_for(height, width, name), height, width, name)
+
+    def _tiles(self, image: np.ndarray, tile: int | None) -> tuple[tuple[np.ndarray, ...] | None, list[Tile]]:
+        """Returns the mean features for image pooling, None if not needed, and the tiles of a picture."""
+        height, width = image.shape[:2]
+        if tile is None or max(height, width) <= tile:
+            whole = Window(0, 0, height, width)
+            return None, [Tile(whole, whole)]
+        return self._pooled(ArraySource(image), tile, None)[0], self._grid.plan(height, width, tile)
+
+    @checked
     def windows(
         self,
         source: Source,
@@ -229,10 +239,10 @@ class AnySize:
         """Segments a picture window by window, so that it is never in memory as a whole.
 
         Args:
-            source: picture; its windows are prepared as `Preparation.filled` returns them.
+            source: picture whose windows are already prepared, as by `Preparation.filled`.
             sink: destination of the mask.
             name: name of the picture in messages.
-            progress: called after each tile with the number of finished tiles and the number of all tiles.
+            progress: function called after each tile with the number of finished tiles and the number of all tiles.
         """
         check_source_and_sink(source, sink)
         check_progress(progress)
@@ -244,7 +254,7 @@ class AnySize:
         )
 
         def segment(image: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
-            # A tile may be a little larger than `tile`, so None runs it whole, unless memory ran out.
+            # A window may be a little larger than `tile`, so None runs it as a whole, unless memory ran out.
             smaller = self._after_memory_ran_out() or tile
             return self._segment(image, valid, smaller if smaller < tile else None, pooled=pooled, name=name)
 
@@ -266,7 +276,10 @@ class AnySize:
         return tile if tile is None or self.overlap is None else max(tile, self.overlap + GRID)
 
     def _tile_for(self, height: int, width: int, name: str, besides: float = 0, quiet: bool = False) -> int | None:
-        """Returns the picture's tile size, None to run it whole; prints the reason unless `quiet`."""
+        """Returns the picture's tile size, or None to run it whole; reports the reason unless `quiet`.
+
+        `besides` is the memory that is needed in addition to the network's, in bytes.
+        """
         say = (lambda line: None) if quiet else self.say
         given = min((tile for tile in (self.tile, self._after_memory_ran_out()) if tile), default=None)
         if given is not None and max(height, width) > given:
@@ -338,14 +351,14 @@ class AnySize:
         pooled: tuple[np.ndarray, ...] | None,
         scores: Sequence[np.ndarray] | None,
     ) -> np.ndarray:
-        if scores is None or self.whole.plain:  # the engine's masks may differ from those of scores if classes tie
+        if scores is None or self.whole.plain:  # masks from scores may differ from the engine's masks if classes tie
             return self.whole.segment(image, valid, pooled)
         return self.whole.decide(scores, image, self.whole.crf, valid)
 
     def _until_it_fits(
         self, work: Callable[[int | None], Result], tile: int | None, height: int, width: int, name: str
     ) -> Result:
-        """Calls `work` with the tile size (None for the whole picture), and with smaller ones while memory runs out.
+        """Calls `work` with the tile size (None for the whole picture), and with smaller sizes while memory runs out.
 
         The smaller size is remembered for later pictures.
         """
@@ -354,15 +367,15 @@ class AnySize:
                 return work(tile)
             except (MemoryError, RuntimeError) as error:
                 smaller = self._smaller(error, min(tile or max(height, width), max(height, width)))
-            # Outside the except block, because there the traceback still keeps the network's tensors in memory.
-            self._free()
+            # This is outside the except block, because inside it the traceback keeps the network's tensors in memory.
+            free_cached_memory(self.whole.engine.device)
             self.say(f"out of memory at {min(tile or width, width)} px: continuing with tiles of {smaller} px")
             self._say_off_grid(smaller, name)
             self.limits.lower(smaller, *self._load)
             tile = smaller
 
     def _smaller(self, error: Exception, size: int) -> int:
-        """Returns the next smaller tile size; raises `error` if it is another error or no smaller size is left."""
+        """Returns the next smaller tile size; raises `error` if memory did not run out or no smaller size is left."""
         smaller = size // 2 // GRID * GRID
         if not is_out_of_memory(error) or smaller < max(TILES[-1], self._grid.overlap_of(smaller) + GRID):
             raise error
@@ -385,11 +398,3 @@ class AnySize:
             self.whole.features, source, tile, lambda done, _: show(done, first + second), grid, seen
         )
         return means or None, work, lambda done, _: show(first + done, first + second)
-
-    def _free(self) -> None:
-        """Frees torch's cached GPU memory for the smaller tiles."""
-        device = self.whole.engine.device
-        if device.startswith(("cuda", "mps")):
-            import torch
-
-            (torch.cuda if device.startswith("cuda") else torch.mps).empty_cache()

@@ -12,7 +12,7 @@ from atrous.errors import AtrousError
 from atrous.inference.resize_argmax import resize_argmax
 from atrous.inference.runner import Runner
 from atrous.inference.segmenter_arguments import check_crf, check_pooled, check_scores, check_together
-from atrous.inference.test_time_augmentation import View, mean_labels, refined_labels, views_of
+from atrous.inference.test_time_augmentation import View, mean_labels, mean_probabilities, refined_labels, views_of
 from atrous.models.crf_colors import check_crf_fits, compared_by_crf
 from atrous.models.picture_checks import check_picture, check_valid
 
@@ -29,7 +29,7 @@ class WholePicture:
     Args:
         runner: runner of the network.
         info: metadata of the model.
-        scales: resize factors of the picture, each above 0 and up to 8; the probabilities of all are averaged.
+        scales: resize factors of the picture, each above 0 and up to 8; the probabilities at all scales are averaged.
         flip: whether to average the probabilities of the picture and its mirror image.
         crf: CRF that refines the probabilities at the picture's full size, or its settings as `crf.settings.make_crf`
             reads them; None for no CRF.
@@ -38,7 +38,7 @@ class WholePicture:
         info: metadata of the model.
         runner: runner of the network.
         engine: engine that runs the network, and the reason for its choice.
-        pools: whether the model's image pooling can take the mean of a whole picture's `features`.
+        pools: whether the model's image pooling can use the mean of `features` over a whole picture.
         scales: resize factors, as given.
         crf: CRF on the engine's device, or None.
 
@@ -98,7 +98,7 @@ class WholePicture:
 
     @property
     def plain(self) -> bool:
-        """Whether masks are the engine's own: no test-time augmentation and no CRF."""
+        """Whether masks come directly from the engine, without test-time augmentation and CRF."""
         return self.crf is None and self._views == (View(),)
 
     @property
@@ -114,12 +114,13 @@ class WholePicture:
     def segment(
         self, image: np.ndarray, valid: np.ndarray | None = None, pooled: Sequence[np.ndarray] | None = None
     ) -> np.ndarray:
-        """H×W×C with the model's channels and range → H×W uint8 class indices.
+        """Maps a prepared picture to H×W uint8 class indices.
 
         Args:
             image: H×W×C picture, as `Preparation.prepare` returns it.
             valid: H×W booleans, False for pixels that the CRF leaves out; None for all pixels.
-            pooled: mean of the whole picture's `features` for each view, if the image is a tile of that picture.
+            pooled: for a tile, the mean of `features` over the whole picture for each view; None for the mean over
+                `image`.
         """
         image = check_picture(image, self.info.preprocessing.channels)
         check_valid(valid, image.shape[:2])
@@ -141,7 +142,7 @@ class WholePicture:
 
     @checked
     def scores(self, image: np.ndarray, pooled: Sequence[np.ndarray] | None = None) -> tuple[np.ndarray, ...]:
-        """H×W×C with the model's channels and range → h×w×K float32 logits of each view, at low resolution.
+        """Returns, for each view, the h×w×K float32 logits at the low resolution of the network's output.
 
         Args:
             image: H×W×C picture, as `Preparation.prepare` returns it.
@@ -155,14 +156,28 @@ class WholePicture:
         )
 
     @checked
+    def probabilities(self, image: np.ndarray, pooled: Sequence[np.ndarray] | None = None) -> np.ndarray:
+        """H×W×C with the model's channels and range → H×W×K float32 probabilities, the mean of all views.
+
+        Args:
+            image: H×W×C picture, as `Preparation.prepare` returns it.
+            pooled: as in `segment`.
+
+        Returns:
+            H×W×K, which sum to one over K; K = 2 for one-logit models.
+        """
+        scores, size = self.scores(image, pooled), image.shape[:2]
+        return mean_probabilities(scores, size, self._align_corners, self.info.temperature).numpy().transpose(1, 2, 0)
+
+    @checked
     def features(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
-        """H×W×C → h×w×C' float32 features of each view that image pooling averages; for models with `pools`.
+        """Returns, for each view, the h×w×C' float32 features that image pooling averages; for models with `pools`.
 
         Args:
             image: H×W×C picture, as `Preparation.prepare` returns it.
         """
         if not self.pools:
-            raise AtrousError("features are for models with image pooling (segmenter.pools); this model has none.")
+            raise AtrousError("features are for models with image pooling (segmenter.pools), but this model has none.")
         image = check_picture(image, self.info.preprocessing.channels)
         return tuple(view.back(self.runner.features(view.of(image))) for view in self._views)
 
@@ -174,10 +189,10 @@ class WholePicture:
         crf: DenseCRF | None = None,
         valid: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Returns the mask from scores.
+        """Returns the mask that results from scores.
 
         Args:
-            scores: h×w×K logits of each view.
+            scores: h×w×K logits of each view, as `scores` returns them.
             image: H×W×C picture to which the scores belong.
             crf: CRF that refines the probabilities first; None for no CRF.
             valid: H×W booleans, False for pixels that the CRF leaves out; None for all pixels.

@@ -10,7 +10,7 @@ from atrous.data.mask_value_map import IGNORE_INDEX
 
 #: Names of the sizes.
 SIZES = ("small", "medium", "large")
-#: Areas, in pixels, at which medium and large begin (COCO's).
+#: Smallest areas of medium and of large segments, in pixels (the limits of COCO).
 LIMITS = (32**2, 96**2)
 
 
@@ -51,7 +51,7 @@ class SizeScore:
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """Accuracy of small, medium and large segments: the mean over classes with such segments; NaN without any."""
+        """Mean accuracy of small, medium and large segments over the classes with such segments; NaN if none."""
         found = self.accuracy()
         with np.errstate(invalid="ignore"):
             return np.nansum(found, 0) / (~np.isnan(found)).sum(0)

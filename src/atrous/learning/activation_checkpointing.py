@@ -29,7 +29,7 @@ def recompute_blocks(model: SegmentationModel) -> int:
     """Makes a model recompute every block of the backbone, and the head's parts, in the backward pass.
 
     Args:
-        model: model to change in place; in evaluation mode it computes as before.
+        model: model to change in place; in evaluation mode, nothing is recomputed.
 
     Returns:
         The number of recomputed blocks.
@@ -46,7 +46,7 @@ def _blocks(model: SegmentationModel) -> list[nn.Module]:
     found = [block for child in children for block in _elements(child) if block is not child]
     found += [part for name in HEADS if isinstance(part := getattr(model, name, None), nn.Module)]
     found = [block for block in found if any(True for _ in block.parameters())]
-    # Max pooling stores an index of 8 bytes for each position.
+    # Max pooling is recomputed, too, because it stores an index of 8 bytes for each position.
     return found + [child for child in children if isinstance(child, nn.MaxPool2d)]
 
 

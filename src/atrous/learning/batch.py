@@ -20,7 +20,7 @@ class Batch:
     Args:
         images: N×C×H×W, raw values; uint8, or float32 for pictures of more than 8 bits.
         targets: targets by name; "labels" are N×H×W uint8 class indices, 255 = ignore.
-        more: further data for terms, by name, such as pictures without labels; its tensors move with the batch.
+        more: further data for terms, by name, such as pictures without labels; its tensors are copied with the batch.
         names: names of the N samples, for messages.
     """
 
@@ -39,7 +39,7 @@ class Batch:
 
         Args:
             device: target device; the copy is asynchronous if the batch is in page-locked memory.
-            channels_last: store the images in channels_last memory order, which makes convolutions faster.
+            channels_last: True to store the images in channels_last memory order, which makes convolutions faster.
         """
         moved = self._each(lambda tensor: tensor.to(device, non_blocking=True))
         if not channels_last:

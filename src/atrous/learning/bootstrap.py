@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+#: Level of the intervals, 0–1, default number of draws and default random seed.
 LEVEL = 0.95
 DRAWS = 10_000
 SEED = 0
@@ -58,8 +59,8 @@ class Difference:
 
     Attributes:
         change: difference of the score; NaN if the score of one model is NaN.
-        interval: 95 % bootstrap interval of the change; None if the change is NaN, or if fewer than two groups have
-            labelled pixels (for mIoU and pixel accuracy) or the class.
+        interval: 95 % bootstrap interval of the change. It is None if the change is NaN, or if fewer than two groups
+            have labelled pixels (for mIoU and pixel accuracy) or contain the class (for its IoU).
         error: standard error of the change, by the bootstrap; None if the interval is None.
         p: p-value: probability of a change at least as large if the two models are swapped at random in each group;
             None if the interval is None.
@@ -122,7 +123,7 @@ def scores_of(counts: NDArray) -> Scores:
 
 
 def groups_with_class(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns, for each of K classes, the number of groups in which it is in truth or prediction.
+    """Returns, for each of K classes, the number of groups that have the class in truth or prediction.
 
     Args:
         counts: G×3×K counts of G groups.
@@ -151,8 +152,8 @@ def bootstrap_intervals(
         seed: random seed of the draws, ≥ 0.
 
     Returns:
-        The intervals of mIoU and of pixel accuracy, and the intervals of the IoU of each class. None replaces an
-        interval if fewer than two groups have labelled pixels or the class.
+        The intervals of mIoU and of pixel accuracy, and the intervals of the IoU of each class. An interval is None if
+        fewer than two groups have labelled pixels (for mIoU and pixel accuracy) or contain the class (for its IoU).
     """
     columns = np.concatenate([scores_of(part).columns for part in _resampled(counts, draws, seed)])
     says = _groups_that_say(counts)
@@ -211,7 +212,7 @@ def paired_differences(
 
 
 def _groups_that_say(counts: NDArray[np.int64]) -> list[int]:
-    """Returns the number of groups that affect each score: for mIoU and accuracy those with any labelled pixel."""
+    """Returns the number of groups that affect each score: groups with labels or, for an IoU, with the class."""
     any_pixel = int((counts[:, 1].sum(-1) > 0).sum())
     return [any_pixel, any_pixel, *groups_with_class(counts).tolist()]
 
@@ -274,7 +275,7 @@ def _chances(
     for part in _weighted(swap, number, swaps) if groups else ():
         one = base + part
         moved = np.abs(scores_of(total - one).columns - scores_of(one).columns)
-        extreme += (~(moved < np.abs(changes) - _TIED)).sum(0)  # NaN, of a class that vanished, counts as extreme
+        extreme += (~(moved < np.abs(changes) - _TIED)).sum(0)  # NaN, for a class that is absent, counts as extreme
     if not groups:
         return np.ones(len(changes))
     return extreme / number if exact else (extreme + 1) / (number + 1)

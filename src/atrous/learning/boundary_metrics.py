@@ -1,4 +1,4 @@
-"""Boundary F-score and boundary IoU: scores of the outlines of masks, whose errors hardly change the mean IoU."""
+"""Boundary F-score and boundary IoU: scores of outlines of masks; errors at outlines hardly change the mean IoU."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class BoundaryScore:
         num_classes: number of classes K ≥ 2.
 
     Attributes:
-        counts: K×4 int64: matching predicted, all predicted, matching true and all true outline pixels.
+        counts: K×4 int64: per class the numbers of matching predicted, all predicted, matching true and all true
+            outline pixels.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -73,14 +74,14 @@ class BoundaryIoU:
 
     A seam is all pixels of a class within 2 % of the picture's diagonal from the contour of the class. As in the
     authors' code (bowenc0221/boundary-iou-api), distances are Chebyshev distances (king's moves in chess), and the
-    picture's border is a contour. The border to pixels without data is a contour, too. Pixels without a label do not
-    count.
+    picture's border is a contour. The border to pixels without data is a contour, too. Ignored pixels (255 in truth) do
+    not count.
 
     Args:
         num_classes: number of classes K ≥ 2.
 
     Attributes:
-        counts: K×2 int64: pixels in both seams, and pixels in at least one of them.
+        counts: K×2 int64: per class the numbers of pixels in both seams, and of pixels in at least one seam.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -108,7 +109,7 @@ class BoundaryIoU:
 
     @property
     def mean(self) -> float:
-        """Mean boundary IoU over the classes in truth or prediction, 0–1; NaN if there are none."""
+        """Mean boundary IoU over the classes in truth or prediction, 0–1; NaN if there is no such class."""
         present = self.iou[~np.isnan(self.iou)]
         return float(present.mean()) if present.size else float("nan")
 
@@ -130,7 +131,7 @@ def outline(mask: NDArray[np.bool_], void: NDArray[np.bool_] | None = None) -> N
 
     Args:
         mask: H×W booleans.
-        void: H×W booleans, True for pixels without data; their border is not an outline. None for data everywhere.
+        void: H×W booleans, True for pixels without data, whose border is not an outline; None if all pixels have data.
     """
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     covered = mask if void is None else mask | void

@@ -21,13 +21,13 @@ from atrous.run_folder import CHECKPOINT
 
 #: Parts that every checkpoint has.
 OWN_PARTS = ("weights", "optimizer", "random")
-#: Parts that depend on a field of the recipe → that field.
+#: Name of an optional part of a checkpoint → field of the recipe that decides whether the part exists.
 OF_RECIPE = {"average": "train.ema", "crf": "crf.trainable"}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The description of the run in a checkpoint, besides the states that are restored from it.
+    """The description of a run in its checkpoint; the checkpoint also contains the states, which are restored in place.
 
     Args:
         progress: progress of the run, as it was saved.
@@ -82,7 +82,7 @@ def save_checkpoint(
         optimizer: optimiser whose state is stored.
         state: further parts to store, by name, such as the moving average of the weights.
         progress: values that JSON can store, such as epoch, step, best score and elapsed time.
-        random: `random_state()` of each process; empty for that of this process.
+        random: result of `random_state` in each process, by rank; empty to store only that of this process.
         recipe: recipe of the run as YAML; with it, the checkpoint alone is enough to resume.
 
     Raises:
@@ -111,7 +111,7 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Restores the states from a checkpoint, in place.
 
-    Learning rates and weight decays of the optimiser do not change, so that a recipe changed for resuming takes effect.
+    Learning rates and weight decays are not restored, so changes of them in the recipe of a resumed run take effect.
     Parameters that were frozen before and are trainable now start without momentum.
 
     Args:
@@ -125,7 +125,7 @@ def load_checkpoint(
         The progress, the recipe and the number of processes that were saved.
 
     Raises:
-        AtrousError: the checkpoint is missing, damaged, or of another run.
+        AtrousError: the checkpoint is missing, is damaged, or belongs to another run.
     """
     wanted = state or {}
     if not path.is_file():
@@ -155,7 +155,7 @@ def load_checkpoint(
 
 
 def last_weights(run: Path) -> dict[str, Tensor]:
-    """Returns the latest weights of a run, with which it resumes; not those of its best model or moving average.
+    """Returns the latest weights of a run, with which it resumes; these are not the best or the averaged weights.
 
     Args:
         run: folder of the run.
@@ -191,7 +191,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _parts(record: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Returns the JSON values of each part of the state, by name; finds those of older checkpoints by tensor names."""
+    """Returns the JSON values of each part of the state, by name.
+
+    Older checkpoints lack these values; their parts are found by the names of tensors.
+    """
     if "state" in record:
         return record["state"]
     return {name: None for name in OF_RECIPE if any(key.startswith(f"{name}.") for key in tensors)}

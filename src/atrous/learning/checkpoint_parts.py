@@ -29,7 +29,7 @@ def take_apart(name: str, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], 
     """Splits a state into tensors by name and values for JSON; `put_together` restores it exactly.
 
     Args:
-        name: name of the part; the names of its tensors begin with it and a dot.
+        name: name of the part; the names of its tensors begin with this name and a dot.
         state: result of `Stateful.state_dict`.
 
     Returns:
@@ -50,7 +50,7 @@ def put_together(name: str, tensors: Mapping[str, Tensor], rest: Any) -> dict[st
     Args:
         name: name of the part.
         tensors: all tensors of the checkpoint, by name.
-        rest: values from JSON.
+        rest: values that `take_apart` returned for JSON.
 
     Raises:
         KeyError: a tensor is missing.
@@ -84,6 +84,7 @@ def _plain(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _whole(rest: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Restores a value that `_plain` converted."""
     if not isinstance(rest, list):
         return rest
     kind, held = rest

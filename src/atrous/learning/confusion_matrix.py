@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-#: Pixels counted at once: OpenCV counts in float32, which is exact up to this number.
+#: Largest number of pixels that are counted at once: OpenCV counts in float32, which is exact up to this number.
 COUNTED_AT_ONCE = 2**24
 
 
 class ConfusionMatrix:
-    """Counts of (truth, prediction) pairs over every labelled pixel, in int64.
+    """Counts of (truth, prediction) pairs of classes over all labelled pixels.
 
     Args:
         num_classes: number of classes K ≥ 2.
@@ -30,7 +30,7 @@ class ConfusionMatrix:
 
         Args:
             truth: class indices of any shape, 255 = ignore.
-            prediction: class indices of the same shape, all < K; 255 is allowed where truth is 255.
+            prediction: class indices of the same shape, all < K, or 255; pixels with 255 are not counted.
         """
         classes = len(self.counts)
         pairs = truth.reshape(1, -1), prediction.reshape(1, -1)
@@ -58,12 +58,12 @@ class ConfusionMatrix:
 
     @property
     def miou(self) -> float:
-        """Mean IoU over the classes present in truth or prediction."""
+        """Mean IoU over the classes present in truth or prediction, 0–1; NaN if there is no such class."""
         return _mean(self.iou)
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of labelled pixels that are correct; NaN if no pixel is labelled."""
+        """Share of labelled pixels that are correct, 0–1; NaN if no pixel is labelled."""
         return float(_ratio(np.trace(self.counts), self.counts.sum()))
 
     def summary(self) -> dict[str, Any]:

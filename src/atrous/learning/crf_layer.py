@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from atrous.crf import DenseCRF
 from atrous.crf.settings import settings_of
 from atrous.crf.spatial_gaussian import LEAST
-from atrous.learning.recipe import Crf
+from atrous.learning.recipe_sections import Crf
 from atrous.models import Info
 from atrous.models.crf_colors import check_crf_fits
 from atrous.models.layers import class_probabilities, resize
@@ -20,14 +20,14 @@ ITERATIONS_AFTER = 10
 
 
 class CrfLayer(nn.Module):
-    """A layer that refines scores with a CRF with trainable weights.
+    """A layer that refines scores by a CRF whose weights are trained.
 
     Args:
         settings: initial settings of the CRF.
         info: metadata of the model whose scores are refined.
 
     Attributes:
-        crf: the CRF; its kernel weights are parameters, and so is its compatibility matrix if that is learned.
+        crf: the CRF. Its kernel weights are parameters; its compatibility matrix is a parameter if it is learned.
     """
 
     def __init__(self, settings: Crf, info: Info) -> None:
@@ -54,7 +54,7 @@ class CrfLayer(nn.Module):
         Args:
             scores: N×K×h×w logits; K = 1 is one logit for two classes.
             raw_images: N×C×H×W, unnormalised.
-            align_corners: the model's convention of bilinear resizing.
+            align_corners: whether the model's bilinear resizing aligns corners, as in `F.interpolate`.
 
         Returns:
             N×K×H×W float32 logits whose softmax (sigmoid, for K = 1) is the CRF's output. If any score is not finite,

@@ -1,4 +1,4 @@
-"""Searches a CRF's parameters on labelled pictures, as in the papers: on a coarse grid, then on a finer one.
+"""Searches a CRF's parameters on labelled pictures, first on a coarse grid and then on a finer grid, as in the papers.
 
 arXiv:1412.7062 §5 fixes w2 and σγ at 3 with ten mean-field iterations, and finds w1, σα and σβ by cross-validation on
 100 validation pictures.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-#: Parameters that are not searched.
+#: Parameters that are not searched, with their values.
 FIXED: dict[str, Any] = {"gaussian_weight": 3, "gaussian_xy": 3, "iterations": 10}
 #: The first round's grid: the ranges of arXiv:1606.00915 §4.1.
 GRID: dict[str, Sequence[float]] = {
@@ -26,7 +26,7 @@ Picked = TypeVar("Picked")
 
 @dataclass(frozen=True)
 class Trial:
-    """Settings with their score.
+    """Settings of a CRF, and the score that they reach.
 
     Args:
         settings: settings of a DenseCRF, by name.
@@ -40,10 +40,12 @@ class Trial:
 def coarse_to_fine(
     score: Callable[[Mapping[str, Any]], float], grid: Mapping[str, Sequence[float]] = GRID
 ) -> Iterator[Trial]:
-    """Tries every point of a grid, then the points half a grid step around the best one: 26 for three parameters.
+    """Tries every point of a grid, then the neighbours of the best point at half the grid step.
+
+    There are 26 such neighbours for three parameters.
 
     Args:
-        score: function that returns the mean IoU of settings.
+        score: function that returns the mean IoU of a CRF with the given settings, 0–1.
         grid: values of each parameter, ascending and evenly spaced; a parameter with one value is not varied.
 
     Yields:

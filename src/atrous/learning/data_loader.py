@@ -32,7 +32,7 @@ from atrous.learning.epoch_sampler import EpochOrder
 PREFETCH = 4
 #: Seconds between two checks that the workers are alive, while the loader waits for a batch.
 POLL = 5.0
-#: Folder in which Linux stores the batches that workers pass on; its size is limited. Other systems do not have it.
+#: Folder in which Linux stores the batches that workers pass on; its size is limited. Only Linux has this folder.
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -46,7 +46,7 @@ class AugmentedSamples(TorchDataset):
         channels: number of channels of the model's input.
         seed: random seed of the augmentation.
         fill: raw value of each channel for pixels outside the picture and pixels without data.
-        colors: channels whose colour is varied; None for all.
+        colors: channels whose colour is varied; None for all channels.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class AugmentedSamples(TorchDataset):
     ) -> None:
         self.dataset, self.items, self.config = dataset, items, config
         self.channels, self.seed, self.fill, self.colors = channels, seed, fill, colors
-        #: The index that each worker is reading, −1 if idle; in shared memory, so that the loader can name a bad file.
+        #: Index of the item that each worker is reading, −1 if idle; shared, so that the loader can name a bad file.
         self.reading = torch.full((1,), -1)
 
     def __len__(self) -> int:
@@ -72,8 +72,9 @@ class AugmentedSamples(TorchDataset):
         epoch, index = key
         worker = get_worker_info()
         number = worker.id if worker is not None else 0
-        self.reading[number] = index
-        sample = self.dataset.read(self.items[index])
+        place = index % len(self.items)  # larger indices are repetitions, see `EpochOrder`
+        self.reading[number] = place
+        sample = self.dataset.read(self.items[place])
         image = fill_missing(to_channels(sample.image, self.channels), sample.valid, self.fill)
         image, label = augment(
             image,
@@ -116,7 +117,7 @@ class Loader:
         self._loader: DataLoader | None = None
 
     def counts(self, first: int = 0) -> list[int]:
-        """As `EpochOrder.counts`."""
+        """Returns the number of pictures in each remaining batch of an epoch; see `EpochOrder.counts`."""
         return self.order.counts(first)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
@@ -162,7 +163,7 @@ class Loader:
                 prefetch_factor=PREFETCH if self.workers else None,
                 pin_memory=self.pin_memory,
                 timeout=min(POLL, self.patience) if self.workers else 0,
-                generator=torch.Generator(),  # each iteration draws a number; this keeps the global random state
+                generator=torch.Generator(),  # each iteration draws a number, which must not change the global state
             )
         # torch's signal handler would raise an error for a dead worker at any place in the program. It is not needed:
         # the iterator detects a dead worker within POLL seconds while it waits for a batch. Windows has no such signal.
@@ -233,7 +234,7 @@ def _is_about_a_worker(error: RuntimeError) -> bool:
 
 
 def to_tensor(image: np.ndarray) -> Tensor:
-    """Converts H×W×C of any supported dtype to C×H×W; uint16 becomes float32, because torch does not compute in it."""
+    """Converts an H×W×C array to a C×H×W tensor; uint16 becomes float32, because torch does not compute in uint16."""
     if image.dtype == np.uint16:
         image = image.astype(np.float32)
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -23,8 +23,10 @@ def examine_with_progress(
     in_channels: int | None = None,
     inputs: Mapping[str, str] | None = None,
     groups: str | None = None,
+    planes: Sequence[str] = (),
+    slices: int | None = None,
 ) -> Diagnosis:
-    """Examines a dataset and shows a progress bar with the time left; see `examine`."""
+    """Examines a dataset, and shows a progress bar with the remaining time; arguments as in `examine`."""
     # OpenCV's own messages about damaged files would break the bar, and the findings name those files.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     with progress_bar() as bar:
@@ -39,14 +41,16 @@ def examine_with_progress(
             in_channels=in_channels,
             inputs=inputs,
             groups=groups,
+            planes=planes,
+            slices=slices,
         )
 
 
 def show_finding(finding: Finding, level: str) -> None:
-    """Prints one kind of problem with its first examples.
+    """Prints a finding, which is one kind of problem, with its first examples.
 
     Args:
-        finding: kind of problem.
+        finding: finding to print.
         level: severity, in the console's markup, such as "[yellow]warning[/]".
     """
     count = f" × {finding.count}" if finding.count > 1 else ""

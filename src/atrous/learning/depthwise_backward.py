@@ -1,11 +1,12 @@
-"""A fast backward pass for depthwise convolutions on CPUs, up to twenty times as fast as the library's.
+"""A fast backward pass for depthwise convolutions on CPUs, up to twenty times as fast as that of oneDNN.
 
-oneDNN has a fast forward kernel for every depthwise convolution. But in the backward pass of 5×5 and dilated
-convolutions it uses slow code. Both gradients are depthwise convolutions themselves, so the fast forward kernel can
-compute them. The input's gradient is the output's gradient, convolved with the mirrored weight. The weight's gradient
-is the input, convolved with the output's gradient as one large kernel, with stride and atrous rate exchanged.
+oneDNN, torch's library for CPUs, has a fast forward kernel for every depthwise convolution. But in the backward pass of
+5×5 and dilated convolutions, it uses slow code. The gradients of the input and of the weight are depthwise convolutions
+themselves, so the fast forward kernel can compute them. The input's gradient is the output's gradient, convolved with
+the mirrored weight. The weight's gradient is the input, convolved with the output's gradient as one large kernel, with
+stride and atrous rate exchanged.
 
-The speed is measured in benchmarks/train.py. Up to rounding, the gradients equal the library's
+The speed is measured in benchmarks/train.py. The gradients equal those of oneDNN up to rounding
 (tests/learning/test_depthwise.py).
 """
 
@@ -81,12 +82,12 @@ class _Depthwise(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             if stride == (1, 1):
                 for_image = _image_gradient(gradient, weight, padding, dilation)
-            else:  # only the bfloat16 kernel is slow here
+            else:  # with a larger stride, only oneDNN's bfloat16 kernel is slow
                 for_image = _library(gradient, image, weight, ctx.geometry, torch.float32, (True, False)).to(
                     image.dtype
                 )
         if ctx.needs_input_grad[1]:
-            if weight.shape[-2:] == (3, 3) and dilation == (1, 1):  # only here the library's own kernel is fast
+            if weight.shape[-2:] == (3, 3) and dilation == (1, 1):  # oneDNN's kernel is fast only in this case
                 for_weight = _library(gradient, image, weight, ctx.geometry, image.dtype, (False, True))
             else:
                 for_weight = _weight_gradient(gradient, image, weight.shape[-2:], *ctx.geometry).to(weight.dtype)

@@ -27,7 +27,7 @@ BY_TORCHRUN = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes that work together, from the view of one of them; by default there is only one.
+    """The processes that work together, and the rank of this process among them; by default, a single process.
 
     Args:
         rank: index of this process, 0 … world − 1; process 0 writes the files and prints.
@@ -117,7 +117,7 @@ class ProcessGroup:
         # Without the search for unused parameters, DDP regroups its sums after the first step of every start. Then,
         # with three or more processes, a resumed run would round differently from a run that was never stopped.
         warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
-        # This warning comes only for depthwise weights, which have few numbers per channel.
+        # torch gives this warning only for depthwise weights, which have few numbers per channel.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return nn.parallel.DistributedDataParallel(
             step, device_ids=[self.local_rank] if on_gpu else None, find_unused_parameters=True
@@ -128,12 +128,12 @@ class ProcessGroup:
         if self.world == 1:
             return
         if not next(model.parameters()).is_cuda:
-            console.print("batch norms over each process's own pictures")
+            console.print("batch norms use only the pictures of their own process")
             return
         from timm.layers import convert_sync_batchnorm  # torch's function does not handle timm's norms with activation
 
         convert_sync_batchnorm(model)
-        console.print("batch norms over the pictures of all processes")
+        console.print("batch norms use the pictures of all processes")
 
     def share_statistics(self, model: nn.Module) -> None:
         """Copies the running statistics of process 0 to all processes, so that all of them measure the same model."""
@@ -143,7 +143,7 @@ class ProcessGroup:
 
 
 def current_group() -> ProcessGroup:
-    """Returns the group that `process_group` has joined; outside of it, a group of this process only."""
+    """Returns the group that `process_group` has joined; outside of that context, a group of this process only."""
     if not (dist.is_available() and dist.is_initialized()):
         return ProcessGroup()
     return ProcessGroup(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))

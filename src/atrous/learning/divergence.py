@@ -9,7 +9,7 @@ from atrous.errors import AtrousError
 
 
 class Diverged(AtrousError):
-    """A loss or gradient is not finite; the weights are unchanged and the last checkpoint is valid.
+    """Error for a loss or gradient that is not finite; the weights are unchanged, and the last checkpoint is valid.
 
     Args:
         what: "loss" or "gradient".
@@ -17,7 +17,7 @@ class Diverged(AtrousError):
         epoch: number of the epoch, from 1.
         step: number of optimiser steps before the error, ≥ 0.
         names: names of the pictures in the batch with this loss, or in all batches of the step with this gradient.
-        advice: sentence for the message about what to do.
+        advice: sentence at the end of the message that tells the user what to do.
     """
 
     def __init__(self, what: str, value: float, *, epoch: int, step: int, names: Sequence[str], advice: str) -> None:

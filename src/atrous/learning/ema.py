@@ -13,13 +13,13 @@ from atrous.models import SegmentationModel
 
 
 class WeightAverage:
-    """Exponential moving average of all weights and batch-norm statistics.
+    """Exponential moving average (EMA) of all weights and batch-norm statistics.
 
-    After n updates the decay is at most (1 + n) / (10 + n), so that the random initial weights soon have no influence.
+    After n updates, the decay is at most (1 + n) / (10 + n). So the influence of the random initial weights soon ends.
 
     Args:
         model: model to copy, whose weights are averaged.
-        decay: share of the old average that each update keeps, 0–1.
+        decay: weight of the old average in each update, 0–1.
 
     Attributes:
         module: model with the averaged weights.

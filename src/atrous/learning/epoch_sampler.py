@@ -1,8 +1,8 @@
-"""The sampler: the batches of an epoch, in an order that depends only on the seed and the epoch."""
+"""The sampler, which yields the batches of an epoch in an order that depends only on the seed and the epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -16,16 +16,31 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
     Args:
         size: number of samples.
         batch_size: number of pictures per batch, over all processes, ≥ 1. The last batch of an epoch may be smaller.
-            A rest with fewer than two pictures per process, too few for batch norm, is added to the batch before.
+            If it had fewer than two pictures per process, too few for batch norm, it is joined to the batch before.
         seed: random seed of the order.
-        rank: rank of this process; each batch is divided among all processes, and this one gets its part.
+        rank: rank of this process; each batch is divided among all processes, and this process gets its part.
         world: number of processes, ≥ 1.
+        balance: share of the pictures that are drawn by class, 0–1: first a class, all equally probable, then a picture
+            that contains it. Such a picture may occur several times in an epoch; its nth occurrence, from 0, has the
+            index i + n·size instead of i, and so another augmentation.
+        classes: for each class, the indices of the samples that contain it; needed for a balance above 0. Classes
+            without samples are not drawn.
 
     Raises:
         AtrousError: there are fewer pictures per batch than processes.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        *,
+        balance: float = 0.0,
+        classes: Sequence[np.ndarray] = (),
+    ) -> None:
         if min(size, batch_size) < world:
             raise AtrousError(
                 f"{world} processes share batches of {min(size, batch_size)} pictures: start fewer processes, or raise "
@@ -33,6 +48,7 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
             )
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.rank, self.world = rank, world
+        self.balance, self.classes = balance, [pictures for pictures in classes if len(pictures)]
         self.epoch = 0
         self.first = 0
 
@@ -54,19 +70,34 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
         self.epoch, self.first = epoch, first
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        order = self._order()
         start = self.first
         for count in self.counts(start):
             part = order[start : start + count][self.rank :: self.world]
             start += count
             yield [(self.epoch, int(index)) for index in part]
 
+    def _order(self) -> np.ndarray:
+        """Returns the indices of the epoch's samples in their order."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(self.size)
+        if not (self.balance and self.classes):
+            return order
+        for place in np.flatnonzero(rng.random(self.size) < self.balance):
+            pictures = self.classes[rng.integers(len(self.classes))]
+            order[place] = pictures[rng.integers(len(pictures))]
+        by_index = np.argsort(order, kind="stable")
+        grouped = order[by_index]
+        occurrence = np.empty(self.size, np.int64)
+        occurrence[by_index] = np.arange(self.size) - np.searchsorted(grouped, grouped)
+        return order + occurrence * self.size
+
     def __len__(self) -> int:
-        """The number of batches in a whole epoch."""
+        """Returns the number of batches in a whole epoch."""
         return len(self.counts())
 
     def counts(self, first: int = 0) -> list[int]:
-        """The number of pictures, over all processes, in each remaining batch of an epoch.
+        """Returns the number of pictures, over all processes, in each remaining batch of an epoch.
 
         Args:
             first: number of pictures of the epoch that are done already, 0 … size.

@@ -89,7 +89,7 @@ class Measuring:
 
 
 def spec_to_measure(model: Path, options: Mapping[str, Any]) -> ModelSpec:
-    """Returns the spec to open a model for measurement: the options of `predict` with the defaults of `Measuring`.
+    """Returns the spec of a model to measure: the options of `predict`, with the defaults of `Measuring`.
 
     Args:
         model: path of a model file or an exported file.
@@ -112,7 +112,7 @@ def open_to_measure(spec: DatasetSpec, provenance: Mapping[str, Any], image: Inp
 
     Args:
         spec: spec of the dataset.
-        provenance: provenance of the model.
+        provenance: provenance in the model's metadata.
         image: first input of the model, which sets the planes of volumes; None if it is unknown.
     """
     dataset, trained = spec.open(image), provenance.get("groups")
@@ -125,7 +125,7 @@ def open_to_measure(spec: DatasetSpec, provenance: Mapping[str, Any], image: Inp
 
 
 def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Measurement:
-    """Segments every picture and compares it with its mask; several processes share the pictures.
+    """Segments every picture, and compares the prediction with the labels; several processes share the pictures.
 
     Args:
         segmenter: segmenter to measure.
@@ -133,7 +133,7 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
         items: labelled pictures, at least one.
 
     Raises:
-        AtrousError: there are no items, or the classes do not match.
+        AtrousError: there are no items, or the data has classes that the model does not have.
     """
     if not items:
         raise AtrousError("the split has no pictures to measure on.")
@@ -177,7 +177,7 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
 
 
 def silent(segmenter: Segmenter) -> AnySize:
-    """Returns an `AnySize` of the segmenter that does not print how it tiles pictures."""
+    """Returns an `AnySize` of the segmenter that does not report how it tiles pictures."""
     return segmenter.any_size.looking(say=lambda line: None)
 
 
@@ -191,7 +191,7 @@ def prepared(segmenter: Segmenter, sample: Sample) -> np.ndarray:
 
     Args:
         segmenter: segmenter of the model.
-        sample: sample with the picture. If its last band may be alpha or a channel of the model, this prints a warning.
+        sample: sample with the picture. If its last band may be alpha or an ordinary channel, a warning is issued.
     """
     if sample.doubtful_alpha:
         segmenter.preparation.warn_of([doubt_of_alpha(sample.name)])
@@ -208,7 +208,9 @@ def _summed(measured: Measurement, processes: ProcessGroup) -> Measurement:
 
 
 def largest_mistakes(counts: np.ndarray) -> list[list[int]]:
-    """Returns the most confused pairs of classes of a picture, as [truth, prediction, pixels]; most pixels first.
+    """Returns the most confused pairs of classes of a picture, as [truth, prediction, pixels], the largest first.
+
+    There are at most `MISTAKES` pairs.
 
     Args:
         counts: K×K confusion matrix of the picture, row = truth, column = prediction.
@@ -260,7 +262,7 @@ def _headline(measured: Measurement) -> dict[str, Any]:
 
 
 def class_warnings(confusion: ConfusionMatrix, names: Sequence[str]) -> list[str]:
-    """Returns warnings about classes that the model never predicts, which a good pixel accuracy can hide."""
+    """Returns warnings about classes that the model never predicts; a high pixel accuracy can hide this problem."""
     true, predicted = confusion.counts.sum(1), confusion.counts.sum(0)
     present = true > NOTABLE_SHARE * max(true.sum(), 1)
     missing = [names[index] for index in np.flatnonzero(present & (predicted == 0)).tolist()]

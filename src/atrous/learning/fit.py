@@ -25,7 +25,6 @@ from atrous.learning.checkpoint_parts import Stateful
 from atrous.learning.data_loader import Loader
 from atrous.learning.distributed import ProcessGroup, current_group, process_group
 from atrous.learning.ema import WeightAverage
-from atrous.learning.epoch_sampler import EpochOrder
 from atrous.learning.freezing import freeze
 from atrous.learning.losses.combined import loss_for
 from atrous.learning.losses.terms import Term, supervised_terms
@@ -33,7 +32,7 @@ from atrous.learning.model_for_data import create_for
 from atrous.learning.optimizer import optimizer_for
 from atrous.learning.recipe import Recipe, write_recipe
 from atrous.learning.trainer import Ended, Observe, Progress, Trainer, progress_of
-from atrous.learning.training_data import open_training_data, training_samples
+from atrous.learning.training_data import epoch_order, open_training_data, training_samples
 from atrous.learning.training_step import Disturb, TrainingStep
 from atrous.learning.transfer_weights import network_of
 from atrous.learning.validation import BEST, Validation
@@ -52,16 +51,16 @@ OWN_TERMS = ("supervised", "auxiliary")
 @checked_field_names
 @dataclass(frozen=True)
 class Extension:
-    """Additions of a program to the training run of a recipe.
+    """Additions to a recipe's training run, made by the program that calls `fit`.
 
     Args:
         terms: further terms of the loss, by name. Parameters of terms that are modules are trained with learning rate
             optim.lr. Checkpoints contain the state of terms that have `state_dict` and `load_state_dict`.
         state: further objects whose state checkpoints contain, by name.
         after_step: functions that are called in order after each optimiser step, with the `Progress`.
-        disturb: called with the raw images and the targets of each batch; returns the images for the network, of the
-            same shape. Checkpoints contain its state if it has `state_dict` and `load_state_dict`. The optimiser does
-            not change its parameters.
+        disturb: function called with the raw images and the targets of each batch; it returns the images for the
+            network, of the same shape. Checkpoints contain the function's state if it has `state_dict` and
+            `load_state_dict`. The optimiser does not change its parameters.
     """
 
     terms: Mapping[str, Term] = field(default_factory=dict)
@@ -114,8 +113,8 @@ class Result:
         score: best mean IoU on the validation split, 0–1; None if there was no validation.
         progress: numbers of epochs, pictures and steps done, and the best score.
         model: file of the best model; None if there was no validation.
-        ended: reason for the end: epochs, patience or minutes (fields of the recipe's `train`); observe, if it returned
-            True; or epochs_now.
+        ended: reason for the end: epochs, patience or minutes (fields of the recipe's `train`); observe, if this
+            function returned True; or epochs_now, the argument of `fit`.
     """
 
     run: Path
@@ -147,13 +146,15 @@ def fit(
         resume: folder of a run to resume.
         init: model file to start from; the run takes over its network and all weights that fit. Weights with one row
             per class are matched by class name.
-        observe: called after each validation, in every process, with a copy of the `Progress` and the mean IoU. True
-            stops the run, which can be resumed; None and False let it continue. An error in it also ends the run, after
-            that validation was saved. If the process is killed during the call, a resumed run does not repeat the call.
-        extend: called once with the model, before the weights of `resume` are loaded; returns additions to the run. An
-            extended run must be resumed with the same names of terms and states.
-        epochs_now: stop after this number of epochs, ≥ 1; the run can be resumed later. If `resume` continues within
-            an epoch, its rest counts as the first one. The learning rate still follows the recipe's train.epochs.
+        observe: function called after each validation, in every process, with a copy of the `Progress` and the mean
+            IoU. If it returns True, the run stops and can be resumed; after None and False, the run continues. An
+            exception in this function also ends the run, after its state was saved. If the process is killed during the
+            call, a resumed run does not repeat the call.
+        extend: function called once with the model, before the weights of `resume` are loaded; it returns an
+            `Extension`. An extended run must be resumed with the same names of terms and states.
+        epochs_now: number of epochs after which to stop, ≥ 1; the run can be resumed later. If `resume` continues
+            within an epoch, the rest of that epoch counts as the first epoch. The learning rate still follows the
+            recipe's train.epochs.
         weights: state dict with every name of the model. It replaces the weights with which the run would start or
             resume, for example by the mean of several runs' `last_weights`. A moving average keeps its own weights.
         overwrite: True to allow replacing files with the names of a run's files in a folder that has no run; inputs are
@@ -165,8 +166,8 @@ def fit(
     Raises:
         AtrousError: the data are unusable (the message names every problem), the recipe or an argument is invalid, or
             the run would replace files of the folder.
-        Diverged: a loss or gradient is not finite; an AtrousError that names the epoch, the step and the pictures.
-        Interrupted: a signal stopped the run, which was saved; a KeyboardInterrupt.
+        Diverged: a loss or gradient is not finite; this AtrousError names the epoch, the step and the pictures.
+        Interrupted: a signal stopped the run after its state was saved; this error is a KeyboardInterrupt.
 
     Examples:
         >>> from atrous import fit, read_recipe
@@ -278,7 +279,7 @@ def _assembled(
     if weights is not None:
         _put_weights(model, weights)
     samples = training_samples(recipe, dataset, model)
-    order = EpochOrder(len(samples), recipe.train.batch_size, recipe.seed, processes.rank, processes.world)
+    order = epoch_order(recipe, samples, processes)
     terms = supervised_terms(loss_for(recipe.loss, pixels, processes.mean_of), model, recipe.loss.auxiliary)
     precision = pick_precision(recipe.train.precision, device)
     step = TrainingStep(model, {**terms, **added.terms}, precision, crf=crf, disturb=added.disturb).to(device)
@@ -373,7 +374,7 @@ def _say_start(run: Path, parts: _Parts, dataset: Dataset) -> None:
 
 
 def _say_finished(run: Path, trainer: Trainer) -> None:
-    """Prints how to train longer, if a resumed run has no epoch left."""
+    """Prints how to train longer, if a resumed run was already finished."""
     option, progress, train = trainer.what_ended_it(), trainer.progress, trainer.recipe.train
     if option is None:
         return

@@ -1,4 +1,4 @@
-"""Freezes a part of a network for fine-tuning: the backbone, all but the norms and the last layer, or some layers."""
+"""Freezes parts of a network for fine-tuning: the backbone, all except batch norms and last layer, or named modules."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def freeze(model: SegmentationModel, learn: Learn = "all", frozen: Sequence[str]
     Args:
         model: model whose parameters get `requires_grad` True or False, in place.
         learn: parameters to train: all; head, which is everything except the backbone; norms, which is the scales and
-            shifts of the batch norms and, because new classes need it, the last layer.
+            shifts of the batch norms, and the last layer, because new classes need new weights there.
         frozen: names of further modules to freeze, such as backbone.net.blocks.0.
 
     Returns:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from atrous.learning.recipe import Schedule
+from atrous.learning.recipe_sections import Schedule
 
 
 def learning_rate_factor(step: int, total: int, schedule: Schedule) -> float:
@@ -44,7 +44,13 @@ def cosine(done: float) -> float:
 
 
 def stepwise(done: float, steps: Sequence[float], fall: float) -> float:
-    """Returns `fall`^n, with n the number of `steps` that are at most `done`, the share of the training done, 0–1."""
+    """Returns `fall`^n for n passed steps.
+
+    Args:
+        done: share of the training done, 0–1.
+        steps: shares of the training, 0–1; a step is passed if it is at most `done`.
+        fall: factor of each step.
+    """
     return fall ** sum(done >= step for step in steps)
 
 

@@ -7,17 +7,17 @@ are inside the mask. The table of areas is computed from one triangulation of ea
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from itertools import permutations, product
 
 import numpy as np
 from numpy.typing import NDArray
 
-Spacing = tuple[float, float, float]
 Point = tuple[int, int, int]
 
-#: Shapes of up to four connected voxels of a 2×2×2 cube, one of each kind, and the triangles that separate them from
-#: the other voxels. The voxels' centres have the coordinates 0 and 2, so the middle of a cube's edge has a 1.
+#: Shapes of up to four connected voxels of a 2×2×2 cube, one shape of each kind, and the triangles that separate them
+#: from the other voxels. The voxels' centres have the coordinates 0 and 2, so the middle of a cube's edge has a 1.
 #: The triangles of the last shape are not in one plane, so their area depends on the choice of the triangles; this
 #: choice is the classic one, of surface-distance and scikit-image.
 _SHAPES: tuple[tuple[tuple[Point, ...], tuple[tuple[Point, Point, Point], ...]], ...] = (
@@ -77,36 +77,47 @@ def neighbour_codes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return codes
 
 
-def element_areas(spacing: Spacing) -> NDArray[np.float64]:
+def voxel_steps(spacing: Sequence[float] | Sequence[Sequence[float]] | NDArray) -> NDArray[np.float64]:
+    """Returns the 3×3 matrix whose columns are the steps from a voxel to the next one along each axis, in mm.
+
+    Args:
+        spacing: the lengths of three perpendicular steps, mm; or the matrix itself.
+    """
+    given = np.asarray(spacing, np.float64)
+    return np.diag(given) if given.ndim == 1 else given
+
+
+def element_areas(spacing: Sequence[float] | Sequence[Sequence[float]] | NDArray) -> NDArray[np.float64]:
     """Returns the areas of the surface elements of all 256 neighbour codes, in mm².
 
     Args:
-        spacing: size of a voxel along the three axes, mm, > 0.
+        spacing: as for `voxel_steps`.
 
     Returns:
         256 areas; those of the codes 0 and 255 are 0.
     """
-    x, y, z = spacing
-    faces = np.array([y * z, x * z, x * y])
-    return np.array([np.sqrt(((normals * faces) ** 2).sum(1)).sum() for normals in _normals()])
+    x, y, z = voxel_steps(spacing).T
+    faces = np.stack([np.cross(y, z), np.cross(z, x), np.cross(x, y)])
+    return np.array([np.sqrt(((normals @ faces) ** 2).sum(1)).sum() for normals in _normals()])
 
 
 @cache
 def _normals() -> tuple[NDArray[np.float64], ...]:
-    """Returns, for each of 256 neighbour codes, the T×3 normals of its T triangles, as long as their areas.
+    """Returns, for each of 256 neighbour codes, the T×3 normals of its T triangles; their lengths are the areas.
 
-    Signs are dropped, because areas do not depend on them. Of a cube with more than four voxels inside, the voxels
-    outside are separated instead, so a mask and its complement have the same area.
+    The normals of a connected group of voxels may all have the opposite sign, because areas do not depend on it. If a
+    cube has more than four voxels in the mask, the triangles separate its voxels outside the mask. So a mask and its
+    complement have the same area.
     """
     known: dict[frozenset[Point], NDArray[np.float64]] = {}
     for voxels, triangles in _SHAPES:
         corners = np.array(triangles) / 2.0
-        normals = np.abs(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])) / 2
+        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]) / 2
         for order, flip in product(permutations(range(3)), product((0, 2), repeat=3)):
             turned = frozenset(
                 (voxel[order[0]] ^ flip[0], voxel[order[1]] ^ flip[1], voxel[order[2]] ^ flip[2]) for voxel in voxels
             )
-            known.setdefault(turned, normals[:, order])
+            known.setdefault(turned, normals[:, order] * (1 - np.array(flip)))
     cube: list[Point] = [(a, b, c) for a, b, c in product((0, 2), repeat=3)]
     table = []
     for code in range(256):

@@ -1,4 +1,4 @@
-"""Creates a recipe's model for a data set: channels, classes, statistics and initial weights."""
+"""Creates a recipe's model with the channels, classes and statistics of a data set, and with its initial weights."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
         recipe.data.train,
         recipe.data.pages,
         val=recipe.data.val,
-        in_channels=recipe.model.in_channels,
+        # the channels of a slice are those of its neighbours, too; `read_slice` checks their number
+        in_channels=None if dataset.inputs[0].planes else recipe.model.in_channels,
     )
     table, init = dataset.classes, recipe.model.init
     splits = (recipe.data.train, recipe.data.val)
@@ -151,6 +152,6 @@ def _measured(dataset: Dataset, split: str, one: Input) -> Input:
 
 
 def _pads_unevenly(architecture: str, arguments: dict[str, Any]) -> bool:
-    """Returns whether a network with these arguments pads unevenly; builds one and discards it."""
+    """Returns whether a network with these arguments pads unevenly; it builds such a network and discards it."""
     with torch.random.fork_rng(devices=[]):
         return pads_unevenly(build(architecture, arguments))

@@ -48,8 +48,8 @@ def term_groups(terms: Iterable[nn.Module], model: nn.Module, *, lr: float, weig
     """Returns the parameters of a loss's terms, without those of the model, in groups with and without weight decay.
 
     Args:
-        terms: modules of the loss; a module may contain the model.
-        model: model whose parameters are in other groups already.
+        terms: terms of the loss that are modules; a term may contain the model.
+        model: model whose parameters are left out, because they are in other groups.
         lr: learning rate, > 0.
         weight_decay: weight decay, ≥ 0.
     """
@@ -85,7 +85,7 @@ def make_optimizer(name: str, groups: list[dict], *, momentum: float = 0.9) -> t
 def optimizer_for(
     recipe: Recipe, model: nn.Module, crf: nn.Module | None = None, terms: Iterable[nn.Module] = ()
 ) -> torch.optim.Optimizer:
-    """Makes the recipe's optimiser for a model, and for a CRF and terms of the loss that are trained with it."""
+    """Makes the recipe's optimiser for a model and, if given, for a CRF and terms of the loss with parameters."""
     optim = recipe.optim
     groups = parameter_groups(model, lr=optim.lr, weight_decay=optim.weight_decay, backbone_lr=optim.backbone_lr)
     if crf is not None:

@@ -1,7 +1,4 @@
-"""A recipe: all settings of a training run, as frozen dataclasses, read from YAML and the command line.
-
-Each field is defined once, with its default, its meaning and its range.
-"""
+"""A recipe: all settings of a training run, as frozen dataclasses, read from YAML and the command line."""
 
 from __future__ import annotations
 
@@ -11,264 +8,22 @@ import re
 import typing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from atrous.atomic_write import write_text
 from atrous.checked_arguments import checked
-from atrous.data.layouts.known_layouts import LAYOUTS
 from atrous.data.transforms import Augment
 from atrous.errors import AtrousError, named, shown
 from atrous.json_yaml import parse_yaml
+from atrous.learning.recipe_sections import Crf, Data, Loss, Model, Optim, Schedule, Train, Watch
 from atrous.learning.shipped_recipes import find_recipe
-from atrous.models import ARCHITECTURES
-from atrous.models.paper_arguments import OUTPUT_STRIDES
-from atrous.option_fields import described, section_of, setting, settings
+from atrous.option_fields import section_of, setting, settings
 from atrous.overwrite_checks import MARK, RECIPE_MARK
 
 #: Numbers such as 1e-3, which YAML 1.2 and JSON read as numbers, but the YAML 1.1 parser used here reads as strings.
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", re.ASCII)
-
-
-@settings("data")
-@dataclass(frozen=True)
-class Data:
-    """Data set and how it is read."""
-
-    root: str = setting("", "folder of the data set")
-    layout: str | None = setting(None, "layout of the data set; guessed when not given", choices=tuple(LAYOUTS))
-    groups: str | None = setting(
-        None,
-        "pattern: a regular expression with one capture group, searched in the names of pictures; pictures with the "
-        "same captured text, such as a patient or a recording, stay in one split when a seed makes the splits. A "
-        "groups.csv file takes precedence",
-    )
-    train: str = setting("train", "name of the split to train on")
-    val: str = setting("val", "name of the split on which the best weights are chosen")
-    workers: int = setting(1, "number of worker processes that decode and augment pictures", ge=0)
-    check: bool = setting(True, "examine every file before training; the training does not start if there are errors")
-    statistics: Literal["auto", "pretrained", "fit"] = setting(
-        "auto",
-        "mean and standard deviation that normalise the pictures: pretrained uses those of the backbone's pretraining, "
-        "fit measures them on the training pictures, auto measures them only for pictures that are not 8-bit",
-    )
-    pages: Literal["first", "channels"] = setting(
-        "first", "pages to read from multi-page TIFFs: first is the first page, channels is the bands of all pages"
-    )
-    planes: tuple[str, ...] = setting(
-        (),
-        "planes whose slices are the pictures of a data set of volumes: axial, coronal, sagittal; axial when not given",
-    )
-    slices: int = setting(
-        1, "number of neighbouring slices of a volume that are the channels of a slice; an odd number", ge=1
-    )
-    inputs: dict[str, str] = field(
-        default_factory=dict,
-        metadata=described(
-            "folders of further inputs by name, such as {depth: depth/}, added to those of the data set's inputs.yaml"
-        ),
-    )
-
-
-@settings("model")
-@dataclass(frozen=True)
-class Model:
-    """Network: architecture, backbone and first weights."""
-
-    architecture: str = setting(
-        "deeplabv3plus", "architecture to build, named after its paper", choices=tuple(ARCHITECTURES)
-    )
-    backbone: str = setting(
-        "tf_efficientnet_lite0",
-        "name of the backbone: any timm network that supports an output stride, vgg16, or google_mobilenetv2_100",
-    )
-    pretrained: bool = setting(True, "start with ImageNet weights in the backbone")
-    output_stride: int = setting(
-        16, "output stride of the backbone; side of the input over side of the feature map", choices=OUTPUT_STRIDES
-    )
-    in_channels: int | None = setting(
-        None, "number of channels of the pictures; read from the data when not given", ge=1
-    )
-    init: str | None = setting(
-        None,
-        "model file to start from instead of ImageNet weights; its architecture, backbone, output stride and arguments "
-        "then replace those of the recipe, except those named in `arguments`",
-    )
-    arguments: dict[str, Any] = field(
-        default_factory=dict, metadata=described("further arguments of the architecture by name")
-    )
-
-
-@settings("loss")
-@dataclass(frozen=True)
-class Loss:
-    """Loss: a weighted sum of terms; a weight of 0 turns its term off."""
-
-    cross_entropy: float = setting(1.0, "weight of the cross-entropy over pixels", ge=0)
-    dice: float = setting(0.0, "weight of the Dice loss over classes", ge=0)
-    tversky: float = setting(0.0, "weight of the Tversky loss over classes", ge=0)
-    lovasz: float = setting(0.0, "weight of the Lovász-softmax loss over classes, a surrogate of 1 − mean IoU", ge=0)
-    class_weights: Literal[
-        "none", "inverse_fourth_root", "inverse_sqrt", "median_frequency", "log", "effective_number", "inverse"
-    ] = setting(
-        "none",
-        "formula for the class weights, from how often each class occurs: none (all 1), inverse_fourth_root (mild), "
-        "inverse_sqrt, median_frequency, log, effective_number, inverse; used in all terms of the loss",
-    )
-    label_smoothing: float = setting(0.0, "label smoothing of the cross-entropy", ge=0, lt=1)
-    focal: float = setting(0.0, "gamma of the focal loss, applied to the cross-entropy; 0 is plain cross-entropy", ge=0)
-    hardest: float = setting(
-        0.0,
-        "smallest share of pixels that online hard example mining (OHEM) keeps in the cross-entropy; pixels whose true "
-        "class has a probability below 0.7 are always kept. 0 keeps all pixels",
-        ge=0,
-        le=1,
-    )
-    boundary: float = setting(0.0, "extra weight in the cross-entropy of pixels within 2 pixels of another class", ge=0)
-    tversky_alpha: float = setting(
-        0.3, "cost of a false positive pixel in the Tversky loss; a false negative costs 1 − tversky_alpha", ge=0, le=1
-    )
-    auxiliary: float = setting(
-        0.4,
-        "weight of the auxiliary head's loss, in models with such a head; 0.4 in mmsegmentation, 0.5 in torchvision",
-        ge=0,
-    )
-
-    def __post_init__(self) -> None:
-        if not any((self.cross_entropy, self.dice, self.tversky, self.lovasz)):
-            raise AtrousError("the loss has no term: give loss.cross_entropy or another term a weight above 0.")
-
-
-@settings("crf")
-@dataclass(frozen=True)
-class Crf:
-    """A fully connected CRF as the model's last layer, trained with it (arXiv:1502.03240)."""
-
-    trainable: bool = setting(
-        False, "train a CRF after the network: the loss is computed on its output, and its weights are learned"
-    )
-    bilateral_weight: float = setting(4.0, "initial weight w1 of the kernel over position and colour", ge=0)
-    bilateral_xy: float = setting(67.0, "extent in space of the kernel over position and colour", gt=0, unit="pixels")
-    bilateral_rgb: float = setting(
-        3.0, "extent in colour of the kernel over position and colour, in 8-bit colour levels", gt=0
-    )
-    gaussian_weight: float = setting(3.0, "initial weight w2 of the kernel over position", ge=0)
-    gaussian_xy: float = setting(1.0, "extent of the kernel over position", gt=0, unit="pixels")
-    compatibility: Literal["potts", "learned"] = setting(
-        "learned", "penalties between classes: potts, the same for any two classes, or learned, which starts from potts"
-    )
-    iterations: int = setting(5, "number of mean-field iterations in training; a trained model uses 10", ge=1)
-    lr: float = setting(1.0, "factor on optim.lr for the CRF's weights", ge=0)
-
-    def __post_init__(self) -> None:
-        if not self.trainable and any(getattr(self, item.name) != item.default for item in dataclasses.fields(self)):
-            raise AtrousError(
-                "crf has settings, but crf.trainable is false: set crf.trainable to true, or leave crf out and refine "
-                "after the training with `atrous evaluate --crf` or --crf-search."
-            )
-
-
-@settings("optim")
-@dataclass(frozen=True)
-class Optim:
-    """Optimiser and its settings."""
-
-    name: Literal["sgd", "adam", "adamw"] = setting("adamw", "optimiser")
-    lr: float = setting(1e-3, "learning rate of the head", gt=0)
-    backbone_lr: float = setting(1.0, "factor on `lr` for the backbone", ge=0)
-    weight_decay: float = setting(
-        0.01, "weight decay of convolution weights; norm parameters and biases are never decayed", ge=0
-    )
-    momentum: float = setting(0.9, "momentum of SGD, or first beta of Adam and AdamW", ge=0, lt=1)
-    clip: float = setting(
-        1.0, "largest norm of the gradient; larger gradients are scaled down, and 0 turns clipping off", ge=0
-    )
-    accumulate: int = setting(1, "number of batches per optimiser step", ge=1)
-
-
-@settings("schedule")
-@dataclass(frozen=True)
-class Schedule:
-    """Learning rate schedule: linear warm-up, then a falling curve."""
-
-    name: Literal["poly", "cosine", "step"] = setting(
-        "poly",
-        "curve of the learning rate after the warm-up: poly is (1 − t)^power, as in the papers; cosine is half a "
-        "cosine wave; step falls at each of `steps`. t is the share of the training that is done",
-    )
-    power: float = setting(0.9, "exponent of poly; 0.9 in the papers", ge=0)
-    steps: tuple[float, ...] = setting(
-        (0.6, 0.85),
-        "shares of the training, in rising order, at which the step curve falls; 0.5 is half of train.epochs",
-        gt=0,
-        lt=1,
-    )
-    fall: float = setting(0.1, "factor on the learning rate at each of `steps`", ge=0, le=1)
-    warmup: float = setting(0.03, "share of all optimiser steps that is warm-up", ge=0, lt=1)
-    floor: float = setting(0.0, "smallest factor on the learning rate after the warm-up", ge=0, le=1)
-
-    def __post_init__(self) -> None:
-        if list(self.steps) != sorted(self.steps):
-            raise AtrousError(f"schedule.steps must be shares of the training that rise, got {list(self.steps)}.")
-
-
-@settings("train")
-@dataclass(frozen=True)
-class Train:
-    """Length of the training, batches, and hardware."""
-
-    epochs: int = setting(30, "passes over the training pictures", ge=1)
-    batch_size: int = setting(8, "number of pictures per batch", ge=1)
-    enlarge: float = setting(
-        1.0,
-        "factor by which pictures are enlarged before the network, in training and inference; sides are rounded to "
-        "32k + 1 pixels, also for a factor of 1 when the backbone pads as TensorFlow does",
-        gt=0,
-    )
-    learn: Literal["all", "head", "norms"] = setting(
-        "all",
-        "parameters to train: all; head, which is everything but the backbone; norms, which is the scales and shifts "
-        "of batch norms and the last layer",
-    )
-    frozen: tuple[str, ...] = setting((), "names of further modules to freeze, such as backbone.net.layer1")
-    ema: float = setting(
-        0.0,
-        "decay per step of the exponential moving average (EMA) of the weights, which is validated and saved; 0 turns "
-        "averaging off",
-        ge=0,
-        lt=1,
-    )
-    validate_every: int = setting(1, "number of epochs between validations", ge=1)
-    patience: int = setting(
-        0,
-        "number of validations without a better mIoU after which the training stops early; 0 never stops early. With "
-        "`ema`, validations in the first 2 / (1 − ema) steps do not count",
-        ge=0,
-    )
-    minutes: float = setting(0.0, "longest training time, in minutes; 0 is no limit", ge=0)
-    device: str = setting("auto", "device to run on: auto, cpu, cuda, cuda:N or mps")
-    precision: Literal["auto", "float32", "bfloat16"] = setting(
-        "auto", "number format to compute in: auto is bfloat16 if the hardware supports it, else float32"
-    )
-    channels_last: bool = setting(True, "store tensors in channels_last memory order, which makes convolutions faster")
-    recompute: bool = setting(
-        False,
-        "activation checkpointing: keep only the inputs of each block and recompute the rest in the backward pass, "
-        "which takes a quarter less memory, is a quarter slower and gives the same weights",
-    )
-
-
-@settings("watch")
-@dataclass(frozen=True)
-class Watch:
-    """Monitoring of the run, besides metrics.jsonl."""
-
-    tensorboard: bool = setting(True, "write TensorBoard logs into the run's folder")
-    wandb: bool = setting(
-        False, "log to Weights & Biases; WANDB_MODE=offline keeps the log on this machine to send later"
-    )
-    project: str = setting("atrous", "name of the project at Weights & Biases")
 
 
 @settings("")
@@ -306,8 +61,8 @@ def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
         overrides: values by dotted name that replace those of the file, such as {"optim.lr": 0.007}.
 
     Raises:
-        AtrousError: the file is missing or is not YAML, a field is unknown (the nearest match is named), or a value has
-            the wrong type.
+        AtrousError: the file is missing or is not YAML, a field is unknown (the message names the nearest field), or a
+            value has the wrong type.
     """
     try:
         record = parse_yaml(find_recipe(path).read_text(encoding="utf-8-sig"), str(path)) or {}
@@ -316,7 +71,7 @@ def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
     for name, value in (overrides or {}).items():
         if not isinstance(name, str) or not isinstance(record, dict):
             raise AtrousError(
-                f"overrides must be values by dotted names, and the recipe a mapping of fields; got {shown(name)}."
+                f"overrides must be a dict of values by dotted names, and the recipe a mapping; got {shown(name)}."
             )
         _put(record, name.split("."), value)
     return to_recipe(record)
@@ -326,8 +81,11 @@ def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
 def to_recipe(record: Any) -> Recipe:
     """Makes a recipe from nested dicts and checks every field.
 
+    Args:
+        record: values by field name, with a dict for each section; missing fields get their defaults.
+
     Raises:
-        AtrousError: a field is unknown (the nearest match is named), or a value has the wrong type.
+        AtrousError: a field is unknown (the message names the nearest field), or a value has the wrong type.
     """
     return _section(record, Recipe, "")
 

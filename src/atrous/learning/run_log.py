@@ -34,7 +34,7 @@ class Board(Protocol):
 
 
 class TensorBoard:
-    """TensorBoard events in a folder; events that an interrupted run wrote after `step` are hidden."""
+    """TensorBoard events of a run in a folder; events after `step`, which an interrupted run wrote, are hidden."""
 
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -59,7 +59,8 @@ class WeightsAndBiases:
     """A run at Weights & Biases; a resumed run continues under the same id.
 
     Args:
-        folder: folder of the run; its name is the name at Weights & Biases, and it stores the id and unsent data.
+        folder: folder of the run. The run has the folder's name at Weights & Biases; the folder stores the run's id
+            and unsent data.
         recipe: recipe that is logged as the configuration.
 
     Raises:
@@ -146,7 +147,7 @@ class RunLog:
         self._show({f"val_iou/{name}": value for name, value in per_class.items() if value is not None}, step)
 
     def picture(self, name: str, image: np.ndarray, step: int) -> None:
-        """Records an H×W×3 uint8 picture; bytes in its name that are not valid text become escapes."""
+        """Records an H×W×3 uint8 picture; bytes in its name that are not valid text become escape sequences."""
         name = name.encode("utf-8", errors="backslashreplace").decode()
         for board in self._boards:
             board.picture(name, image, step)

@@ -1,4 +1,4 @@
-"""Handlers of Ctrl-C and SIGTERM that stop the training between two steps."""
+"""Signal handlers for Ctrl-C and SIGTERM that stop the training between two steps."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal stopped the run, after its state was saved."""
+    """Error for a run that a signal stopped; the state of the run was saved before."""
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Yields a function that returns whether Ctrl-C or SIGTERM came; the loop then stops after the current step.
+    """Yields a function that returns whether Ctrl-C or SIGTERM was received, so that a loop can stop after a step.
 
-    A second signal raises KeyboardInterrupt at once. In threads other than the main thread, no handlers are installed.
+    A second signal raises KeyboardInterrupt at once. In threads other than the main thread, no handlers are installed,
+    and the function returns False.
     """
     asked = []
 

@@ -20,18 +20,23 @@ from numpy.typing import NDArray
 from atrous.data.mask_value_map import IGNORE_INDEX
 from atrous.errors import AtrousError, missing_extra, shown
 from atrous.learning.bootstrap import DRAWS, SEED, Interval, mean_intervals
-from atrous.learning.marching_cubes_areas import Spacing, element_areas, neighbour_codes
+from atrous.learning.marching_cubes_areas import element_areas, neighbour_codes, voxel_steps
 
+#: Lengths of a voxel's sides, or a 3×3 matrix.
+Spacing = Sequence[float] | Sequence[Sequence[float]] | NDArray[np.floating]
 #: Scores that `summarise_cases` averages: attributes of `SurfaceMetrics`.
 SCORES = (
     *("dice", "surface_dice", "hd95_mm", "mean_distance_mm", "truth_to_prediction_mm", "prediction_to_truth_mm"),
     *("truth_ml", "predicted_ml", "volume_difference_ml", "relative_volume_difference"),
 )
 
-#: Share of a surface's area, in percent, whose distance the robust Hausdorff distance does not exceed.
+#: Share of each surface's area, in percent, whose distances do not exceed the robust Hausdorff distance.
 PERCENT = 95.0
-#: Largest number of voxels for a distance transform, 256³. Larger boxes, such as those of a mask with stray voxels far
-#: from the organ, use a search tree of the surface's elements: 7 times faster, a third of the memory.
+#: Largest |cosine| of two axes that count as perpendicular, because headers round their affine.
+_PERPENDICULAR = 1e-4
+#: Largest number of voxels of a box for a distance transform, 256³. Larger boxes, such as those of a mask with stray
+#: voxels far from the organ, use a search tree of the surface's elements, which is 7 times as fast and takes a third of
+#: the memory.
 _TRANSFORMED = 2**24
 
 
@@ -40,15 +45,15 @@ class SurfaceMetrics:
     """Scores of one class of one volume.
 
     If the class is in neither truth nor prediction, all scores are NaN, except `hd95_mm`, which is inf. If the class is
-    in one of them only, Dice and surface Dice are 0, and the distances are inf. The directed distance that starts at
-    the missing surface is NaN. These are the values of google-deepmind/surface-distance.
+    in only one of the two, Dice and surface Dice are 0, and the distances are inf. The directed distance that starts at
+    the missing surface is an exception: it is NaN. These are the values of google-deepmind/surface-distance.
 
     Attributes:
         truth_ml: volume of the true mask, ml.
         predicted_ml: volume of the predicted mask, ml.
         dice: 2·|A∩B| / (|A| + |B|) of voxels, 0–1.
         surface_dice: share of the area of both surfaces that is within the tolerance of the other surface, 0–1.
-        hd95_mm: larger of the two directed distances that 95 % of a surface's area does not exceed, mm.
+        hd95_mm: robust Hausdorff distance, mm: 95 % of each surface's area is at most this far from the other surface.
         truth_to_prediction_mm: mean distance of the true surface from the predicted surface, weighted by area, mm.
         prediction_to_truth_mm: mean distance of the predicted surface from the true surface, weighted by area, mm.
         mean_distance_mm: mean distance over the elements of both surfaces, weighted by area, mm. It is the mean of the
@@ -117,7 +122,7 @@ class ClassSummary:
 def case_metrics(
     truth: NDArray[np.uint8],
     prediction: NDArray[np.uint8],
-    spacing: Sequence[float],
+    spacing: Spacing,
     classes: Sequence[int],
     *,
     tolerance: float | None,
@@ -130,7 +135,8 @@ def case_metrics(
     Args:
         truth: X×Y×Z class indices, 255 = ignore.
         prediction: X×Y×Z class indices, or 255 where nothing was predicted.
-        spacing: size of a voxel along the axes of the arrays, 3 lengths in mm, > 0.
+        spacing: size of a voxel along the axes of the arrays, 3 lengths in mm, > 0; or the 3×3 matrix whose columns are
+            the steps along the axes in mm, as in an affine, which may be sheared.
         classes: class indices to measure, 0–254.
         tolerance: largest distance at which surface Dice counts surfaces as equal, mm, ≥ 0. None measures Dice and
             volumes only, which does not need scipy.
@@ -139,7 +145,7 @@ def case_metrics(
         The scores of each class, in the order of `classes`.
 
     Raises:
-        AtrousError: if an argument is not as described, or scipy is needed and not installed.
+        AtrousError: an argument is not as described, or scipy is needed and not installed.
     """
     for name, labels in (("truth", truth), ("prediction", prediction)):
         if labels.dtype != np.uint8:
@@ -156,33 +162,34 @@ def case_metrics(
 
 
 def mask_metrics(
-    truth: NDArray[np.bool_], prediction: NDArray[np.bool_], spacing: Sequence[float], *, tolerance: float | None
+    truth: NDArray[np.bool_], prediction: NDArray[np.bool_], spacing: Spacing, *, tolerance: float | None
 ) -> SurfaceMetrics:
     """Measures one pair of masks.
 
     Args:
         truth: X×Y×Z booleans.
         prediction: X×Y×Z booleans.
-        spacing: size of a voxel along the axes of the arrays, 3 lengths in mm, > 0.
+        spacing: size of a voxel along the axes of the arrays, 3 lengths in mm, > 0; or the 3×3 matrix whose columns are
+            the steps along the axes in mm, as in an affine, which may be sheared.
         tolerance: largest distance at which surface Dice counts surfaces as equal, mm, ≥ 0. None measures Dice and
             volumes only, which does not need scipy.
 
     Raises:
-        AtrousError: if an argument is not as described, or scipy is needed and not installed.
+        AtrousError: an argument is not as described, or scipy is needed and not installed.
     """
     for name, mask in (("truth", truth), ("prediction", prediction)):
         if mask.dtype != np.bool_:
             raise AtrousError(f"{name} has the type {mask.dtype}: masks must be boolean. Compare labels with a class.")
-    x, y, z = _check(truth, prediction, spacing, tolerance)
+    steps = _check(truth, prediction, spacing, tolerance)
     box = _bounding_box(truth | prediction)
     truth, prediction = truth[box], prediction[box]
     both, true, predicted = (int(np.count_nonzero(mask)) for mask in (truth & prediction, truth, prediction))
-    millilitres = x * y * z / 1000
+    millilitres = abs(float(np.linalg.det(steps))) / 1000
     dice = 2 * both / (true + predicted) if true + predicted else math.nan
     volumes = (true * millilitres, predicted * millilitres, dice)
     if tolerance is None:
         return SurfaceMetrics(*volumes)
-    return SurfaceMetrics(*volumes, *_surface_scores(*_surfaces(truth, prediction, (x, y, z)), tolerance))
+    return SurfaceMetrics(*volumes, *_surface_scores(*_surfaces(truth, prediction, steps), tolerance))
 
 
 def summarise_cases(
@@ -198,7 +205,7 @@ def summarise_cases(
 
     Args:
         cases: the results of `case_metrics`, one for each volume.
-        patients: patient of each case; None if each case is another patient.
+        patients: patient of each case; None if each case is of a different patient.
         draws: number of bootstrap draws, ≥ 1.
         seed: random seed of the draws, ≥ 0.
 
@@ -206,7 +213,7 @@ def summarise_cases(
         The summary of each class that is in any case, sorted by class index.
 
     Raises:
-        AtrousError: if the number of patients is not the number of cases.
+        AtrousError: the number of patients is not the number of cases.
     """
     if patients is not None and len(patients) != len(cases):
         raise AtrousError(f"there are {len(cases)} cases, but {len(patients)} patients: name the patient of each case.")
@@ -244,40 +251,41 @@ def summarise_cases(
 
 
 def _surfaces(
-    truth: NDArray[np.bool_], prediction: NDArray[np.bool_], spacing: Spacing
+    truth: NDArray[np.bool_], prediction: NDArray[np.bool_], steps: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns the elements of both surfaces: two arrays N×2 of distance (mm) and area (mm²), sorted by both."""
-    areas = element_areas(spacing)
+    areas = element_areas(steps)
     codes = [neighbour_codes(mask) for mask in (truth, prediction)]
     borders = [(code != 0) & (code != 255) for code in codes]
     found = []
     for code, border, other in zip(codes, borders, reversed(borders), strict=True):
         points = np.stack(np.nonzero(border), axis=1)
-        distances, weights = _distances(points, other, spacing), areas[code[border]]
+        distances, weights = _distances(points, other, steps), areas[code[border]]
         order = np.lexsort((weights, distances))
         found.append(np.stack([distances[order], weights[order]], axis=1))
     return found[0], found[1]
 
 
-def _distances(points: NDArray[np.intp], surface: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.float64]:
-    """Returns the distances of N×3 points, in voxels, from the nearest True voxel of a surface, in mm; inf if none."""
+def _distances(points: NDArray[np.intp], surface: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the distances, in mm, of N×3 voxel indices from the nearest True voxel of a surface; inf if empty."""
     try:
         from scipy import ndimage, spatial
     except ImportError:
         raise missing_extra("scipy", "medical") from None
     if not len(points) or not surface.any():
         return np.full(len(points), math.inf)
-    if surface.size <= _TRANSFORMED:
-        # Only the nearest voxels: an array of all distances would double time and memory.
+    sides = np.diag(steps)
+    if surface.size <= _TRANSFORMED and not (steps - np.diag(sides)).any():
+        # This asks only for the nearest voxels, because an array of all distances would double time and memory.
         nearest: Any = ndimage.distance_transform_edt(
-            ~surface, sampling=spacing, return_distances=False, return_indices=True
+            ~surface, sampling=sides, return_distances=False, return_indices=True
         )
         nearest = nearest[:, points[:, 0], points[:, 1], points[:, 2]].T
     else:
         candidates = np.stack(np.nonzero(surface), axis=1)
-        nearest = candidates[spatial.KDTree(candidates * spacing).query(points * spacing)[1]]
-    squared = ((nearest - points) * spacing) ** 2
-    return np.sqrt(squared[:, 0] + squared[:, 1] + squared[:, 2])  # the order of sums of scipy, for equal rounding
+        nearest = candidates[spatial.KDTree(candidates @ steps.T).query(points @ steps.T)[1]]
+    squared = ((nearest - points) @ steps.T) ** 2
+    return np.sqrt(squared[:, 0] + squared[:, 1] + squared[:, 2])  # summed in scipy's order, so that rounding is equal
 
 
 def _surface_scores(
@@ -318,14 +326,22 @@ def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
     return box[0], box[1], box[2]
 
 
-def _check(truth: NDArray, prediction: NDArray, spacing: Sequence[float], tolerance: float | None) -> Spacing:
-    """Raises an error for wrong shapes, spacing or tolerance; returns the spacing."""
+def _check(truth: NDArray, prediction: NDArray, spacing: Spacing, tolerance: float | None) -> NDArray[np.float64]:
+    """Raises an error for wrong shapes, spacing or tolerance; returns the steps, diagonal if they are perpendicular."""
     if truth.ndim != 3 or truth.shape != prediction.shape:
         raise AtrousError(
             f"truth has the shape {truth.shape}, prediction {prediction.shape}: both need the same shape X×Y×Z."
         )
-    if len(spacing) != 3 or not all(math.isfinite(size) and size > 0 for size in spacing):
-        raise AtrousError(f"the spacing is {shown(spacing)}: it must be three lengths in mm, all above 0.")
+    given = np.asarray(spacing, np.float64)
+    if given.shape not in ((3,), (3, 3)) or not np.isfinite(given).all() or (given.ndim == 1 and given.min() <= 0):
+        raise AtrousError(
+            f"the spacing is {shown(spacing)}: it must be three lengths in mm, all above 0, or a 3×3 matrix of steps."
+        )
+    steps = voxel_steps(given)
+    sides = np.linalg.norm(steps, axis=0)
+    if not (sides > 0).all() or abs(np.linalg.det(steps / sides)) < 1e-4:
+        raise AtrousError(f"the spacing is {shown(spacing)}: two of its steps have one direction, or a step is 0.")
     if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
         raise AtrousError(f"the tolerance is {tolerance}: it must be a finite length in mm, at least 0, or None.")
-    return float(spacing[0]), float(spacing[1]), float(spacing[2])
+    cosines = steps.T @ steps / np.outer(sides, sides) - np.eye(3)
+    return np.diag(sides) if given.ndim == 2 and np.abs(cosines).max() <= _PERPENDICULAR else steps

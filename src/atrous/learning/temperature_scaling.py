@@ -11,23 +11,24 @@ from numpy.typing import NDArray
 from atrous.checked_arguments import checked
 from atrous.errors import AtrousError, shown
 
+#: Default and largest number of bins of confidence.
 BINS = 15
 MOST_BINS = 10_000
 #: Range in which the temperature is searched.
 COOLEST, HOTTEST = 0.05, 20.0
-#: Number of bisection steps on the inverse temperature, for ten digits.
+#: Number of bisection steps on the inverse temperature, which give ten digits.
 HALVINGS = 40
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Accuracy of the predicted classes by their probability.
+    """Accuracy of predictions, by the probability of the predicted class (the confidence).
 
     Args:
         pixels: number of pixels in each bin of confidence.
         confidence: mean probability of the predicted class in each bin, 0–1; NaN for an empty bin.
         accuracy: share of correct pixels in each bin, 0–1; NaN for an empty bin.
-        nll: mean of −log(probability of the true class).
+        nll: mean of −log(probability of the true class) over the pixels.
     """
 
     pixels: NDArray[np.int64]
@@ -61,7 +62,7 @@ def reliability(logits: NDArray, labels: NDArray, temperature: float = 1.0, bins
         raise AtrousError(
             f"temperature must be above 0, and bins must be 1 to {MOST_BINS}, got {temperature} and {bins}."
         )
-    # Subtract the largest logit first, because a temperature near 0 makes other logits infinite.
+    # The largest logit is subtracted first, because division by a temperature near 0 can make positive logits infinite.
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     logs = _log_softmax(shifted / temperature)
     best = logs.argmax(1)

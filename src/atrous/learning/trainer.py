@@ -39,7 +39,7 @@ SAVE_EVERY = 300
 #: Validations count for train.patience only after this number of spans of the moving average, 1 / (1 − ema) steps each.
 AVERAGES_BEFORE_PATIENCE = 2
 
-#: Reason for the end: a field of the recipe's `train`; `observe`, which returned True; or `epochs_now` epochs are done.
+#: Reason for the end of training: a limit in the recipe's `train`, a True from `observe`, or `epochs_now` epochs done.
 Ended = Literal["epochs", "patience", "minutes", "observe", "epochs_now"]
 
 
@@ -52,7 +52,7 @@ class Progress:
         pictures: number of pictures done in the current epoch, by all processes together.
         step: number of optimiser steps done.
         best_miou: best mean IoU of all validations, 0–1; −1 before the first.
-        stale: number of validations since the best one that count for train.patience.
+        stale: number of validations since the best validation that count for train.patience.
         seconds: time spent on training steps, without validations, in seconds.
     """
 
@@ -106,18 +106,18 @@ class Validate(Protocol):
     """Measures a model during training, and saves it if it is the best so far."""
 
     def __call__(self, judged: SegmentationModel, progress: Progress, log: RunLog) -> float:
-        """Returns the mean IoU, 0–1; `progress.best_miou` is the best of the validations before."""
+        """Returns the mean IoU, 0–1; `progress.best_miou` is the best mean IoU of earlier validations."""
         ...
 
 
-#: Called after every validation with a copy of the progress and the mean IoU; True stops the run, None and False don't.
+#: Function called after every validation with a copy of the progress and the mean IoU; True stops the run.
 Observe = Callable[[Progress, float], bool | None]
 
 
 class Trainer:
     """The training loop.
 
-    Checkpoints contain everything that it changes: weights, optimiser, `state`, `progress` and random states.
+    Checkpoints contain everything that the trainer changes: weights, optimiser, `state`, `progress` and random states.
 
     Args:
         recipe: recipe of the run.
@@ -129,10 +129,10 @@ class Trainer:
         after_step: functions that are called in order after each optimiser step, with the progress; its `step` includes
             that step.
         judged: model to validate, such as that of the averaged weights; None for the step's model.
-        progress: progress to continue from; None to start.
+        progress: progress to continue from; None for a new run.
         processes: processes that train together; None for one process.
-        validate: measures the model, every train.validate_every epochs and at the end of the run.
-        observe: called after every validation, in every process; it can stop the run.
+        validate: function that measures the model; called every train.validate_every epochs and at the end of the run.
+        observe: function called after every validation, in every process; the run stops if it returns True.
     """
 
     def __init__(
@@ -169,8 +169,8 @@ class Trainer:
         """Trains from `progress` to the end of the run.
 
         Args:
-            epochs_now: return after this number of epochs, ≥ 1; the rest of a partly trained epoch counts as the first.
-                None for all epochs of the recipe.
+            epochs_now: number of epochs after which to return, ≥ 1; the rest of a partly trained epoch counts as the
+                first epoch. None for all epochs of the recipe.
 
         Returns:
             The reason for the end.
@@ -199,7 +199,7 @@ class Trainer:
                 if ended == "patience":
                     patience = counted(self.recipe.train.patience, "validation")
                     console.print(f"stopping early: no better mIoU in {patience}.")
-                # This run was resumed: it was stopped after train.minutes were over, but before its first validation.
+                # Only in a resumed run that was stopped after train.minutes were over and before its first validation.
                 if self.progress.best_miou < 0 and ended != "epochs_now":
                     miou = self._validate(log)
                     self.save()
@@ -283,7 +283,7 @@ class Trainer:
         )
 
     def _update(self, names: Sequence[str]) -> float:
-        """One optimiser step; returns the gradient's norm before clipping."""
+        """Makes one optimiser step, and returns the gradient's norm before clipping."""
         clip = self.recipe.optim.clip or math.inf
         norm = nn.utils.clip_grad_norm_(self.step.parameters(), clip)
         if not torch.isfinite(norm):
@@ -293,7 +293,7 @@ class Trainer:
         self.progress.step += 1
         for call in self.after_step:
             call(self.progress)
-        # Only after the first step, which allocates all permanent tensors: this lowers the peak memory.
+        # Only after the first step, which allocates all permanent tensors; an earlier call would raise the peak memory.
         if not self._settled:
             keep_freed_memory()
             self._settled = True
@@ -309,7 +309,7 @@ class Trainer:
         return miou
 
     def _is_told_to_stop(self, miou: float) -> bool:
-        """Calls the observer, and returns whether that of any process returned True."""
+        """Calls the observer, and returns whether the observer of any process returned True."""
         told = None if self.observe is None else self.observe(replace(self.progress), miou)
         if told is not None and not isinstance(told, bool):
             raise AtrousError(f"observe must return True to stop the training, or None; it returned {shown(told)}.")
@@ -323,7 +323,7 @@ class Trainer:
         return AVERAGES_BEFORE_PATIENCE / (1 - self.recipe.train.ema) if self.recipe.train.ema else 0
 
     def what_ended_it(self) -> Literal["epochs", "patience", "minutes"] | None:
-        """Returns the field of the recipe's `train` by which the run has ended; None if epochs are left."""
+        """Returns the field of the recipe's `train` by which the run has ended; None if the run has not ended."""
         train, progress = self.recipe.train, self.progress
         if progress.epoch >= train.epochs:
             return "epochs"
@@ -348,7 +348,7 @@ class Trainer:
             raise Interrupted(f"The run is saved; continue it with: atrous train --resume {self.run}")
 
     def save(self) -> None:
-        """Writes the checkpoint; every process must call it, and the first one writes."""
+        """Writes the checkpoint; every process must call this method, and process 0 writes the file."""
         random = self.processes.gather(random_state())
         if self.processes.first:
             save_checkpoint(

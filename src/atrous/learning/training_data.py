@@ -16,11 +16,15 @@ from atrous.data.open_dataset import open_dataset
 from atrous.data.splits.split_names import canonical_split
 from atrous.data.statistics import class_pixels
 from atrous.data.transforms import color_channels
+from atrous.data.volumes.slices import file_of_picture
 from atrous.errors import AtrousError
+from atrous.learning.class_balance import pictures_of_classes
 from atrous.learning.data_loader import AugmentedSamples
 from atrous.learning.dataset_check import examine_with_progress, show_finding
 from atrous.learning.distributed import ProcessGroup
-from atrous.learning.recipe import Data, Recipe
+from atrous.learning.epoch_sampler import EpochOrder
+from atrous.learning.recipe import Recipe
+from atrous.learning.recipe_sections import Data
 from atrous.models import SegmentationModel
 from atrous.option_fields import in_words
 
@@ -51,17 +55,19 @@ def open_training_data(recipe: Recipe, processes: ProcessGroup) -> tuple[Dataset
         groups=data.groups,
         inputs=data.inputs,
         planes=data.planes,
-        slices=data.slices if data.slices > 1 else None,
+        slices=data.slices,
     )
     for note in dataset.notes:
         console.print(escape(note))
     pictures = {name: len(items) for name, items in dataset.splits.items()}
-    _check_fitness(data, obstacles(pictures, dataset.classes, {}, data.train, data.val))
+    _check_fitness(data, obstacles(pictures, dataset.classes, {}, data.train, data.val, dataset.nouns))
     usual = {split: split if split in pictures else canonical_split(split) for split in (data.train, data.val)}
     taken = dataset.taking(in_channels, data.pages)
     counted = {**{name: class_pixels(taken, name) for name in usual.values() if name not in counted}, **counted}
-    _check_fitness(data, obstacles(pictures, dataset.classes, counted, data.train, data.val))
-    for _, sentence in () if data.check else few_pictures(pictures, data.val):  # the examination warns of it, too
+    _check_fitness(data, obstacles(pictures, dataset.classes, counted, data.train, data.val, dataset.nouns))
+    files = {name: len({file_of_picture(item.image) for item in items}) for name, items in dataset.splits.items()}
+    # the examination warns of it, too
+    for _, sentence in () if data.check else few_pictures(files, data.val, dataset.nouns):
         console.print(f"[yellow]warning[/]: {escape(sentence)}")
     return dataset, counted[usual[data.train]], doctor
 
@@ -86,6 +92,21 @@ def training_samples(recipe: Recipe, dataset: Dataset, model: SegmentationModel)
     )
 
 
+def epoch_order(recipe: Recipe, samples: AugmentedSamples, processes: ProcessGroup) -> EpochOrder:
+    """Returns the order of a recipe's training samples; for class-balanced epochs, reads all masks first.
+
+    Args:
+        recipe: recipe of the training run.
+        samples: training samples of the recipe.
+        processes: processes that train together; the first one reads the masks.
+    """
+    classes, balance = [], recipe.data.balance
+    if balance:
+        classes = processes.on_rank_zero(lambda: pictures_of_classes(samples.dataset, samples.items))
+    size, batch = len(samples), recipe.train.batch_size
+    return EpochOrder(size, batch, recipe.seed, processes.rank, processes.world, balance=balance, classes=classes)
+
+
 def _check_fitness(data: Data, found: Iterable[tuple[str, str]]) -> None:
     """Raises an error with all reasons why the data cannot be used for training, if there are any."""
     if reasons := [sentence for _, sentence in found]:
@@ -107,6 +128,8 @@ def _examined(data: Data, in_channels: int | None) -> tuple[Mapping[str, Sequenc
         in_channels=in_channels,
         inputs=data.inputs,
         groups=data.groups,
+        planes=data.planes,
+        slices=data.slices,
     )
     diagnosis.raise_for_errors()
     for finding in diagnosis.warnings:

@@ -12,7 +12,7 @@ from torch import Tensor
 from atrous import model_file, models
 from atrous.checked_arguments import checked
 from atrous.errors import AtrousError, counted
-from atrous.learning.recipe import Model
+from atrous.learning.recipe_sections import Model
 from atrous.models import Info, SegmentationModel
 from atrous.models.info import placeholder_table
 from atrous.models.model_checks import check_model
@@ -25,9 +25,9 @@ def start_from(model: SegmentationModel, source: SegmentationModel | str | Path)
     Mean and std are copied only if both models have the same number of channels and the same dtype.
 
     Weights with one row per class (of the classifier, an auxiliary classifier, DeepLabV2's branches) are matched by
-    class name: a class of the same name keeps its rows, for any order and number of classes. In a one-logit model the
-    logit is the second class's score minus the first class's. So its row is the difference of two rows of the other
-    model. If the source has one logit, it gives two rows, the first of them 0.
+    class name: a class gets the rows of the class with the same name, for any order and number of classes. In a
+    one-logit model, the logit is the second class's score minus the first class's. So its row is the difference of two
+    rows of the trained model. If the trained model has one logit, its row becomes two rows, the first of them 0.
 
     Args:
         model: model to initialise in place; its info.classes are the names to match.
@@ -67,8 +67,8 @@ def start_from(model: SegmentationModel, source: SegmentationModel | str | Path)
 def network_of(info: Info, wanted: Model) -> Model:
     """Returns the recipe's model section with the network of a trained model, for training that starts from it.
 
-    The weights fit only that network, and were trained with its align_corners, padding, rates and dilation rule. The
-    data determine the numbers of channels and classes.
+    The weights fit only that network: they were trained with its align_corners, padding, rates and dilation rule. The
+    numbers of channels and classes are left out, because the data determine them.
 
     Args:
         info: metadata of the trained model.

@@ -51,7 +51,7 @@ class Validation:
         self.items: tuple[Item, ...] = dataset.split(recipe.data.val)
 
     def __call__(self, judged: SegmentationModel, progress: Progress, log: RunLog) -> float:
-        """Returns the mean IoU, 0–1, the same in every process."""
+        """Returns the mean IoU on the validation split, 0–1, the same in every process."""
         device, precision = next(judged.parameters()).device, precision_name(self.step.precision)
         segmenter = Segmenter(judged, engine="torch", device=device, precision=precision, crf=self._crf())
         confusion = measure(segmenter, self.dataset, self.items).confusion
@@ -73,7 +73,7 @@ class Validation:
         log.picture("val/confusion", confusion_picture(confusion.counts, names), progress.step)
         taken = self.dataset.taking_inputs(segmenter.info.preprocessing.inputs)
         for item in self.items[:SHOWN]:
-            with suppressed(PictureWarning):  # they were printed before the training
+            with suppressed(PictureWarning):  # these warnings were printed before the training
                 shown = segmenter(taken.scene(item)).overlay()
             log.picture(f"val/{item.name}", np.asarray(shown), progress.step)
         best = " (best)" if confusion.miou > progress.best_miou else ""

@@ -28,10 +28,10 @@ def check_tolerance(tolerance: float) -> None:
     """Checks the tolerance of the surface Dice before the work starts.
 
     Args:
-        tolerance: the given tolerance, in millimetres.
+        tolerance: tolerance to check, in millimetres.
 
     Raises:
-        AtrousError: it is negative or not finite.
+        AtrousError: the tolerance is negative or not finite.
     """
     if not (math.isfinite(tolerance) and tolerance >= 0):
         raise AtrousError(f"tolerance must be a number of millimetres, 0 or more, got {tolerance}.")
@@ -40,7 +40,7 @@ def check_tolerance(tolerance: float) -> None:
 def measure_volumes(
     segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], tolerance: float | None
 ) -> dict[str, Any]:
-    """Segments the volumes of a split as `atrous predict` does, and compares each with its mask.
+    """Segments the volumes of a split as `atrous predict` does, and compares each prediction with the volume's mask.
 
     Args:
         segmenter: segmenter of a model of volumes.
@@ -49,11 +49,11 @@ def measure_volumes(
         tolerance: as in `case_metrics`, in millimetres.
 
     Returns:
-        "tolerance_mm"; "classes" with the means over patients and their 95 % intervals; and "cases" with the scores of
-        each volume. All as JSON values: None for scores that are not finite.
+        A dict for JSON: "tolerance_mm"; "classes" with the means over patients and their 95 % intervals; and "cases"
+        with the scores of each volume. Scores that are not finite are None.
 
     Raises:
-        AtrousError: the classes do not match, or scipy is needed and not installed.
+        AtrousError: the data has classes that the model does not have, or scipy is needed and not installed.
     """
     remap, names = matching_classes(dataset.classes, segmenter.info.classes), segmenter.info.classes
     measured = [index for index, name in enumerate(names) if name.casefold() not in BACKGROUND_NAMES]
@@ -61,7 +61,7 @@ def measure_volumes(
     for item in items:
         place, mask = slice_place(item.image), None if item.mask is None else slice_place(item.mask)
         if place is None or mask is None:
-            raise AtrousError(f"{item.image}: this is not a slice of a volume with a mask.")
+            raise AtrousError(f"{item.image} is not a slice of a volume that has a mask.")
         volumes.setdefault(place.file, (item, mask.file))
     processes, found = current_group(), []
     own = processes.part(list(volumes.items()))
@@ -72,7 +72,7 @@ def measure_volumes(
             truth = remap[_labels(dataset, mask, volume.grid.shape)]
             truth[~volume.valid(segmenter.info.preprocessing.image.missing)] = IGNORE_INDEX
             labels = segment_volume(segmenter, volume)
-            scores = case_metrics(truth, labels, volume.grid.spacing, measured, tolerance=tolerance)
+            scores = case_metrics(truth, labels, volume.grid.affine[:3, :3], measured, tolerance=tolerance)
             found.append((str(file), item.group, scores))
             progress.update(task, advance=1)
     cases = sorted((case for part in processes.gather(found) for case in part), key=lambda case: case[0])

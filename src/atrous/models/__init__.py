@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from atrous.models.deeplab_v3 import DeepLabV3
     from atrous.models.deeplab_v3plus import DeepLabV3Plus
 
-    #: Any paper's module: `.scores(images)`, `.forward(images)`, `.info`, `.backbone`, `.align_corners`.
+    #: A model of any paper; it has `.scores(images)`, `.forward(images)`, `.info`, `.backbone` and `.align_corners`.
     SegmentationModel: TypeAlias = DeepLabV1 | DeepLabV2 | DeepLabV3 | DeepLabV3Plus
 
     ARCHITECTURES: dict[str, type[SegmentationModel]]

@@ -21,7 +21,12 @@ class GlobalMean(nn.Module):
 
 
 class ImagePooling(nn.Module):
-    """Image-level features: the mean over the map, a 1×1 unit, expanded to the map's size (arXiv:1706.05587 §3.3)."""
+    """Image-level features: the mean over the map, a 1×1 unit, expanded to the map's size (arXiv:1706.05587 §3.3).
+
+    Args:
+        in_channels: C of the input features.
+        channels: C of the output features.
+    """
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from atrous.models.layers import Norm, conv_norm_relu, initialise, set_norm
 
 
 class AuxiliaryHead(nn.Module):
-    """A 3×3 unit to a quarter of the channels, dropout and a 1×1 classifier, as in torchvision and mmsegmentation.
+    """A 3×3 unit with a quarter of the channels, dropout and a 1×1 classifier, as in torchvision and mmsegmentation.
 
     Args:
         in_channels: C of the features before the backbone's last stage.

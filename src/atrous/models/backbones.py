@@ -1,11 +1,11 @@
-"""Any backbone at output stride 8, 16 or 32, on one set of weights: timm's networks, VGG-16, Google's MobileNetV2.
+"""Backbones at output stride 8, 16 or 32 with the same weights: timm's networks, VGG-16 and Google's MobileNetV2.
 
 A stride that is reduced to 1 makes the features denser. The later convolutions are then dilated, so that their weights
 still cover the same positions of the picture. Two dilation rules exist for the block that loses its stride:
 
 - *previous* (timm, torchvision's ResNets, mmsegmentation, TensorFlow): the block keeps the rate of the stage before.
   The features at output stride 8 or 16, subsampled, then equal the features at 32; docs/models.md lists exceptions.
-- *full* (Caffe, detectron2, the own encoders of segmentation-models-pytorch): the whole stage has the new rate.
+- *full* (Caffe, detectron2, segmentation-models-pytorch's own encoders): the whole stage has the new rate.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def create_backbone(name: str, arguments: Mapping[str, Any] | None = None, **com
 
     Args:
         name: a timm network that supports an output stride, "vgg16", or "google_mobilenetv2_100" (or another width).
-        arguments: further arguments of `Backbone`, by name; None for none.
-        common: in_channels, output_stride, dilation_rule and multi_grid.
+        arguments: further arguments of `Backbone`, by name; None for no further arguments.
+        common: the arguments in_channels, output_stride, dilation_rule and multi_grid of `Backbone`.
 
     Raises:
         AtrousError: the name or an argument is unknown, or the network cannot have this output stride.
@@ -99,8 +99,8 @@ class Backbone(nn.Module):
         low_channels: C of the low-level features, at stride 4.
         middle_channels: C of the features before the last stage.
         high_channels: C of the last features, at the output stride.
-        mean: mean of each channel that the pretrained weights expect, for pictures in 0–1.
-        std: standard deviation of each channel, likewise.
+        mean: channel means for the normalisation of pictures in 0–1 that the pretrained weights need.
+        std: channel standard deviations for this normalisation.
 
     Args:
         name: a timm model that returns feature maps and supports an output stride, or Google's MobileNetV2.
@@ -110,11 +110,12 @@ class Backbone(nn.Module):
         multi_grid: for ResNets, factors on the last stage's rate, one for each of its blocks (arXiv:1706.05587
             §3.2.1). Factors of 1, or None, leave the rates to the dilation rule.
         norm: (eps > 0, momentum 0–1) of every batch norm; None leaves them unchanged.
-        others: fields of `foreign_quirks.ForeignQuirks`; all others go to `timm.create_model`. Only plain values are
+        others: fields of `foreign_quirks.ForeignQuirks`, and arguments of `timm.create_model`. Only plain values are
             allowed, and no name in `RESERVED`.
 
     Raises:
-        AtrousError: the name is unknown, an argument is not allowed, or the network has no feature map at stride 4.
+        AtrousError: the name is unknown, an argument is not allowed, or the network has no feature map at stride 4 or
+            does not support the output stride.
     """
 
     def __init__(
@@ -177,7 +178,7 @@ class Backbone(nn.Module):
     def _take_geometry(self, output_stride: int) -> None:
         """Sets strides, rates and paddings by the dilation rule.
 
-        They are copied from a second network that timm builds on the meta device, so that timm's rule, which is
+        Their values are copied from a second network that timm builds on the meta device, so that timm's rule, which is
         *previous*, is not repeated here. For *full*, the rate of a convolution is also multiplied by its lost stride.
         """
         with torch.device("meta"):
@@ -206,10 +207,10 @@ class Backbone(nn.Module):
         self._set_geometry(self.output_stride)
 
     def _apply_multi_grid(self, multi_grid: Sequence[float], rate: int) -> None:
-        """Sets the rate of each block of a ResNet's last stage to its factor times the stage's rate, under both rules.
+        """Sets the rate of each block of a ResNet's last stage to its factor times the stage's rate.
 
-        As in the paper, the rates are 2·(1, 2, 4) at output stride 16 and 4·(1, 2, 4) at 8. The features at 8,
-        subsampled, equal the features at 16.
+        Both dilation rules get the same rates. As in the paper, these are 2·(1, 2, 4) at output stride 16 and
+        4·(1, 2, 4) at 8. The features at 8, subsampled, equal the features at 16.
         """
         blocks = plain_blocks(self.net)
         if not blocks:
@@ -239,7 +240,7 @@ class Backbone(nn.Module):
         return Features(*self.net(images))
 
     def _small(self, images: Tensor) -> Features:
-        """As `forward`; if the network fails because of the size, the error names the smallest size."""
+        """Runs the network on small pictures; if it fails because of their size, the error names the smallest size."""
         try:
             return Features(*self.net(images))
         except RuntimeError as error:
@@ -301,7 +302,7 @@ def _indices(name: str) -> tuple[int, int, int]:
     reductions = probe.feature_info.reduction()
     if 4 not in reductions or getattr(probe, "output_fmt", "NCHW") != "NCHW":
         raise AtrousError(
-            f"backbone '{name}' has no feature map at stride 4, which the decoder needs. Use another one."
+            f"backbone '{name}' has no N×C×H×W feature map at stride 4, which the decoder needs. Use another backbone."
         )
     return len(reductions) - 1 - reductions[::-1].index(4), len(reductions) - 2, len(reductions) - 1
 
@@ -326,7 +327,7 @@ def _features(name: str, output_stride: int, **arguments: Any) -> Any:
 
 
 def _exists(name: str, output_stride: int) -> bool:
-    """Returns whether timm builds the network without further arguments; if it does, these caused the error."""
+    """Returns whether timm builds the network without further arguments; if so, those arguments caused the error."""
     try:
         with torch.device("meta"):
             timm.create_model(name, features_only=True, output_stride=output_stride)
@@ -336,7 +337,7 @@ def _exists(name: str, output_stride: int) -> bool:
 
 
 def _check_geometry(net: nn.Module, name: str, in_channels: int, output_stride: int) -> None:
-    """Checks the size of the last feature map on the meta device; some networks keep a stride or accept one size."""
+    """Checks the size of the last feature map on the meta device; some networks keep a stride or need one size."""
     expected = -(-PROBE_SIDE // output_stride)
     images = torch.empty(2, in_channels, PROBE_SIDE, PROBE_SIDE, device="meta")
     try:
@@ -369,8 +370,8 @@ def _hollow(net: nn.Module) -> nn.Module:
 def plain_blocks(net: nn.Module) -> list[nn.Module]:
     """Returns the blocks of a ResNet's last stage if their 3×3 convolutions are plain; [] for other networks.
 
-    One factor per block does not fit Res2Nets, whose blocks have several 3×3 convolutions in a row, or selective kernel
-    networks, whose blocks have two convolutions of different rates.
+    One factor per block does not fit Res2Nets, whose blocks have several 3×3 convolutions in a row. It does not fit
+    selective kernel networks either, because their blocks have two convolutions of different rates.
     """
     blocks: list[Any] = list(getattr(net, "layer4", ()))
     plain = all(type(block) in (BasicBlock, Bottleneck) and isinstance(block.conv2, nn.Conv2d) for block in blocks)
@@ -383,7 +384,7 @@ def _or_none(multi_grid: Sequence[float] | None) -> Sequence[float] | None:
 
 
 def _take_stride_away(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Sets the stride of a layer to 1; timm omits such a layer without a stride, as in Xception-71's third shortcut."""
+    """Removes the stride of a layer that timm omits if it has stride 1, as in Xception-71's third shortcut."""
     if isinstance(module, nn.Conv2d):
         module.stride = (1, 1)
     elif isinstance(module, nn.AvgPool2d | nn.MaxPool2d):

@@ -26,7 +26,7 @@ def check_crf_fits(preprocessing: Preprocessing) -> None:
 
 
 def compared_by_crf(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """Returns the picture's channels in its own dtype; further inputs, such as depth, are not colours.
+    """Returns the channels of the picture, in the picture's dtype; further inputs, such as depth, are not colours.
 
     Args:
         image: H×W×C, all inputs joined.
@@ -36,7 +36,7 @@ def compared_by_crf(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarr
         H×W×C' with the C' channels of the picture.
 
     Raises:
-        AtrousError: as `check_crf_fits`.
+        AtrousError: as for `check_crf_fits`.
     """
     check_crf_fits(preprocessing)
     picture = preprocessing.image

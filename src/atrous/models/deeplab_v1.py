@@ -52,7 +52,7 @@ class SideFeatures(nn.Module):
     Each input goes through a 3×3 convolution, whose stride brings it to the output stride, and a 1×1 convolution.
 
     Args:
-        in_channels: C of the picture.
+        in_channels: number of channels C of the picture.
         output_stride: output stride of the main features: 8, 16 or 32.
         dropout: dropout probability after each convolution, 0–1.
     """
@@ -86,7 +86,8 @@ class SideFeatures(nn.Module):
 class DeepLabV1(nn.Module):
     """DeepLabV1: an atrous VGG-16 and a head with a large field of view; by default at output stride 8.
 
-    In the paper a fully connected CRF follows; here `atrous.crf.DenseCRF` refines the probabilities after the network.
+    In the paper, a fully connected CRF follows the network. In this package, `atrous.crf.DenseCRF` refines the
+    probabilities of the network.
 
     The shared arguments are documented in `atrous.models.paper_arguments`.
 
@@ -97,7 +98,7 @@ class DeepLabV1(nn.Module):
             32. Default 12, as in the paper (DeepLab-LargeFOV, §5 Table 2).
         fov_channels: C of fc6 and fc7, ≥ 1; default 1024, as in the paper.
         multi_scale: whether the classifier also reads the side features of §4.3 (MSc); for VGG-16 only. Default False.
-        dropout: probability after fc6, fc7 and the convolutions of the side features; default 0.5.
+        dropout: dropout probability after fc6, fc7 and the convolutions of the side features; default 0.5.
         frozen_norm: whether batch norms are frozen. VGG-16 has none, so with VGG-16 only the auxiliary head changes.
         norm: batch norm settings of the auxiliary head; the paper's head has no batch norm.
 
@@ -176,10 +177,12 @@ class DeepLabV1(nn.Module):
             images: N×C×H×W, normalised; H, W ≥ 1.
 
         Returns:
-            {"main": N×K×⌈H/output_stride⌉×⌈W/output_stride⌉ logits}; in training with an auxiliary head also "aux".
+            {"main": N×K×⌈H/output_stride⌉×⌈W/output_stride⌉ logits}. In training with an auxiliary head it also
+            contains "aux", the logits of that head.
 
         Raises:
-            AtrousError: a batch norm is in training, and the batch is one picture with a side under 33 px.
+            AtrousError: the pictures have a wrong type or shape; or a batch norm is in training, and the batch is one
+                picture with a side under 33 px.
         """
         check_pictures(self, images)
         if self.side is not None and isinstance(self.backbone, VGG16):

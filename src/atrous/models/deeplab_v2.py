@@ -59,7 +59,7 @@ class SummedASPP(nn.Module):
         rates: atrous rate of each branch, in feature pixels, ≥ 1.
         channels: C of fc6 and fc7 in each branch. 0 makes each branch one 3×3 convolution to K channels, as on
             ResNet-101 (kazuto1011/deeplab-pytorch, libs/models/deeplabv2.py).
-        dropout: dropout probability after fc6 and fc7, 0–1; without fc6 and fc7, on the features.
+        dropout: dropout probability after fc6 and fc7, 0–1. Branches without fc6 have it on their input features.
     """
 
     def __init__(
@@ -89,11 +89,13 @@ class SummedASPP(nn.Module):
 
 
 class DeepLabV2(nn.Module):
-    """DeepLabV2: an atrous backbone and ASPP, run on several sizes of the picture; the maximum fuses their logits.
+    """DeepLabV2: an atrous backbone and ASPP, run on the picture at several scales; the maximum fuses their logits.
 
-    Difference from the paper: here the maximum of the logits is taken at the output stride and then upsampled
-    (kazuto1011/deeplab-pytorch, libs/models/msc.py); §3.2 upsamples the logits of each scale first. If the backbone has
-    TensorFlow's SAME padding, the smaller pictures have sides of 32k + 1, so that all scales have the same positions.
+    Difference from the paper: the maximum of the logits is taken at the output stride and then upsampled
+    (kazuto1011/deeplab-pytorch, libs/models/msc.py); the paper upsamples the logits of each scale first (§3.2).
+
+    If the backbone has TensorFlow's SAME padding, the smaller pictures have sides of 32k + 1 pixels. The feature
+    positions of all scales then agree.
 
     The shared arguments are documented in `atrous.models.paper_arguments`.
 
@@ -104,11 +106,11 @@ class DeepLabV2(nn.Module):
             They are halved at 16 and quartered at 32. Default `ASPP_L`; the paper also uses `ASPP_S`.
         fov_channels: C of fc6 and fc7 in each branch; 0 for branches of one convolution. Default None, as in the
             paper: 1024 on VGG-16, 0 on other backbones.
-        scales: scales of the input pictures, above 0, at most 1, with 1 among them; (1.0,) for the picture alone
-            (§4.1). Default (0.5, 0.75, 1.0).
-        dilation_rule: "previous" by default; the authors' Caffe networks have "full".
-        dropout: probability after fc6 and fc7, or on the features if there is no fc6. Default None: 0.5 with fc6 and
-            fc7, else 0.
+        scales: scales of the input pictures, above 0, at most 1, with 1 among them; (1.0,) for the unscaled
+            picture alone (§4.1). Default (0.5, 0.75, 1.0).
+        dilation_rule: "previous" by default; the authors' Caffe networks use "full".
+        dropout: dropout probability after fc6 and fc7, or on the features if there is no fc6. Default None: 0.5 with
+            fc6 and fc7, else 0.
         norm: batch norm settings of the auxiliary head; the paper's head has no batch norm.
 
     Attributes:
@@ -193,11 +195,12 @@ class DeepLabV2(nn.Module):
         Returns:
             {"main": N×K×⌈H/output_stride⌉×⌈W/output_stride⌉ logits}, the maximum over the scales. In training with
             several scales it also contains the logits of each scale, under "scale_1", "scale_0.5" and so on, because
-            each scale has its own loss (§4.1). In training with an auxiliary head it also contains "aux".
+            each scale has its own loss (§4.1). In training with an auxiliary head it also contains "aux",
+            the logits of that head.
 
         Raises:
-            AtrousError: a batch norm is in training, and the batch is one picture with a side under 33 px
-                at the smallest scale.
+            AtrousError: the pictures have a wrong type or shape; or a batch norm is in training, and the batch is one
+                picture with a side under 33 px at the smallest scale.
         """
         check_pictures(self, images, min([1.0, *self.smaller_scales.values()]))
         _, middle, high = self.backbone(images)

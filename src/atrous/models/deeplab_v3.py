@@ -19,8 +19,8 @@ from atrous.models.layers import Norm, check_pictures, conv3x3, freeze_norm, ini
 from atrous.models.paper_arguments import check_arguments, checked_constructor
 from atrous.models.vgg import VGG16
 
-#: Multi-grids of the paper's best networks: factors on the rates of the last stage's three blocks, with the cascade
-#: (1, 2, 1) (§4.2) and with ASPP (1, 2, 4) (§4.3).
+#: Multi-grids of the paper's best networks, which are factors on the rates of the last stage's three blocks: (1, 2, 4)
+#: with ASPP (§4.3) and (1, 2, 1) with the cascade (§4.2).
 MULTI_GRID, CASCADE_MULTI_GRID = (1, 2, 4), (1, 2, 1)
 
 
@@ -30,7 +30,7 @@ class Cascade(nn.Module):
     If block 4 of the paper (the last stage) has rate 2, blocks 5, 6 and 7 have rates 4, 8 and 16, times the multi-grid.
 
     Args:
-        backbone: a ResNet, whose last stage is copied. All units are copies of the second one, because the first unit
+        backbone: a ResNet, whose last stage is copied. All units are copies of its second unit, because the first unit
             changes the number of channels.
         num_blocks: number of copies, ≥ 1; 3 in the paper (blocks 5–7).
         multi_grid: factors on the rates, one for each unit of a block, above 0.
@@ -72,14 +72,17 @@ class DeepLabV3(nn.Module):
     Args:
         backbone: "resnet101" by default; the paper also uses "resnet50".
         output_stride: 16 by default; the paper trains at 16 and evaluates at 8.
-        aspp_conv: as in segmentation-models-pytorch, and in torchvision, too.
+        aspp_conv: whether one more 3×3 unit follows the projection of the ASPP, as in segmentation-models-pytorch and
+            torchvision; default False.
         multi_grid: default None. If the backbone is a ResNet whose last stage has three plain blocks, None means the
             paper's best factors: (1, 2, 4) with ASPP, (1, 2, 1) with the cascade. Otherwise None means factors of 1.
-        cascade: number of copies of the last stage that replace the ASPP, 0–64; 0 (default) keeps the ASPP, and the
-            paper has 3. With a cascade, the backbone must be a ResNet, and the arguments of the ASPP have no effect.
-        dropout: probability on the output of the ASPP or the cascade; default 0.1.
-        frozen_norm: True in the second phase of the paper's training (§4.1).
-        norm: the paper's momentum is 0.0003 (decay 0.9997).
+        cascade: number of copies of the last stage that replace the ASPP, 0–64; 0 (default) keeps the ASPP; the
+            paper uses 3. With a cascade, the backbone must be a ResNet, and the arguments of the ASPP have no effect.
+        dropout: dropout probability on the output of the ASPP or the cascade; default 0.1.
+        frozen_norm: whether all batch norms keep their running statistics in training, as in the second phase of the
+            paper's training (§4.1); default False.
+        norm: (eps, momentum) of the head's batch norms, by default (1e-5, 0.1); the paper's momentum is 0.0003 (decay
+            0.9997).
 
     Attributes:
         info: the model's record, see `models.info.Info`.
@@ -180,10 +183,12 @@ class DeepLabV3(nn.Module):
             images: N×C×H×W, normalised; H, W ≥ 1.
 
         Returns:
-            {"main": N×K×⌈H/output_stride⌉×⌈W/output_stride⌉ logits}; in training with an auxiliary head also "aux".
+            {"main": N×K×⌈H/output_stride⌉×⌈W/output_stride⌉ logits}. In training with an auxiliary head it also
+            contains "aux", the logits of that head.
 
         Raises:
-            AtrousError: a batch norm is in training, and the batch is one picture with a side under 33 px.
+            AtrousError: the pictures have a wrong type or shape; or a batch norm is in training, and the batch is one
+                picture with a side under 33 px.
         """
         check_pictures(self, images)
         _, middle, features = self.backbone(images)

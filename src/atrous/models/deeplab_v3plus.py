@@ -34,8 +34,8 @@ class Decoder(nn.Module):
     Args:
         low_channels: C of the backbone's features at stride 4.
         channels: C of the ASPP features, of every 3×3 convolution and of the output; 256 in the paper.
-        reduced_channels: C of the low-level features after their reduction, so that they do not outweigh the ASPP
-            features; 48 in the paper.
+        reduced_channels: C of the low-level features after their reduction; small, so that they do not outweigh the
+            ASPP features; 48 in the paper.
         num_convs: number of 3×3 convolutions, ≥ 1; 2 in the paper (Table 2).
         separable: whether the 3×3 convolutions are depthwise separable.
         depthwise_norm: see `layers.separable_conv`.
@@ -65,7 +65,15 @@ class Decoder(nn.Module):
         )
 
     def forward(self, high: Tensor, low: Tensor) -> Tensor:
-        """Returns N×channels×⌈H/4⌉×⌈W/4⌉ features for N×channels×h×w and N×low_channels×⌈H/4⌉×⌈W/4⌉ features."""
+        """Fuses both kinds of features at stride 4.
+
+        Args:
+            high: N×channels×h×w ASPP features.
+            low: N×low_channels×⌈H/4⌉×⌈W/4⌉ low-level features.
+
+        Returns:
+            N×channels×⌈H/4⌉×⌈W/4⌉ features.
+        """
         upsampled = resize(high, low.shape[-2:], self.align_corners)
         return self.fuse(torch.cat([upsampled, self.reduce(low)], dim=1))
 
@@ -77,12 +85,13 @@ class DeepLabV3Plus(nn.Module):
 
     Args:
         backbone: "resnet50" by default; the paper uses "xception65", "xception71" and "resnet101".
-        output_stride: 16 by default, which trains well; 8 is finer and costs several times more.
+        output_stride: 16 by default, which trains well; 8 gives finer features and costs several times more time.
         low_channels: C of the reduced low-level features, ≥ 1; default 48, as in the paper.
         decoder_convs: number of 3×3 convolutions in the decoder, 1–64; default 2, as in the paper.
         multi_grid: default (1, 1, 1), which leaves the rates to the dilation rule and suits every backbone.
-        dropout: probability on the output of the ASPP; default 0.1.
-        norm: the paper's momentum is 0.0003 (decay 0.9997).
+        dropout: dropout probability on the output of the ASPP; default 0.1.
+        norm: (eps, momentum) of the head's batch norms, by default (1e-5, 0.1); the paper's momentum is 0.0003 (decay
+            0.9997).
 
     Attributes:
         info: the model's record, see `models.info.Info`.
@@ -178,10 +187,12 @@ class DeepLabV3Plus(nn.Module):
             images: N×C×H×W, normalised; H, W ≥ 1.
 
         Returns:
-            {"main": N×K×⌈H/4⌉×⌈W/4⌉ logits}; in training with an auxiliary head also "aux".
+            {"main": N×K×⌈H/4⌉×⌈W/4⌉ logits}. In training with an auxiliary head it also contains "aux", the
+            logits of that head.
 
         Raises:
-            AtrousError: a batch norm is in training, and the batch is one picture with a side under 33 px.
+            AtrousError: the pictures have a wrong type or shape; or a batch norm is in training, and the batch is one
+                picture with a side under 33 px.
         """
         check_pictures(self, images)
         low, middle, high = self.backbone(images)

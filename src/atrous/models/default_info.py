@@ -1,4 +1,4 @@
-"""The record of a newly built model, before its classes and pictures are set."""
+"""The record of a newly built model, before its classes and preprocessing are set."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def first_info(architecture: str, arguments: dict[str, Any], backbone: Backbone 
 
     Args:
         architecture: a key of `atrous.models.ARCHITECTURES`.
-        arguments: arguments of its constructor, as `locals()` returns them there; lists become tuples.
-        backbone: backbone of the model; the record takes its mean and standard deviation, in 0–255. If the number of
-            channels differs, each channel gets their average.
+        arguments: arguments of the model's constructor, as `locals()` returns them there; lists become tuples.
+        backbone: backbone of the model. The record contains its means and standard deviations, in 0–255. If their
+            number differs from the number of channels, every channel gets their average.
 
     Raises:
         AtrousError: num_classes is not a whole number from 1 to 255.

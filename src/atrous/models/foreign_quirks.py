@@ -1,4 +1,4 @@
-"""Differences of other implementations of the same backbones, with the same weights.
+"""Differences between this package's backbones and other implementations of them, which use the same weights.
 
 A converted checkpoint reproduces the predictions of its library only if the network computes as in that library. Each
 difference is one argument here, which the model's record stores.
@@ -26,9 +26,8 @@ class ForeignQuirks:
     """The differences between another implementation of a backbone and this package's.
 
     Args:
-        padding: padding of a convolution with SAME padding that lost its stride. "consistent" (default) keeps the
-            positions of the features; "tensorflow" pads symmetrically, as timm and TensorFlow do. They differ at even
-            sizes only.
+        padding: padding of a SAME convolution whose stride was reduced to 1. "consistent" (default) keeps the positions
+            of the features; "tensorflow" pads symmetrically, as timm and TensorFlow do. They differ at even sizes only.
         symmetric: prefixes of the paths of convolutions whose SAME padding is symmetric at every size.
             efficientnet-pytorch computes all paddings for one picture size; at that size, the input maps of these
             convolutions have odd sides.
@@ -39,7 +38,8 @@ class ForeignQuirks:
         dilate_second: whether a ResNet's basic block dilates both 3×3 convolutions (default); mmsegmentation dilates
             the first one only.
         pad_expansion: whether inverted residuals are padded before their expansion, so that the border is not zero
-            after it, and the stem is not padded (VainF/DeepLabV3Plus-Pytorch, network/backbone/mobilenetv2.py).
+            after the expansion. The stem is then not padded (VainF/DeepLabV3Plus-Pytorch,
+            network/backbone/mobilenetv2.py).
 
     Raises:
         AtrousError: the padding is unknown.

@@ -17,7 +17,7 @@ from atrous.models.task import SEMANTIC, Task
 
 #: Version of the record's format. Version 2 lists inputs and tasks; version 1 has one picture and one class table.
 FORMAT_VERSION = 2
-#: Fields of a record without tasks, with the fields of `ClassTable` that they become.
+#: Fields of a record without tasks → fields of `ClassTable`.
 _TABLE = {"classes": "names", "colors": "colors", "raw": "raw", "ignore": "ignore"}
 
 #: Largest factor by which pictures may be enlarged: from 32 px to 2048 px.
@@ -113,7 +113,7 @@ class Preprocessing:
 
     @property
     def dtype(self) -> Literal["uint8", "uint16", "float32"]:
-        """The dtype of an array that holds all inputs."""
+        """The dtype of an array that contains all inputs."""
         return joint_dtype(self.inputs)
 
     @property
@@ -216,7 +216,8 @@ class Info:
         channels = self.arguments.get("in_channels")
         if channels is not None and self.preprocessing.channels != channels:
             raise AtrousError(
-                f"a model for pictures with {channels} channels needs as many means, got {self.preprocessing.channels}."
+                f"a model for pictures with {channels} channels needs {channels} means, got "
+                f"{self.preprocessing.channels}."
             )
         for name in ("crf", "scores", "provenance"):
             given, optional = getattr(self, name), name == "crf"
@@ -258,10 +259,10 @@ class Info:
     @classmethod
     @checked
     def from_dict(cls, record: dict[str, Any]) -> Info:
-        """Builds a record from the dict of `to_dict`, also after it was stored as JSON.
+        """Builds a record from the dict that `to_dict` returns; the dict may have been stored as JSON.
 
         Args:
-            record: the dict.
+            record: the dict, of format version 1 or 2.
 
         Raises:
             AtrousError: a field is missing or unknown, or the format version is not supported.

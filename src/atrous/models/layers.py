@@ -81,7 +81,7 @@ class Normalize(nn.Module):
         mean: mean of each channel, in raw units (0–255 for 8-bit pictures).
         std: standard deviation of each channel, > 0, in raw units.
         enlarge: factor by which pictures are enlarged, above 0, at most 64.
-        aligned: whether pictures are resized to sides of 32k + 1 also if `enlarge` is 1.
+        aligned: whether pictures are resized to sides of 32k + 1 pixels even if `enlarge` is 1.
         windows: range (lowest, highest) of raw values to which each channel is clipped; None for no clipping.
     """
 
@@ -117,7 +117,8 @@ class Normalize(nn.Module):
             raw_images: N×C×H×W raw values of any dtype.
 
         Returns:
-            N×C×H'×W' float32. H' is H; if pictures are resized, it is the number 32k + 1 ≥ 33 nearest to enlarge·H.
+            N×C×H'×W' float32. H' is H; if pictures are resized, H' is the number 32k + 1 ≥ 33 nearest to enlarge·H.
+            The same holds for W'.
         """
         height, width = raw_images.shape[-2:]
         images = raw_images.float()
@@ -156,7 +157,7 @@ def conv_norm_relu(
         out_channels: C of the output.
         kernel_size: side of the kernel in feature pixels, odd; the output has the size of the input.
         rate: atrous rate r ≥ 1, the distance between two taps (arXiv:1706.05587 §3.1).
-        groups: as in `torch.nn.Conv2d`.
+        groups: number of groups of channels, as in `torch.nn.Conv2d`.
     """
     return nn.Sequential(
         nn.Conv2d(
@@ -183,7 +184,7 @@ def separable_conv(in_channels: int, out_channels: int, *, rate: int = 1, depthw
         out_channels: C of the output.
         rate: atrous rate of the depthwise convolution, ≥ 1.
         depthwise_norm: whether batch norm and ReLU stand between the two convolutions, as in the paper;
-            segmentation-models-pytorch has none there.
+            segmentation-models-pytorch has neither.
     """
     depthwise = conv_norm_relu(in_channels, in_channels, 3, rate=rate, groups=in_channels)
     if not depthwise_norm:
@@ -227,7 +228,7 @@ def live_taps(size: int, taps: int, stride: int, padding: int, rate: int) -> tup
         rate: atrous rate, ≥ 1.
 
     Returns:
-        The first row and the last row + 1. A kernel with only these rows gives the same values if the padding
+        The first row and the last row + 1. A kernel with only these rows gives the same result if the padding
         is reduced by rate·first.
     """
     last = (size + 2 * padding - rate * (taps - 1) - 1) // stride * stride  # last position of the kernel
@@ -249,7 +250,11 @@ def multiply_rate(conv: nn.Conv2d, factor: int) -> None:
 
 
 def initialise(head: nn.Module) -> None:
-    """Initialises a head's convolutions in place: N(0, 0.01) for the classifier, which has a bias, else He's."""
+    """Initialises a head's convolutions in place.
+
+    Convolutions with a bias are classifiers; their weights get a normal distribution with standard deviation 0.01. All
+    others get He initialisation.
+    """
     for module in head.modules():
         if isinstance(module, nn.Conv2d):
             if module.bias is None:
@@ -268,7 +273,7 @@ def initialise_relu(module: nn.Module) -> None:
 
 
 def set_norm(module: nn.Module, norm: Norm) -> None:
-    """Sets eps and momentum of every batch norm; momentum is the weight of the new value (1 − TensorFlow's decay).
+    """Sets eps and momentum of every batch norm; momentum is the weight of the new batch (1 − TensorFlow's decay).
 
     Args:
         module: module whose batch norms are changed in place.
@@ -280,7 +285,7 @@ def set_norm(module: nn.Module, norm: Norm) -> None:
 
 
 def freeze_norm(model: nn.Module) -> None:
-    """Freezes the running statistics of all batch norms, which then normalise by them; scale and shift stay trainable.
+    """Freezes the running statistics of all batch norms and normalises by them; scale and shift stay trainable.
 
     The V3 paper does this in the second phase of training, at output stride 8 (arXiv:1706.05587 §4.1). `model.train()`
     ends the freezing, unless the model was built with `frozen_norm`.

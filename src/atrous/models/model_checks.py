@@ -1,4 +1,4 @@
-"""The check of a model that a caller gives; its messages name the kind of the value and what to give instead."""
+"""Checks a model that a caller gives; the messages state the kind of the value and which value to give instead."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def check_model(model: Any, *, weights: bool = False, wrapped: bool = False) -> 
     try:
         inside = unwrapped(model)
         parts = dict(model.named_children())
-    except AttributeError as error:  # its constructor did not call torch.nn.Module's
+    except AttributeError as error:  # the constructor of the class did not call torch.nn.Module's constructor
         raise AtrousError(f"{type(model).__name__} is a module whose __init__ was not run: {error}.") from error
     if inside is not model and not wrapped:
         name = next(name for name in ATTRIBUTES if name in parts)
-        raise AtrousError(f"a {type(model).__name__} wraps the model: give the model in it, .{name}.")
+        raise AtrousError(f"a {type(model).__name__} wraps the model: give the model in its attribute .{name}.")
     if not isinstance(attribute_of(inside, "info"), Info) or not callable(attribute_of(inside, "scores")):
         raise AtrousError(
             f"{type(inside).__name__} is not a model of atrous: it has no record of its classes and pictures (.info). "

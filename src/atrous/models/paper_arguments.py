@@ -66,6 +66,7 @@ LEAST = {
 }
 #: Largest values allowed; larger models would exceed any memory or take too long to build.
 MOST = {"cascade": 64, "decoder_convs": 64, "projection_kernel": 255}
+#: Largest number of channels; largest atrous rate and factor of a multi-grid.
 MOST_CHANNELS = MOST_RATE = 2**20
 #: Arguments whose value is True or False.
 FLAGS = ("align_corners", "aspp_conv", "auxiliary", "depthwise_norm", "frozen_norm", "multi_scale", "separable")

@@ -1,4 +1,4 @@
-"""Checks of a picture in memory that a caller gives, and of the mask of its pixels with data."""
+"""Checks a picture in memory that a caller gives, and the mask of its pixels with data."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def check_picture(image: Any, channels: int | None = None) -> np.ndarray:
 
 
 def check_read(image: Any, channels: int) -> np.ndarray:
-    """Checks a picture as it was read, with any number of channels.
+    """Checks a picture as it was read; it may have any number of channels, but must not be C×H×W.
 
     Args:
         image: the value given as a picture, H×W×C.
         channels: number of channels C of the model.
 
     Returns:
-        The picture, as from `check_picture`.
+        The picture, copied as by `check_picture`.
 
     Raises:
-        AtrousError: as `check_picture`, or the shape is C×H×W.
+        AtrousError: as for `check_picture`, or the shape is C×H×W.
     """
     image = check_picture(image)
     if image.shape[0] == channels and image.shape[2] not in (1, 3, 4, channels):

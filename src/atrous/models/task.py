@@ -39,6 +39,6 @@ class Task:
             raise AtrousError(f"a task's classes must be a ClassTable, got {shown(self.classes)}.")
         if not self.name or not all(self.outputs) or len(set(self.outputs)) != 2:
             raise AtrousError(
-                f"a {self.kind} task has a name and two outputs with different names, got {shown(self.name)} and "
+                f"a {self.kind} task must have a name and two outputs with different names, got {shown(self.name)} and "
                 f"{shown(self.outputs)}."
             )

@@ -12,9 +12,10 @@ class SameConv2d(nn.Conv2d):
 
     SAME padding depends on the size and the stride, and it is asymmetric at even sizes. If the stride is reduced, the
     padding stays that of the strided convolution (`base_stride`). The dense features, subsampled, then equal the
-    strided features at every size. Difference: if the stride is reduced, timm and TensorFlow change
-    to symmetric padding, which shifts the features of pretrained weights by one pixel at even sizes. `base_stride` 1
-    reproduces their padding.
+    strided features at every size.
+
+    timm and TensorFlow instead change to symmetric padding if the stride is reduced. At even sizes this shifts the
+    features of pretrained weights by one pixel. `base_stride` 1 reproduces their padding.
     """
 
     base_stride: int  # stride that determines the padding
@@ -37,12 +38,12 @@ class SameConv2d(nn.Conv2d):
         return same
 
     def _padding(self, size: int, dim: int) -> tuple[int, int]:
-        """Returns the padding in pixels before and after the map along one dimension, as of the strided convolution."""
+        """Returns the padding in pixels before and after the map along one dimension, as in the strided convolution."""
         kernel, rate, stride = self.kernel_size[dim], self.dilation[dim], self.base_stride
         if kernel < stride:
             return 0, 0
         total = kernel - stride
-        if stride > 1:  # missing pixels of the last window; no %, which OpenVINO does not read in exported sizes
+        if stride > 1:  # missing pixels of the last window; without %, which OpenVINO cannot read in exported sizes
             taps = (size + rate - 1) // rate
             total = total + (taps + stride - 1) // stride * stride - taps
         before = (total // 2) * rate
@@ -64,5 +65,5 @@ class SameConv2d(nn.Conv2d):
 
 
 def pads_unevenly(model: nn.Module) -> bool:
-    """Returns whether the sampling positions depend on the picture's size: a strided convolution has SAME padding."""
+    """Returns whether a strided convolution has SAME padding; sampling positions then depend on the picture's size."""
     return any(isinstance(module, SameConv2d) and module.base_stride > 1 for module in model.modules())

@@ -28,8 +28,8 @@ class VGG16(nn.Module):
         low_channels: C of conv3_3, at stride 4.
         middle_channels: C of pool4.
         high_channels: C of pool5, at the output stride.
-        mean: mean of each channel that ImageNet weights expect, for pictures in 0–1.
-        std: standard deviation of each channel, likewise.
+        mean: channel means for the normalisation of pictures in 0–1 that ImageNet weights need.
+        std: channel standard deviations for this normalisation.
 
     Args:
         in_channels: number of channels of the pictures, ≥ 1.
@@ -70,7 +70,7 @@ class VGG16(nn.Module):
             conv.dilation = conv.padding = (rate, rate)
 
     def stages(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Returns the outputs of the five pools, and of conv3_3, for N×C×H×W normalised pictures."""
+        """Returns the outputs of the five pools and the output of conv3_3, for N×C×H×W normalised pictures."""
         pools, low, x = [], images, images
         for block, widths in enumerate(BLOCKS, start=1):
             for index in range(1, len(widths) + 1):
@@ -87,7 +87,7 @@ class VGG16(nn.Module):
         return Features(low, pools[3], self.average(pools[4]))
 
     def average(self, pool5: Tensor) -> Tensor:
-        """Returns pool5a of the authors' network: a 3×3 mean of pool5, of the same size."""
+        """Returns pool5a of the authors' network: the 3×3 mean of pool5, with the size of pool5."""
         return F.avg_pool2d(pool5, 3, 1, padding=1)
 
 

@@ -1,8 +1,8 @@
 """Modules that training tools wrap around networks, and the name parts that they add to the names of weights.
 
 DataParallel, FSDP, torch.compile, activation checkpointing, DeepSpeed and weight averaging each wrap a module in
-another one, which adds a part to the names of all its weights. No segmentation network has modules of
-these names, so the parts are removed at every position.
+another module. The wrapper adds a part to the names of all weights in it. No segmentation network has modules of these
+names, so the parts are removed at every position.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 #: Name parts of wrappers: `module` (DataParallel, averages), `_orig_mod` (torch.compile), `_fsdp_wrapped_module`,
-#: `_checkpoint_wrapped_module`, `_forward_module` (Lightning), `_ddp` and similar ones.
+#: `_checkpoint_wrapped_module`, `_forward_module` (Lightning), `_ddp` and similar names.
 WRAPPER = re.compile(r"module|_ddp|_\w*(?:module|mod|model)|\w*wrapp(?:ed|er)\w*")
 
 #: Attributes in which a wrapper stores the wrapped module.
@@ -22,7 +22,7 @@ def without_wrappers(key: str) -> str:
     """Returns the name of a weight without the parts that wrappers add.
 
     Args:
-        key: name of the weight; `.` or `/` separates its parts. The last part always stays.
+        key: name of the weight; `.` or `/` separates its parts. The last part is never removed.
 
     Examples:
         >>> without_wrappers("module.backbone._checkpoint_wrapped_module.conv1.weight")

@@ -27,7 +27,7 @@ from atrous.version import __version__
 HERE = Path(__file__).parent
 #: The keys of `response_formats.FORMATS`.
 Form = Literal["mask", "indices", "overlay", "areas", "rle", "polygons"]
-#: "model" and the presets of `DenseCRF`, which takes seconds to import.
+#: "model" and the presets of `DenseCRF`. Their names are repeated here because importing `DenseCRF` takes seconds.
 Crf = Literal["model", "deeplabv1", "deeplabv2", "pydensecrf"]
 #: Smallest and largest scale of a picture.
 SCALES = (0.25, 2.0)
@@ -56,7 +56,7 @@ PROBLEMS = {
     401: "the key is missing or wrong",
     403: "the client, or the host name that it used, has no access",
     404: "there is no such model",
-    406: "the server has none of the formats in Accept",
+    406: "the server supports none of the formats in the header Accept",
     408: "the picture took too long to arrive",
     413: "the request has too many bytes or pixels",
     422: "the file is not a picture, or a value is out of range",
@@ -191,31 +191,34 @@ def make_app(store: ModelStore, queue: InferenceQueue, request_handler: RequestH
             Form | None,
             Query(
                 description="format of the mask: mask, a PNG with a palette; indices, a grey PNG of class indices; "
-                "overlay, a JPEG of the picture under its mask; areas, the pixels of each class as JSON; rle, the same "
-                "with the run-length encoding of each class as in COCO; polygons, GeoJSON with coordinates in pixels. "
-                "By default, the format that matches the header Accept best"
+                "overlay, a JPEG of the picture with the mask drawn over it; areas, the number of pixels of each class "
+                "as JSON; rle, areas and the run-length encoding of each class as in COCO; polygons, GeoJSON with "
+                "coordinates in pixels. By default, the format that matches the header Accept best"
             ),
         ] = None,
         scales: Annotated[
             str,
             Query(
                 pattern=SCALES_PATTERN,
-                description=f"scales of test-time augmentation, {SCALES[0]:g} to {SCALES[1]:g}, separated by commas: "
-                "0.75,1,1.25; the probabilities of all scales are averaged",
+                description=f"scales of test-time augmentation, {SCALES[0]:g} to {SCALES[1]:g}, separated by commas, "
+                "such as 0.75,1,1.25; the probabilities of all scales are averaged",
             ),
         ] = "1",
-        flip: Annotated[bool, Query(description="also segment the mirrored picture, and average both")] = False,
+        flip: Annotated[
+            bool, Query(description="also segment the mirrored picture, and average the probabilities")
+        ] = False,
         range: Annotated[
             str | None,
             Query(
                 pattern=RANGE_PATTERN,
-                description="smallest and largest value of the picture, separated by a comma; they become 0 and the "
-                "largest value of the model's data type. 0,4095 for 12 bits stored in 16; by default the whole range "
-                "of the picture's data type",
+                description="lower and upper value of the picture, separated by a comma, which become 0 and the "
+                "largest value of the model's data type. Give 0,4095 for 12-bit values that are stored in 16 bits. By "
+                "default, the whole range of the picture's data type",
             ),
         ] = None,
         crf: Annotated[
-            Crf | None, Query(description="settings of the fully connected CRF that refines the mask; by default none")
+            Crf | None,
+            Query(description="settings of the fully connected CRF that refines the mask; by default, no CRF is used"),
         ] = None,
         tile: Annotated[
             int | None, Query(ge=GRID, le=8192, description="side of a tile, in pixels; larger pictures are tiled")
@@ -242,7 +245,7 @@ def make_app(store: ModelStore, queue: InferenceQueue, request_handler: RequestH
 
 
 def _query_names(app: FastAPI, request: Request) -> list[str]:
-    """The names of the query parameters that the address of a request accepts."""
+    """Returns the names of the query parameters that the address of a request accepts."""
     operation = app.openapi()["paths"][request.scope["route"].path][request.method.lower()]
     return [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"]
 
@@ -274,7 +277,7 @@ def _numbers(text: str) -> tuple[float, ...]:
     """Parses the scales in a text that matches `SCALES_PATTERN`, and checks their range."""
     scales = tuple(float(part) for part in text.split(","))
     if not all(SCALES[0] <= scale <= SCALES[1] for scale in scales):
-        raise Problem(422, f"scales are {SCALES[0]:g} to {SCALES[1]:g}, got {text}.")
+        raise Problem(422, f"scales must be {SCALES[0]:g} to {SCALES[1]:g}, got {text}.")
     return scales
 
 
@@ -335,7 +338,7 @@ def _answer_problems(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def on_disconnect(request: Request, error: ClientDisconnect) -> Response:
-        return Response(status_code=499)  # the client is gone, but the metrics count this status
+        return Response(status_code=499)  # nobody receives this response; only the metrics count it
 
     @app.exception_handler(Exception)
     async def on_other_error(request: Request, error: Exception) -> JSONResponse:

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 from atrous.serving.prometheus_metrics import Metrics
 from atrous.serving.request_limits import Problem
 
-#: Names of this machine; no page from another machine can be loaded under them.
+#: Host names of this machine. A browser cannot load a page of another machine under one of these names.
 LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
 #: Paths that need no key: the page and its files, the API reference and the health checks.
 OPEN = frozenset({"/", "/page.css", "/page.js", "/docs", "/openapi.json", "/healthz", "/readyz"})
@@ -25,9 +25,10 @@ HEADERS = (
 class AccessControl:
     """ASGI middleware that passes on only allowed requests.
 
-    Without a key, it allows only requests that come from this machine and, in a browser, from pages of this server. It
-    refuses pages of other sites, even if their host name was made to point to this machine (DNS rebinding). With a key,
-    every request must have the header `Authorization: Bearer KEY`, except requests for the paths in `OPEN`.
+    Without a key, the header `Host` of a request must name this machine, and the header `Origin`, if present, must name
+    this server. So requests from pages of other sites are refused, even if the host name of such a site points to this
+    machine (DNS rebinding). With a key, every request must have the header `Authorization: Bearer KEY`, except requests
+    for the paths in `OPEN`.
 
     Args:
         app: ASGI application that gets the allowed requests.
@@ -40,12 +41,12 @@ class AccessControl:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Passes a request on, or refuses it."""
-        if scope["type"] == "websocket":  # not supported, and their key would not be checked
+        if scope["type"] == "websocket":  # not supported; the check of the key covers only HTTP requests
             return await send({"type": "websocket.close", "code": 1008, "reason": "this server has no websockets"})
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         head = scope["method"] == "HEAD"
-        if head:  # as GET, without the body (RFC 9110 §9.3.2)
+        if head:  # processed as GET; the response has no body (RFC 9110 §9.3.2)
             scope = {**scope, "method": "GET"}
 
         async def send_counted(message: Any) -> None:
@@ -85,7 +86,7 @@ class AccessControl:
 
 
 def _parts_of(address: str) -> SplitResult:
-    """The parts of an address; all parts are empty if the address is invalid."""
+    """Returns the parts of an address; all parts are empty if the address is invalid."""
     try:
         return urlsplit(address)
     except ValueError:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 #: Suffixes of files that are sent unchanged; other files are sent as PNG.
 UNCHANGED_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-#: Status codes after which a request is tried again: too many pictures wait, or a proxy cannot reach the server.
+#: Status codes after which a request is sent again: the server is full, busy or stopping, or a proxy cannot reach it.
 RETRIED_STATUSES = (429, 502, 503, 504)
 #: Time before the second try, and the longest time between two tries, in seconds; the time doubles with each try.
 FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
@@ -41,15 +41,15 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
 class Client:
     """Client of a server that `atrous serve` runs.
 
-    Several threads and forked children may use one client; each has its own connection. Redirects are followed with
-    the same picture; the key is not sent to other servers.
+    Several threads and forked children may use one client; each of them has its own connection. If the server
+    redirects a request, the same picture is sent to the new address, but the key is not sent to other servers.
 
     Args:
         address: address of the server, such as "http://127.0.0.1:8000".
         key: key of the server; None for a server without a key.
-        timeout: longest time of one try without a received byte, in seconds.
-        patience: longest time during which a request is tried again while the server is full, stopping or unreachable,
-            in seconds. Trying again is safe, because the same picture always gives the same mask.
+        timeout: longest time, in seconds, in which one try receives no byte.
+        patience: longest time, in seconds, during which a request is sent again while the server is full, stopping or
+            unreachable. Repeating a request is safe, because the same picture always gives the same mask.
 
     Raises:
         AtrousError: the address is not an HTTP address, the key cannot be sent in a header, `timeout` is not above 0,
@@ -64,19 +64,19 @@ class Client:
     @checked
     def __init__(self, address: str, *, key: str | None = None, timeout: float = 120.0, patience: float = 60.0) -> None:
         if not patience >= 0:
-            raise AtrousError(f"patience is a number of seconds, 0 or more, got {shown(patience)}.")
+            raise AtrousError(f"patience must be a number of seconds, 0 or more, got {shown(patience)}.")
         self._connection, self._patience = Connection(address, key, timeout), patience
         self._infos: dict[tuple[str, str], Info] = {}
 
     def __reduce__(self) -> str:
         raise AtrousError(
-            "a Client contains a connection and a key, which are not copied or sent to another process: make a Client "
-            "with the same address there."
+            "a Client contains a connection and a key, so it cannot be copied or sent to another process: make a "
+            "Client with the same address there."
         )
 
     @checked
     def models(self) -> list[dict[str, Any]]:
-        """The server's models: name, classes, scores, engine, version and more of each.
+        """Returns the models of the server: for each model its name, classes, scores, engine, version and further keys.
 
         Raises:
             AtrousError: the server cannot be reached, it refuses the request, or it is not `atrous serve`.
@@ -105,12 +105,12 @@ class Client:
 
         Args:
             picture: path, PIL image, or H×W or H×W×C array of uint8, uint16 or float32; for a model with several
-                inputs, a dict of these by input name.
+                inputs, a dict from the name of each input to such a picture.
             model: name of the model; optional if the server has only one model.
             scales: scales of test-time augmentation; the probabilities of all scales are averaged.
-            flip: whether to also segment the mirrored picture and average both.
+            flip: whether to also segment the mirrored picture and average the probabilities.
             crf: "model" or the name of a preset, as in `atrous predict --crf`; None for no CRF.
-            range: smallest and largest value of the picture, as in `Segmenter`.
+            range: (lower, upper) values of the picture, as in `Segmenter`.
             tile: side of a tile, in pixels; larger pictures are tiled.
             overlap: overlap of neighbouring tiles, in pixels.
 
@@ -118,7 +118,7 @@ class Client:
             The prediction, as `Segmenter` returns it.
 
         Raises:
-            AtrousError: the server cannot be reached, or it refuses the request; the message contains its reason.
+            AtrousError: the server cannot be reached, or it refuses the request; the message contains the reason.
         """
         from atrous.inference.picture_input import as_array
 
@@ -156,7 +156,7 @@ class Client:
         return names[0]
 
     def _info(self, name: str, version: str) -> Info:
-        """The metadata of the model version that made a mask, or of the next version if the first was just replaced."""
+        """Returns the metadata of the model version that made a mask, or of the version that has replaced it since."""
         if (name, version) not in self._infos:
             answer = self._ask("GET", _address_of(name))
             record = answer.json()
@@ -168,7 +168,7 @@ class Client:
         return self._infos[name, version]
 
     def _ask(self, method: str, path: str, content: bytes | None = None, kind: str | None = None) -> Answer:
-        """Sends a request, again and again until it succeeds or `patience` is over, and returns the response."""
+        """Sends a request and returns the response; repeats it, up to `patience`, while the server is unavailable."""
         end, wait = time.monotonic() + self._patience, FIRST_WAIT
         while True:
             try:
@@ -201,7 +201,7 @@ def _address_of(name: str) -> str:
 
 
 def _mask_in(answer: Answer, size: tuple[int, ...]) -> np.ndarray:
-    """The mask in a response: H×W uint8, of the same size as the picture.
+    """Returns the mask in a response: H×W uint8, of the same size as the picture.
 
     Raises:
         AtrousError: the response contains no mask of this size, so it is not from `atrous serve`.
@@ -217,7 +217,7 @@ def _mask_in(answer: Answer, size: tuple[int, ...]) -> np.ndarray:
 
 
 def _body(files: Mapping[str, bytes]) -> tuple[bytes, str | None]:
-    """The body of a request and its media type: one file as it is, several files as a form."""
+    """Returns the body of a request and its media type: a single file without changes, or a form of several files."""
     if len(files) == 1:
         return files[IMAGE], None
     boundary = uuid4().hex
@@ -231,9 +231,10 @@ def _body(files: Mapping[str, bytes]) -> tuple[bytes, str | None]:
 
 
 def _content(picture: Picture, image: np.ndarray) -> bytes:
-    """The bytes to send for a picture.
+    """Returns the bytes to send for a picture.
 
-    They are the file itself if the server can read its format, else a PNG, or a TIFF if a PNG cannot store the values.
+    They are the file itself if the server can read its format, or else a PNG. If a PNG cannot store the values, they
+    are a TIFF.
     """
     if isinstance(picture, str | Path) and Path(picture).suffix.lower() in UNCHANGED_SUFFIXES:
         with in_words(picture):
@@ -258,7 +259,7 @@ def _content(picture: Picture, image: np.ndarray) -> bytes:
 
 
 def _png_of(picture: Image.Image) -> bytes:
-    """A PIL image as a PNG that the server reads as `Segmenter` reads the image: with transparency, and not rotated."""
+    """Returns a PIL image as a PNG that the server reads as `Segmenter` reads the image: transparent, not rotated."""
     if picture.mode in ("F", "I") and picture.format not in ("PNG", "PPM"):
         raise AtrousError(f"a picture to send must have 8 or 16 bits, got an image of mode '{picture.mode}'.")
     with in_words("the picture"):
@@ -275,7 +276,7 @@ def _png_of(picture: Image.Image) -> bytes:
 
 
 def _seconds(retry_after: str | None) -> float:
-    """The seconds to wait from a Retry-After header, which has seconds or, from proxies, a date (RFC 9110 §10.2.3)."""
+    """Returns the seconds to wait from a Retry-After header, which contains seconds or a date (RFC 9110 §10.2.3)."""
     if retry_after is None:
         return 0.0
     if retry_after.isdecimal():

@@ -86,7 +86,7 @@ class Answer:
     Attributes:
         status: HTTP status code.
         content: body of the response.
-        headers: headers by name; upper and lower case are the same.
+        headers: headers by name; the names are case-insensitive.
         url: address that sent the response, after redirects.
     """
 
@@ -96,7 +96,7 @@ class Answer:
     url: str
 
     def json(self) -> Any:
-        """The content, parsed as JSON.
+        """Returns the content, parsed as JSON.
 
         Raises:
             AtrousError: the content is not JSON; a proxy or another program has probably sent it.
@@ -107,7 +107,7 @@ class Answer:
             raise self.stranger("not JSON") from None
 
     def stranger(self, reason: str) -> AtrousError:
-        """The error for a response that does not come from `atrous serve`.
+        """Returns the error for a response that does not come from `atrous serve`.
 
         Args:
             reason: what the response lacks, as a phrase.
@@ -120,7 +120,7 @@ class Answer:
         )
 
     def detail(self) -> str:
-        """The detail of an error response, or the title of another program's error page."""
+        """Returns the detail of an error response, or the title of another program's error page."""
         with suppress(ValueError, KeyError, TypeError):
             return str(parse_json(self.content, self.url)["detail"])
         if self.content.lstrip()[:1] == b"<":
@@ -133,11 +133,11 @@ class Connection:
 
     Args:
         address: address of the server.
-        key: key of the server, which is not sent to other servers after a redirect; None for no key.
-        timeout: longest time without a received byte, in seconds.
+        key: key of the server; None for no key. After a redirect, it is not sent to another server.
+        timeout: longest time, in seconds, in which a request receives no byte.
 
     Raises:
-        AtrousError: the address is invalid, the key cannot be sent in a header, or the time is not a positive number.
+        AtrousError: the address is invalid, the key cannot be sent in a header, or the timeout is not above 0.
     """
 
     def __init__(self, address: str, key: str | None, timeout: float) -> None:
@@ -149,7 +149,7 @@ class Connection:
             )
         number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
         if not number or not 0 < timeout <= threading.TIMEOUT_MAX or not math.isfinite(timeout):
-            raise AtrousError(f"timeout is a number of seconds above 0, got {shown(timeout)}.")
+            raise AtrousError(f"timeout must be a number of seconds above 0, got {shown(timeout)}.")
         self._timeout, self._own = timeout, threading.local()
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
@@ -174,7 +174,7 @@ class Connection:
             if answer.status == 401 and self._headers and not self._trusts(target):
                 raise AtrousError(
                     f"{self.address.origin} redirects to {target.origin}, which needs a key; the key is sent only to "
-                    f"the server that it was given for. Give {target.origin} as the address."
+                    f"the server whose address you gave. Give {target.origin} as the address."
                 )
             if answer.status not in (*REDIRECTS, 303):
                 return answer
@@ -186,7 +186,7 @@ class Connection:
             followed += 1
 
     def _trusts(self, target: Address) -> bool:
-        """Whether a target may get the key: the server itself, or its https port 443 if it is http at port 80."""
+        """Returns whether a target may get the key: it is the server itself, or replaces its http port 80 by https."""
         own = self.address
         if (target.scheme, target.host, target.port) == (own.scheme, own.host, own.port):
             return True
@@ -217,7 +217,7 @@ class Connection:
             except (BrokenPipeError, ConnectionResetError):
                 if connection.sock is None:  # the connection was never open
                     raise
-                cut = True  # a server may refuse before it has the whole picture; its response can still be read
+                cut = True  # a server may refuse a picture after a part of it; the response can still be read
             response = connection.getresponse()
             answer = Answer(response.status, response.read(), response.headers, target.origin + path)
         except BaseException:  # a later response on this connection could belong to this request
@@ -228,7 +228,9 @@ class Connection:
         return answer
 
     def _connection(self, target: Address) -> http.client.HTTPConnection:
-        if getattr(self._own, "process", None) != os.getpid():  # no connections yet, or only those of the parent
+        if (
+            getattr(self._own, "process", None) != os.getpid()
+        ):  # no connections yet, or only connections of the parent process
             self._own.process, self._own.connections = os.getpid(), {}
         connections: dict[str, http.client.HTTPConnection] = self._own.connections
         if target.origin not in connections:
@@ -238,7 +240,7 @@ class Connection:
 
 
 def _redirected(answer: Answer) -> tuple[Address, str]:
-    """The target of a redirect: the server, and the path with its query.
+    """Returns the target of a redirect: the server, and the path with its query.
 
     Raises:
         AtrousError: the redirect has no target, its target is not http or https, or it requires another method.
@@ -261,6 +263,6 @@ def _redirected(answer: Answer) -> tuple[Address, str]:
 
 
 def _titled(content: bytes) -> str:
-    """The title of an HTML page, as a phrase to append to a sentence; "" if it has no title."""
+    """Returns the title of an HTML page, as a phrase to append to a sentence; "" if it has no title."""
     found = re.search(rb"<title[^>]*>([^<]{1,200})</title>", content[:4096], re.IGNORECASE)
     return f", titled '{' '.join(found[1].decode(errors='replace').split())[:100]}'" if found else ""

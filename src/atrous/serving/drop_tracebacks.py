@@ -4,11 +4,12 @@ from __future__ import annotations
 
 
 def drop_tracebacks(error: BaseException) -> None:
-    """Removes the tracebacks of an error and of its causes; for errors of which only the message is used.
+    """Removes the tracebacks of an error and of its causes, for an error of which only the message is still used.
 
-    A traceback refers to the functions that the error left, and so to their pictures. One of these functions waits for
-    a future, which refers to the error again. Only the garbage collector frees such a cycle. It starts after a number
-    of new objects, whatever their size: a dozen truncated pictures of 25 megapixels kept 0.6 GB of resident memory.
+    A traceback refers to the stack frames through which the error passed, and so to the picture in their local
+    variables. One of these frames refers to a future, and the future refers to the error. Only the garbage collector
+    frees such a cycle. The collector starts after a number of new objects, regardless of their size: a dozen truncated
+    pictures of 25 megapixels kept 0.6 GB of resident memory.
 
     Args:
         error: error to change.

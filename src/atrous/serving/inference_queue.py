@@ -45,8 +45,8 @@ class Job:
     Attributes:
         mask: future of the H×W uint8 class indices.
         abandoned: event to set when the client has disconnected; the work stops after the current tile.
-        began: start of the computation, as `perf_counter` gives it.
-        seconds: time of the computation, in seconds, for all pictures of its batch together.
+        began: start of the computation, in seconds of the clock `perf_counter`.
+        seconds: time of the computation of the whole batch, in seconds.
     """
 
     segmenter: Segmenter
@@ -59,7 +59,7 @@ class Job:
 
 
 class InferenceQueue:
-    """Runs jobs one after another, and jobs that fit into one batch together.
+    """Runs jobs one after another; waiting jobs that fit into one batch run together.
 
     There is one thread for all models, because one picture already keeps all cores, or the GPU, busy.
 
@@ -73,7 +73,7 @@ class InferenceQueue:
     ) -> None:
         self._ran = ran
         self._jobs: deque[Job] = deque()
-        # The largest batch, in pixels, of each segmenter that has run out of memory.
+        # Largest number of pixels in a batch, for each segmenter that has run out of memory.
         self._stackable_pixels: WeakKeyDictionary[Segmenter, int] = WeakKeyDictionary()
         self._changed, self._closing = threading.Condition(), False
         self._thread = threading.Thread(target=self._work, name="network", daemon=True)
@@ -98,7 +98,8 @@ class InferenceQueue:
     async def segment(self, job: Job) -> np.ndarray:
         """Runs a job and returns its mask.
 
-        If the caller is cancelled, the job is abandoned; the cancellation waits until its running work has stopped.
+        If the caller is cancelled, the job is abandoned. The cancellation takes effect when the work of the job has
+        stopped.
         """
         try:
             return await asyncio.wrap_future(self.submit(job))
@@ -125,7 +126,7 @@ class InferenceQueue:
     def _run_next(self) -> bool:
         """Runs the next batch and releases its pictures. Returns False when the queue is closed.
 
-        Its local variables are freed when it returns, so the thread keeps no mask while it waits for the next picture.
+        The local variables of this method are freed at its end, so the thread keeps no mask while it waits.
         """
         jobs = self._next()
         if not jobs:
@@ -146,7 +147,7 @@ class InferenceQueue:
         return True
 
     def _next(self) -> list[Job]:
-        """The first job and the later jobs that fit into its batch; an empty list when the queue is closed."""
+        """Waits for a job; returns it and the later jobs that fit into its batch, or [] when the queue is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closing)
             if not self._jobs:
@@ -165,7 +166,7 @@ class InferenceQueue:
             return jobs
 
     def _most_together(self, job: Job) -> int:
-        """Largest batch of pictures like this job's that fits into memory; smaller than batches that ran out of it."""
+        """Largest number of pictures of this job's size in a batch; at most half of a batch that ran out of memory."""
         if not _may_be_stacked(job):
             return 1
         height, width = job.image.shape[:2]
@@ -183,7 +184,7 @@ class InferenceQueue:
             segmenter, pixels = jobs[0].segmenter, sum(job.image.shape[0] * job.image.shape[1] for job in jobs)
             try:
                 return segmenter.segment_together([job.image for job in jobs])
-            except Exception as error:  # one picture or the whole batch failed; running each alone shows which
+            except Exception as error:  # running each picture alone shows which pictures fail
                 if is_out_of_memory(error):
                     self._stackable_pixels[segmenter] = pixels // 2
         return [self._run_one(job) for job in jobs]
@@ -195,7 +196,7 @@ class InferenceQueue:
 
         try:
             return job.segmenter.any_size(job.image, job.valid, progress=check)
-        except Exception as error:  # any error belongs to this job; the next one still runs
+        except Exception as error:  # any error belongs to this job; the next job still runs
             if isinstance(error, (Abandoned, AtrousError)) or is_out_of_memory(error):
                 drop_tracebacks(error)
             return error

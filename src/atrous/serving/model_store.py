@@ -1,4 +1,4 @@
-"""The models that are served. Each is loaded once and replaced as a whole when its file changes."""
+"""The models that are served. Each model is loaded once, and replaced as a whole when its file changes."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class InferenceOptions:
     """Options of inference for one request.
 
     Args:
-        scales: see `Segmenter`.
-        flip: see `Segmenter`.
+        scales: scales of test-time augmentation.
+        flip: whether the mirrored picture is segmented, too.
         crf: "model" or the name of a preset; None for no CRF.
-        range: see `Segmenter`.
-        tile: see `Segmenter`.
-        overlap: see `Segmenter`.
+        range: (lower, upper) values of the picture, as in `Segmenter`; None for the range of the segmenter.
+        tile: side of a tile, in pixels; None for the tile size of the segmenter.
+        overlap: overlap of neighbouring tiles, in pixels; None for the overlap of the segmenter.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -62,12 +62,12 @@ class Model:
     loaded: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def segmenter_for(self, options: InferenceOptions) -> Segmenter:
-        """The segmenter with these options.
+        """Returns the segmenter with these options.
 
-        With default options it is always the same object, so that pictures can be run as one batch.
+        With default options, this is always the same object, so that several pictures can run as one batch.
 
         Raises:
-            AtrousError: see `Segmenter.looking`.
+            AtrousError: `Segmenter.looking` refuses the options.
         """
         if options == InferenceOptions():
             return self.segmenter
@@ -106,7 +106,7 @@ class ModelStore:
         return iter(self._models.values())
 
     def __getitem__(self, name: str) -> Model:
-        """The current version of a model.
+        """Returns the current version of a model.
 
         Raises:
             AtrousError: there is no model of this name; the message gives the nearest match.
@@ -161,7 +161,7 @@ class ModelStore:
 
 
 def stamp_of(path: Path) -> str:
-    """An identifier of the current version of a file and of the weights beside it; "" if there is no file."""
+    """Returns an identifier of the current version of a model file and of its .bin file, if any; "" without a file."""
     try:
         stats = [one.stat() for one in (path, path.with_suffix(".bin")) if one == path or one.exists()]
     except OSError:
@@ -170,7 +170,10 @@ def stamp_of(path: Path) -> str:
 
 
 def named_paths(words: Sequence[str]) -> dict[str, Path]:
-    """Model files by name. Each word is NAME=PATH, or a path; the name of a path is its file name without the suffix.
+    """Returns the model files by name.
+
+    Args:
+        words: NAME=PATH or a path each; the name of a path is its file name without the suffix.
 
     Raises:
         AtrousError: two models have the same name, or a name cannot be part of an address.

@@ -128,7 +128,7 @@ function drawPicture() {
   $("picture").getContext("2d").drawImage(state.picture, 0, 0, width, height);
 }
 
-// Colours each pixel by its class. Black classes are transparent, as everywhere in atrous.
+// Colours each pixel by its class. Classes whose colour is black are transparent, as in all overlays of atrous.
 function paint() {
   const { width, height, classes, indices } = state.shown;
   const context = $("mask").getContext("2d");

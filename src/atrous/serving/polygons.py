@@ -14,16 +14,16 @@ Polygon = list[list[tuple[int, int]]]
 
 
 def polygons_of(mask: np.ndarray, most: int | None = None) -> list[Polygon]:
-    """Polygons of the 4-connected areas of a mask.
+    """Returns polygons of the 4-connected areas of a mask.
 
     Args:
         mask: H×W booleans.
         most: largest number of corners of all polygons together; None for no limit.
 
     Returns:
-        Polygons as in GeoJSON. With y pointing down, outlines have the mathematically positive direction and holes the
-        opposite one; each ring repeats its first corner at the end. The pixel in column x and row y reaches from (x, y)
-        to (x + 1, y + 1).
+        Polygons as in GeoJSON. The signed area of an outline, computed from its (x, y) corners, is positive, and the
+        signed area of a hole is negative. Each ring repeats its first corner at the end. The pixel in column x and
+        row y reaches from (x, y) to (x + 1, y + 1).
 
     Raises:
         AtrousError: the polygons have more than `most` corners.
@@ -33,7 +33,7 @@ def polygons_of(mask: np.ndarray, most: int | None = None) -> list[Polygon]:
     of_area: dict[int, Polygon] = {}
     holes: list[tuple[int, list[tuple[int, int]]]] = []
     for ring in rings:
-        x, y = min(ring, key=lambda corner: (corner[1], corner[0]))  # the topmost corner, the leftmost of these
+        x, y = min(ring, key=lambda corner: (corner[1], corner[0]))  # the leftmost of the topmost corners
         if mask[y, x]:
             of_area[int(areas[y, x])] = [_turned(ring, positive=True)]
         else:  # the pixel above belongs to the area that the hole is in
@@ -44,7 +44,7 @@ def polygons_of(mask: np.ndarray, most: int | None = None) -> list[Polygon]:
 
 
 def _rings(mask: np.ndarray, most: int | None) -> list[list[tuple[int, int]]]:
-    """All closed lines between the mask and the rest, by their corners.
+    """Returns the corners of each closed line between the mask and the rest of the picture.
 
     Each corner has one horizontal and one vertical side. Sorted along rows, neighbouring corners form horizontal
     sides; sorted along columns, they form vertical sides. If two pixels touch only at a corner, there are two corners
@@ -60,7 +60,7 @@ def _rings(mask: np.ndarray, most: int | None) -> list[list[tuple[int, int]]]:
         raise AtrousError("the outlines of this mask have more corners than the server allows: use format=rle.")
     rows, columns, second = [], [], []
     # The order of two corners at one position: in a row, the corner of the left side comes first; in a column, the
-    # corner of the upper side. With a rising diagonal, these are different corners.
+    # corner of the upper side comes first. With a rising diagonal, these are different corners.
     for where, order in ((odd, ((0, 0),)), (falling, ((0, 0), (1, 1))), (rising, ((0, 1), (1, 0)))):
         y, x = np.nonzero(where)
         for in_row, in_column in order:
@@ -73,7 +73,7 @@ def _rings(mask: np.ndarray, most: int | None) -> list[list[tuple[int, int]]]:
 
 
 def _partners(keys: np.ndarray) -> np.ndarray:
-    """For each corner, the index of the corner at the other end of its side.
+    """Returns, for each corner, the index of the corner at the other end of its side.
 
     Args:
         keys: 3×N sort keys: the row or column, the position along it, and the order of corners at one position.

@@ -55,5 +55,5 @@ class Metrics:
         self.network_seconds.observe(seconds)
 
     def text(self) -> bytes:
-        """All counters, in the text format of Prometheus."""
+        """Returns all counters, in the text format of Prometheus."""
         return generate_latest(self._registry)

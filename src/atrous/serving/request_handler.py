@@ -59,8 +59,8 @@ class RequestSettings:
         parameters: names of all query parameters, for messages about forms.
 
     Attributes:
-        pixel_factor: number of pixels that the network computes for each pixel of the picture: 2 with the mirrored
-            picture, 4 for a model that enlarges pictures twofold.
+        pixel_factor: number of pixels that the network computes for each pixel of the picture; for example, 2 with the
+            mirrored picture, or 4 for a model that enlarges pictures twofold.
 
     Raises:
         Problem: the overlap is more than half a tile.
@@ -95,7 +95,7 @@ class RequestHandler:
 
     Attributes:
         admission: counter of the pictures in the server. It also counts abandoned work that cannot be stopped.
-        cut: number of requests that got no response because the server stopped.
+        cut: number of requests that were cancelled because the server stopped.
     """
 
     def __init__(self, store: ModelStore, queue: InferenceQueue, limits: Limits, metrics: Metrics) -> None:
@@ -108,7 +108,16 @@ class RequestHandler:
         self._ahead = asyncio.Semaphore(AHEAD_STACKED if any(model.segmenter.stacks for model in store) else AHEAD)
 
     async def serve(self, request: Request, settings: RequestSettings) -> Response:
-        """Answers one request; its work stops when the client disconnects or the time limit is reached."""
+        """Segments the picture of a request; the work stops when the client disconnects or the time limit is reached.
+
+        Args:
+            request: the request; its body is the picture, or a form with one file for each input of the model.
+            settings: model, options and response format of the request.
+
+        Raises:
+            Problem: the request is refused, a limit is reached, or the server is stopping.
+            ClientDisconnect: the client has closed the connection.
+        """
         self.admission.check()
         _check_encoding(request)
         try:
@@ -122,7 +131,7 @@ class RequestHandler:
             raise
 
     def close(self) -> None:
-        """Cancels the work that has not started, and accepts no more."""
+        """Cancels the work that has not started; further work is refused."""
         self._pool.shutdown(cancel_futures=True)
 
     async def _receive(self, request: Request, settings: RequestSettings) -> tuple[bytes, ...]:
@@ -153,7 +162,7 @@ class RequestHandler:
         return files
 
     async def _files_in(self, request: Request, content: bytes, settings: RequestSettings) -> tuple[bytes, ...]:
-        """The request body as the only file, or the files of a form."""
+        """Returns the request body as the only file, or the files of a form."""
         further = [one.name for one in settings.model.segmenter.info.preprocessing.inputs[1:]]
         if not request.headers.get("content-type", "").lower().startswith("multipart/"):
             if further:
@@ -162,7 +171,7 @@ class RequestHandler:
         return await self._in_pool(_files_in_form, request.headers, content, settings.parameters, further)
 
     async def _admit(self, content: tuple[bytes, ...], settings: RequestSettings, upload_hint: str) -> Response:
-        """Answers or refuses a picture. Until all work on it has ended, it counts as waiting and its bytes as held."""
+        """Segments or refuses a picture. The picture and its bytes are counted until all work on it has ended."""
         try:
             with self.admission.one():
                 return await self._answer(content, settings, upload_hint)
@@ -170,7 +179,7 @@ class RequestHandler:
             self.admission.hold(-sum(map(len, content)))
 
     async def _until_disconnect(self, request: Request, work: Any) -> Response:
-        """The result of the work, unless the client disconnects or the time limit is reached first."""
+        """Returns the result of the work, unless the client disconnects or the time limit is reached first."""
         answer, left = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
         try:
             await asyncio.wait({answer, left}, timeout=self._limits.seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -194,7 +203,7 @@ class RequestHandler:
             size = await self._in_pool(self._bytes_of, content, settings)
         except TooLarge as error:
             raise Problem(413, str(error)) from error
-        except MemoryError as error:  # an OutOfMemory, too
+        except MemoryError as error:  # before AtrousError, because OutOfMemory is both
             raise Problem(413, TOO_LITTLE_MEMORY) from error
         except AtrousError as error:
             packing = packing_of(content[0])
@@ -237,7 +246,7 @@ class RequestHandler:
         return Response(body, media_type=response_formats.FORMATS[settings.response.form], headers=headers)
 
     def _bytes_of(self, content: tuple[bytes, ...], settings: RequestSettings) -> float:
-        """Largest memory of a request from decoding to response, in bytes, without the network's own memory."""
+        """Returns the peak memory of a request from decoding to response, in bytes, without the network's memory."""
         preprocessing = settings.model.segmenter.info.preprocessing
         sizes = [
             decoded_size(file, self._most_pixels(settings), _name_of(one), one.pages)
@@ -248,13 +257,13 @@ class RequestHandler:
         return 2 * decoded + pixels * (COPIES * prepared + ANSWER_BYTES)
 
     def _most_pixels(self, settings: RequestSettings) -> int:
-        # At small scales the limit holds for the picture itself, which is in memory, too.
+        # At scales below 1, the limit applies to the picture itself, because the full-size picture is in memory, too.
         return int(self._limits.pixels / max(settings.pixel_factor, 1.0))
 
     def _decode(
         self, content: tuple[bytes, ...], settings: RequestSettings
     ) -> tuple[Segmenter, Found, np.ndarray, str | None]:
-        """The segmenter, the stored and the prepared picture, and a note on doubtful values or None."""
+        """Decodes a picture; returns the segmenter, the stored and the prepared picture, and a note or None."""
         segmenter = settings.model.segmenter_for(settings.options)  # the first CRF takes seconds to load
         preprocessing = segmenter.info.preprocessing
         stored = {
@@ -285,7 +294,7 @@ class RequestHandler:
 
 
 async def _disconnected(request: Request) -> None:
-    """Returns when the client closes the connection."""
+    """Waits until the client closes the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -304,7 +313,7 @@ def _how_to_send(request: Request) -> str:
 def _files_in_form(
     headers: Headers, content: bytes, parameters: Collection[str] = (), further: Sequence[str] = ()
 ) -> tuple[bytes, ...]:
-    """The files in a form. It runs on another thread, because a form that consists only of boundaries takes seconds.
+    """Returns the files in a form. Runs in a thread, because parsing a form of only boundaries takes seconds.
 
     Args:
         headers: headers of the request.
@@ -357,25 +366,25 @@ def _files_in_form(
 
 
 def _form_of(further: Sequence[str]) -> str:
-    """The instruction to send the files of a model that has these further inputs."""
+    """Returns the instruction to send the files of a model that has these further inputs."""
     fields = " ".join(f"-F {name}=@{name}.png" for name in further)
-    return f"send a form with a file for each input, with curl, -F {FILE_FIELD}=@picture.png {fields}"
+    return f"send a form with a file for each input; with curl: -F {FILE_FIELD}=@picture.png {fields}"
 
 
 def _name_of(one: Input) -> str:
-    """The name of an input in messages."""
+    """Returns the name of an input in messages."""
     return "the picture" if one.name == IMAGE else f"the {one.name}"
 
 
 def _text_field(name: str, value: str, parameters: Collection[str]) -> str:
-    """The error message about a text field in a form."""
+    """Returns the error message about a text field in a form."""
     shown = name[:100]
     if name == FILE_FIELD:
-        return f"the form's field {FILE_FIELD} is text, not a file: with curl, -F {FILE_FIELD}=@picture.jpg."
+        return f"the form's field {FILE_FIELD} is text, not a file. With curl, send -F {FILE_FIELD}=@picture.jpg."
     near = nearest(name, parameters)
     if near is None:
         known = f"unknown form field '{shown}': a form contains only the picture's file, in the field {FILE_FIELD}; "
-        return f"{known}the query may have {', '.join(sorted(parameters))}."
+        return f"{known}the query parameters are {', '.join(sorted(parameters))}."
     return (
         f"unknown form field '{shown}': a form contains only the picture's file. Did you mean the query parameter "
         f"'{near}', as in '?{near}={value[:40]}'?"

@@ -60,7 +60,7 @@ class Problem(Exception):
         self.status, self.detail, self.headers = status, detail, headers or {}
 
     def record(self) -> dict[str, Any]:
-        """The body of the response, as a dictionary for JSON."""
+        """Returns the body of the response, as a dictionary for JSON."""
         title = HTTPStatus(self.status).phrase
         return {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail}
 
@@ -117,7 +117,7 @@ class Admission:
             Problem: 429, the received files would be larger than `held_bytes` in total.
         """
         if size > 0 and self.held + size > self.limits.held_bytes:
-            raise self._later(f"files of {self.held / 2**20:.0f} MiB are waiting already")
+            raise self._later(f"{self.held / 2**20:.0f} MiB of files are waiting already")
         self.held += size
 
     def _later(self, reason: str) -> Problem:

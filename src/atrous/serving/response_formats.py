@@ -68,7 +68,7 @@ def write(prediction: Prediction, options: ResponseOptions) -> bytes:
         file = io.BytesIO()
         try:
             prediction.overlay(options.opacity, options.legend).save(file, "JPEG", quality=90)
-        except OSError as error:  # sides beyond 65,500 px
+        except OSError as error:  # a side of a JPEG may have at most 65,500 px
             raise AtrousError(f"the overlay cannot be a JPEG ({error}): use format=mask.") from error
         return file.getvalue()
     record = _polygons(prediction) if options.form == "polygons" else _classes(prediction, options.form)
@@ -76,10 +76,10 @@ def write(prediction: Prediction, options: ResponseOptions) -> bytes:
 
 
 def form_for(accept: str) -> str | None:
-    """Returns the response format that fits an Accept header best (RFC 9110 §12.5.1): a mask if every type is accepted.
+    """Returns the response format that an Accept header prefers (RFC 9110 §12.5.1); "mask" if it accepts every type.
 
     Args:
-        accept: value of the header.
+        accept: value of the header; "" if the request has none.
 
     Returns:
         A key of `FORMATS`, or None if the header accepts none of the formats.
@@ -99,7 +99,7 @@ def form_for(accept: str) -> str | None:
 
 
 def rle_counts(mask: np.ndarray) -> str:
-    """The run-length encoding of a mask, in COCO's compressed form.
+    """Returns the run-length encoding of a mask, in COCO's compressed form.
 
     The encoding contains the lengths of the runs of False and True in turn, column by column; the first run is of False
     and may be empty. From the fourth run on, it contains the difference between the length of the run and the length
@@ -140,7 +140,7 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def _classes(prediction: Prediction, form: str) -> dict[str, Any]:
-    """The classes in a mask with their areas and, for the format rle, their run-length encodings."""
+    """Returns the classes in a mask with their areas and, for the format rle, their run-length encodings."""
     height, width = prediction.mask.shape
     entries = []
     for index, entry in _present(prediction):
@@ -151,7 +151,7 @@ def _classes(prediction: Prediction, form: str) -> dict[str, Any]:
 
 
 def _polygons(prediction: Prediction) -> dict[str, Any]:
-    """A GeoJSON feature collection with coordinates in pixels: x to the right, y down.
+    """Returns a GeoJSON feature collection with coordinates in pixels: x to the right, y down.
 
     Raises:
         AtrousError: the outlines have more than `MOST_CORNERS` corners.

@@ -1,4 +1,4 @@
-"""Starts and stops a server: it loads models, listens, and on a signal stops after the last response."""
+"""Runs a server: loads the models, listens, and after a signal stops when the last response is sent."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(
     Args:
         specs: files and engine options of the models, by name.
         host: host name or IP address to listen at.
-        port: port to listen at; 0 for a free one.
+        port: port to listen at, 0–65535; 0 for any free port.
         key: key of the server, see `AccessControl`; None for no key.
         limits: limits on requests.
         say: receives log lines; the line with "http://" contains the address.
@@ -103,14 +103,14 @@ def run(
         store.close()
         queue.close()
     cut = max(request_handler.cut, len(server.server_state.connections))  # cut before or during the response
-    say(f"stopped: {f'{cut} requests were cut off' if cut else 'all requests are answered'}")
+    say(f"stopped: {f'{cut} requests were cut off' if cut else 'all requests were answered'}")
 
 
 def most_connections() -> int:
-    """Number of connections to accept: `MOST_CONNECTIONS`, or fewer if the process may not open so many files.
+    """Returns the number of connections to accept: `MOST_CONNECTIONS`, or fewer if the limit of open files is low.
 
-    The process's soft limit is raised first, up to its hard limit (`ulimit -n` is often 1024, with a much higher hard
-    limit).
+    The soft limit of the process is raised first, at most to its hard limit. (The soft limit is often 1024, and the
+    hard limit much higher.)
     """
     try:
         import resource
@@ -127,7 +127,7 @@ def most_connections() -> int:
 
 
 def _protocol(say: Callable[[str], object]) -> Any:
-    """The protocol that closes slow connections, or uvicorn's own if `TimedH11` does not fit its version."""
+    """Returns `TimedH11`, which closes slow connections, or uvicorn's own protocol if they do not fit together."""
     try:
         from atrous.serving.slow_request_timeouts import TimedH11, fits
 
@@ -143,7 +143,7 @@ def _protocol(say: Callable[[str], object]) -> Any:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound to the address.
+    """Returns a socket that is bound to the address.
 
     Raises:
         AtrousError: this machine does not have the address, or another program uses it.

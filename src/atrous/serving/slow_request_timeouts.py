@@ -11,14 +11,14 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-#: Longest time for the headers of a request, in seconds, from the opening of the connection or from the first byte of
-#: the request; also the longest time for the rest of a request that has already got its response.
+#: Longest time for the headers of a request, in seconds. It starts when the connection is opened, or when the first
+#: byte of the request arrives. The same limit holds for the rest of a request whose response is already sent.
 HEAD_SECONDS = 10.0
 #: Longest time in which the client reads no byte of a response, and longest time to read all of it, in seconds. The
 #: second limit stops clients that read one byte now and then.
 TAKE_SECONDS, ALL_SECONDS = 30.0, 300.0
-#: Largest number of unsent bytes in the kernel's send buffer. If it is small, the server soon notices how much the
-#: client has read.
+#: Largest number of unsent bytes in the kernel's send buffer. With a small buffer, the unsent bytes in the server show
+#: how much the client has read.
 AHEAD_BYTES = 2**16
 
 
@@ -30,7 +30,7 @@ OVERRIDDEN = (
 
 
 def fits(protocol: type = H11Protocol) -> bool:
-    """Whether uvicorn's protocol still has the attributes and methods that `TimedH11` uses.
+    """Returns whether uvicorn's protocol still has the attributes and methods that `TimedH11` uses.
 
     Args:
         protocol: uvicorn's class for HTTP/1.1.
@@ -86,12 +86,12 @@ class TimedH11(H11Protocol):
             self._update_request_timer()
 
     def pause_writing(self) -> None:
-        """Starts the timeout of the response, as the client reads it more slowly than it is written."""
+        """Starts the timeout of the response, because the client reads it more slowly than the server writes it."""
         super().pause_writing()
         self._start_response_timer(self.loop.time() + ALL_SECONDS)
 
     def resume_writing(self) -> None:
-        """Stops the timeout of the response, as the client has read all that was written."""
+        """Stops the timeout of the response, because the client has read everything that was written."""
         super().resume_writing()
         self._stop_response_timer()
 
@@ -135,5 +135,5 @@ class TimedH11(H11Protocol):
             self._response_timer = None
 
     def _unsent_bytes(self) -> int:
-        transport: Any = self.transport  # it is a WriteTransport, too
+        transport: Any = self.transport  # a WriteTransport, although uvicorn annotates a Transport
         return transport.get_write_buffer_size()

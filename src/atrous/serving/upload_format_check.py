@@ -20,7 +20,7 @@ CHECKED_BYTES = 64
 
 
 def packing_of(content: bytes) -> str | None:
-    """The name of the encoding or container of an upload; None if it is unknown.
+    """Returns the name of the encoding or container of an upload; None if it is unknown.
 
     Args:
         content: bytes of an upload that is not a readable picture.
@@ -45,7 +45,7 @@ def packing_of(content: bytes) -> str | None:
 
 
 def how_to_send(url: str, *, key: bool) -> str:
-    """The instruction to send a picture, with a curl command.
+    """Returns the instruction to send a picture, with a curl command.
 
     Args:
         url: URL of the request.
@@ -56,7 +56,7 @@ def how_to_send(url: str, *, key: bool) -> str:
 
 
 def _is_base64(text: bytes) -> bool:
-    """Whether bytes are base64 text, in either alphabet. The first bytes of a picture are never such text."""
+    """Returns whether bytes are base64 text, in either alphabet. The first bytes of a picture are never such text."""
     text = re.sub(rb"\s", b"", text)
     if len(text) < 16 or not re.fullmatch(rb"[A-Za-z0-9+/_\-]+=*", text):
         return False

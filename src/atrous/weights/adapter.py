@@ -1,4 +1,4 @@
-"""A foreign checkpoint converted to this package's keys and arguments, and the checks before a model loads it."""
+"""A foreign checkpoint with this package's keys and arguments, and the checks before a model loads it."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ class Adapted:
 
     Args:
         architecture: name of the model, a key of `models.ARCHITECTURES`.
-        arguments: arguments of its class, including the user's options (`merge_user_options.merged`).
+        arguments: arguments of the model's class, including the user's options (`merge_user_options.merged`).
         state: tensors under our keys.
         left_over: foreign keys without a counterpart in our model.
-        preprocessing: normalisation of its pictures; None for the backbone's own.
+        preprocessing: normalisation of its pictures; None for the normalisation of the backbone.
         preprocessing_told: whether the file's own configuration states the normalisation.
-        classes: its classes if they are known; None for placeholders.
-        classes_of: data set whose classes were taken because only their number is known and matches; else empty.
+        classes: its classes; None if they are not known, for placeholders.
+        classes_of: data set whose classes were taken because the number of outputs alone matches; else empty.
         classes_fault: why the file's class names or colours do not fit its outputs; empty if they fit.
         untold: arguments that the file does not state. They have the source's defaults unless the user gave them.
         notes: further sentences for the user.
-        fills: beginnings of our keys that the source must fill; by default all keys. Other weights may keep their
-            initial values, such as the head over an ImageNet backbone.
+        fills: prefixes of our keys that the source must fill; by default all keys. Other weights, such as the head over
+            an ImageNet backbone, may keep their initial values.
     """
 
     architecture: str
@@ -104,7 +104,8 @@ def normalisation(mean: Sequence[float], std: Sequence[float], channels: int) ->
     Args:
         mean: mean of each channel, in 0–255.
         std: standard deviation of each channel, in 0–255.
-        channels: C of the pictures. If it differs from the number of means, every channel gets their average.
+        channels: number of channels C of the pictures. If it differs from the number of means, every channel gets the
+            averages of both lists.
     """
     if channels != len(mean):
         mean, std = [(sum(values) / len(values),) * channels for values in (mean, std)]
@@ -155,7 +156,7 @@ def move_channels(weight: Tensor, order: Sequence[int], sizes: Sequence[int] | N
     Args:
         weight: weights of the convolution, C'×C×h×w.
         order: for each of our blocks, the index of the foreign block: (1, 2, 3, 4, 0) moves the first to the end.
-        sizes: channels of each foreign block; by default all blocks have equally many.
+        sizes: channels of each foreign block; by default all blocks have the same number.
 
     Returns:
         The reordered weights, C'×C×h×w.
@@ -217,7 +218,7 @@ def check_fits(adapted: Adapted, ours: Mapping[str, Tensor]) -> tuple[str, ...]:
 
 
 def set_aside(adapted: Adapted, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Adapted:
-    """Moves to `left_over` what our network does not have: counters and flags, and a different auxiliary head.
+    """Moves tensors that our network does not have to `left_over`: counters, flags and a different auxiliary head.
 
     Args:
         adapted: the checkpoint.
@@ -282,5 +283,5 @@ def check_values(adapted: Adapted) -> None:
 
 
 def some(names: Sequence[str]) -> str:
-    """Returns the first four names, and how many more there are."""
+    """Returns the first four names and the number of further names, as text."""
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -26,7 +26,7 @@ VARINT, EIGHT, BYTES, FOUR = 0, 1, 2, 5
 
 LEAVES = ("weight", "bias")
 
-#: Most dimensions of a blob: more than any layer has, few enough that their product is computed at once.
+#: Largest number of dimensions of a blob: more than any layer has, and few enough for a quick product of the sizes.
 MOST_DIMS = 8
 
 
@@ -37,8 +37,9 @@ def read_caffemodel(path: Path) -> dict[str, Tensor]:
         path: a .caffemodel of the new or the V1 layout.
 
     Returns:
-        float32 tensors by layer and blob: `conv1_1.weight`, `conv1_1.bias`; a third blob is `bn1.2`. Convolutions are
-        O×I×h×w for O output and I input channels, fully connected layers O×I, biases one-dimensional.
+        float32 tensors by layer and blob: `conv1_1.weight`, `conv1_1.bias`; a third blob has its index, as in `bn1.2`.
+        Convolutions are O×I×h×w for O output and I input channels, fully connected layers are O×I, and biases are
+        one-dimensional.
 
     Raises:
         AtrousError: the file is truncated, or is not a .caffemodel.

@@ -1,4 +1,4 @@
-"""Names and colours of classes from the metadata of a foreign checkpoint, checked against the network's outputs."""
+"""Checks names and colours of classes in the metadata of a foreign checkpoint against the network's outputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from atrous.data.class_colors import Color, default_colors
 from atrous.data.mask_value_map import MAX_CLASSES
 from atrous.errors import counted, shown
 
-#: Most characters of a class name; longer ones are refused.
+#: Largest number of characters of a class name; longer names are refused.
 LONGEST_NAME = 200
 
 
@@ -17,12 +17,13 @@ def class_names(given: Any, count: int, key: str) -> tuple[tuple[str, ...] | Non
     """Checks class names: one printable, unique name for each class.
 
     Args:
-        given: any value of the metadata; None if they name no classes.
+        given: value of the field, of any type; None if the metadata has no class names.
         count: number of classes that the network separates.
         key: name of the field in the metadata, for messages.
 
     Returns:
-        The names and "". If they are wrong, None and a sentence that states the fault. If there are none, None and "".
+        The names and "". If the names are wrong, None and a sentence that states the fault. If there are no names, None
+        and "".
     """
     if given is None or (isinstance(given, list | tuple) and not given):
         return None, ""
@@ -44,13 +45,13 @@ def class_colors(given: Any, count: int, key: str) -> tuple[tuple[Color, ...], s
     """Checks class colours: one for each class.
 
     Args:
-        given: any value of the metadata; None if they have no colours.
+        given: value of the field, of any type; None if the metadata has no class colours.
         count: number of classes.
         key: name of the field in the metadata, for messages.
 
     Returns:
-        The colours and "". If they are wrong, the colours of Pascal VOC and a sentence that states the fault. If there
-        are none, the colours of Pascal VOC and "".
+        The colours and "". If the colours are wrong, the colours of Pascal VOC and a sentence that states the fault. If
+        there are no colours, the colours of Pascal VOC and "".
     """
     if given is None:
         return default_colors(count), ""
@@ -67,10 +68,10 @@ def class_colors(given: Any, count: int, key: str) -> tuple[tuple[Color, ...], s
 
 
 def with_background(names: Any, num_classes: int) -> Any:
-    """Adds the background in front of the one class name of a network with a single output.
+    """Adds the background in front of the only class name of a network with a single output.
 
     Args:
-        names: any value of the metadata; returned unchanged if it is not one name for one output.
+        names: value of the field, of any type; returned unchanged if it is not one name for one output.
         num_classes: number of the network's outputs.
     """
     one = num_classes == 1 and isinstance(names, list | tuple) and len(names) == 1
@@ -78,10 +79,10 @@ def with_background(names: Any, num_classes: int) -> Any:
 
 
 def with_black(colors: Any, num_classes: int) -> Any:
-    """Adds black in front of the one class colour of a network with a single output.
+    """Adds black in front of the only class colour of a network with a single output.
 
     Args:
-        colors: any value of the metadata; returned unchanged if it is not one colour for one output.
+        colors: value of the field, of any type; returned unchanged if it is not one colour for one output.
         num_classes: number of the network's outputs.
     """
     one = num_classes == 1 and isinstance(colors, list | tuple) and len(colors) == 1

@@ -34,8 +34,8 @@ class Record:
 
         Args:
             key: key of the value.
-            why: what is allowed, as a clause.
-            value: value to show instead of the one under the key.
+            why: what is allowed, or the reason for the refusal, as a clause without a full stop.
+            value: value to show; None for the value under the key.
         """
         value = self.values.get(key) if value is None else value
         text = value[:200] if isinstance(value, str) else shown(value)
@@ -129,7 +129,7 @@ class Record:
             The numbers; empty if they are not stated.
 
         Raises:
-            AtrousError: the value is not such a list, or a number is out of range.
+            AtrousError: the value is not a list of whole numbers with the required length, or a number is out of range.
         """
         value = self.values.get(key)
         if value is None:

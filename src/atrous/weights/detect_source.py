@@ -25,7 +25,7 @@ class Adapter(Protocol):
     """The functions of each module in `SOURCES`."""
 
     def recognises(self, foreign: Foreign) -> bool:
-        """Returns whether the keys are this source's; uses names alone.
+        """Returns whether the checkpoint is from this source; values of weights are not used.
 
         Args:
             foreign: the checkpoint as read from its file.
@@ -71,7 +71,7 @@ def adapter_of(source: str) -> Adapter:
 
 
 def guess(foreign: Foreign) -> str:
-    """Returns the one source that recognises the keys of a checkpoint.
+    """Returns the only source that recognises the keys of a checkpoint.
 
     Args:
         foreign: the checkpoint as read from its file.

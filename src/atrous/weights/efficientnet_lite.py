@@ -45,7 +45,7 @@ def package_file(backbone: str) -> Path | None:
         backbone: timm's name of the backbone.
 
     Returns:
-        Its path; None if there is no package for the backbone or it is not installed.
+        Path of the file; None if there is no package for the backbone, or the package is not installed.
     """
     if backbone not in PACKAGES:
         return None

@@ -29,7 +29,7 @@ WRAPPERS = (
     "module",
 )
 
-#: Beginnings of keys whose values are not a model's weights.
+#: Prefixes of keys whose values are not a model's weights.
 NO_WEIGHTS = ("optim", "scheduler", "lr_sched", "scaler", "amp", "callbacks", "loops", "rng", "random")
 
 
@@ -39,10 +39,11 @@ def find_state_dicts(found: Any, name: str, most: float = math.inf) -> dict[str,
     Args:
         found: content of the checkpoint.
         name: name of the checkpoint in messages.
-        most: largest number of numbers in one dict.
+        most: largest allowed number of values in one dict; unlimited by default.
 
     Raises:
-        AtrousError: there are no tensors, the content is no dict of weights, or a tensor was altered.
+        AtrousError: there are no tensors, the content is not a dict of weights, or a tensor was altered or is not
+            dense.
     """
     if isinstance(found, Mapping) and "param_groups" in found:
         raise AtrousError(f"{name} is the state of an optimiser, not the weights of a model.")
@@ -61,7 +62,7 @@ def find_state_dicts(found: Any, name: str, most: float = math.inf) -> dict[str,
             sets.setdefault(path, joined(tensors))
     if not sets:
         raise AtrousError(
-            f"{name} holds no weights: it is not a dict of tensors and has none under {', '.join(WRAPPERS)}."
+            f"{name} holds no weights: it is not a dict of tensors, and has no such dict under {', '.join(WRAPPERS)}."
         )
     return sets
 

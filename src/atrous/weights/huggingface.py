@@ -1,11 +1,14 @@
 """Converts transformers' MobileNetV2ForSemanticSegmentation from a folder with config.json, or from a state dict.
 
 Source: transformers 5.23, models/mobilenet_v2/modeling_mobilenet_v2.py and image_processing_mobilenet_v2.py. The
-head is called DeepLabV3Plus there, but has neither a decoder nor atrous branches: it is Google's mobile DeepLabV3.
+head is called DeepLabV3Plus in transformers, but it is Google's mobile DeepLabV3: it has neither a decoder nor atrous
+branches.
 
-Differences: dropout drops single values here and whole channels there. By default the image processor there resizes to
-256 and crops to 224; here pictures are segmented at their own size. The batch norm momentum of 0.997 is the same here,
-although TensorFlow's decay of 0.997 is a momentum of 0.003 in PyTorch: fine-tune with `frozen_norm`, or change it.
+Differences: dropout drops whole channels in transformers and single values in atrous. By default, transformers' image
+processor resizes pictures to 256 and crops them to 224; atrous segments pictures at their own size.
+
+The batch norm momentum of 0.997 is taken from transformers, although TensorFlow's decay of 0.997 is a momentum of 0.003
+in PyTorch. So fine-tune with `frozen_norm`, or change the momentum.
 """
 
 from __future__ import annotations
@@ -29,9 +32,9 @@ from atrous.weights.merge_user_options import merged
 from atrous.weights.read_checkpoint import Foreign
 
 MODEL_TYPE = "mobilenet_v2"
-#: Momentum of every batch norm, and eps of the head's batch norms; its configuration does not change them.
+#: Momentum of every batch norm, and eps of the head's batch norms; config.json does not change them.
 MOMENTUM, HEAD_EPS = 0.997, 1e-5
-#: Output stride of a state dict without configuration: that of Google's segmenters in transformers.
+#: Output stride for a state dict without configuration, as in Google's segmenters in transformers.
 OUTPUT_STRIDE = 8
 #: Defaults of config.json.
 DEFAULTS: dict[str, Any] = {
@@ -41,7 +44,7 @@ DEFAULTS: dict[str, Any] = {
     "classifier_dropout_prob": 0.8,
     "semantic_loss_ignore_index": 255,
 }
-#: Values of config.json that are required here.
+#: Values of config.json that a checkpoint must have for the conversion.
 FIXED = {"first_layer_is_expansion": True, "hidden_act": "relu6", "expand_ratio": 6}
 #: Defaults of preprocessor_config.json: (x / 255 − 0.5) / 0.5 on 0–255.
 PROCESSOR: dict[str, Any] = {
@@ -68,7 +71,7 @@ _WIDTHS = (
     "mobilenet_v2.layer.15.reduce_1x1.convolution.weight",
 )
 
-#: timm's names of the 16 blocks in `layer`; timm's first block is in the stem there.
+#: timm's names of the 16 blocks in `layer`; timm's first block is in the stem in transformers.
 _PLACES = blocks_by_stage(MOBILENETV2_STAGES)[1:]
 _LAYERS = {
     ("expand_1x1", "convolution"): "conv_pw",
@@ -89,7 +92,7 @@ def _unit(match: re.Match[str]) -> str:
     return f"aspp.{place}.{int(match[2] == 'normalization')}."
 
 
-#: Foreign key → ours.
+#: Foreign key → our key.
 KEYS = (
     (r"mobilenet_v2\.conv_stem\.first_conv\.convolution\.", "backbone.net.conv_stem."),
     (r"mobilenet_v2\.conv_stem\.first_conv\.normalization\.", "backbone.net.bn1."),
@@ -107,7 +110,7 @@ KEYS = (
 
 
 def recognises(foreign: Foreign) -> bool:
-    """Returns whether the keys are this model's, or config.json is of another model of transformers.
+    """Returns whether the keys are this model's, or config.json belongs to another model of transformers.
 
     `adapt` refuses the other model with a message that names it.
 
@@ -147,7 +150,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     stem, first, last = (_channels(foreign, name) for name in _WIDTHS)
     renamed["aspp.project.0.weight"] = move_channels(
         _weight(renamed, "aspp.project.0.weight"), (1, 0)
-    )  # there the pooling branch comes first
+    )  # in transformers, the pooling branch comes first
     num_classes = _weight(renamed, "classifier.weight").shape[0]
     in_channels = foreign.state[_WIDTHS[0]].shape[1]
     huggingface_config.check(foreign.config, (stem, first, last), num_classes, in_channels)
@@ -163,7 +166,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         "pad_type": "same" if settings.flag("tf_padding") else "",
         "padding": "tensorflow",
     }
-    untold = {"norm": "layer_norm_eps", "pad_type": "tf_padding"}  # keys of config.json that state these
+    untold = {"norm": "layer_norm_eps", "pad_type": "tf_padding"}  # argument → key of config.json that states it
     held = {
         "backbone": BACKBONES.get((stem, first, last), f"google_mobilenetv2_{round(last / 3.2):03d}"),
         "backbone_arguments": {
@@ -232,7 +235,7 @@ def preprocessing(processor: Mapping[str, Any], channels: int) -> Preprocessing:
     """Returns the normalisation of an image processor, in raw units.
 
     Args:
-        processor: preprocessor_config.json; fields that it leaves out have the processor's defaults.
+        processor: preprocessor_config.json; absent fields have the processor's defaults.
         channels: number of channels of the pictures, C ≥ 1.
 
     Raises:

@@ -19,9 +19,9 @@ NOMINAL = (32, 24, 320)
 DEPTH = {"depth_multiplier": 1.0, "depth_divisible_by": 8, "min_depth": 8}
 #: Steps of an image processor that are converted, or that change no mask.
 TAKEN = ("do_rescale", "do_normalize", "do_flip_channel_order", "do_reduce_labels", "do_convert_rgb")
-#: Steps that change a picture's size → key of their size.
+#: Steps that change a picture's size → key of the new size.
 SIZES = {"do_resize": "size", "do_center_crop": "crop_size"}
-#: Keys that are True if masks have 0 for unlabelled.
+#: Keys that are True if masks have 0 for unlabelled pixels.
 REDUCING = ("do_reduce_labels", "do_reduce_label", "reduce_labels")
 #: Names of the two configuration files.
 FILE = "config.json"
@@ -112,7 +112,7 @@ def reduces_labels(processor: Mapping[str, Any]) -> bool:
 
 
 def notes(processor: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns notes for the user on steps of the image processor that a model here does differently.
+    """Returns notes for the user on steps of the image processor that differ in atrous.
 
     Args:
         processor: preprocessor_config.json.
@@ -125,8 +125,8 @@ def notes(processor: Mapping[str, Any]) -> tuple[str, ...]:
     ]
     if resized:
         found.append(
-            f"Its preprocessor_config.json also changes the size of pictures: {' and '.join(resized)}. Here pictures "
-            "are segmented at their own size; for the same masks, give pictures of about that size."
+            f"Its preprocessor_config.json also changes the size of pictures: {' and '.join(resized)}. atrous "
+            "segments pictures at their own size. For the same masks, give pictures of about that size."
         )
     others = sorted(
         key
@@ -134,10 +134,11 @@ def notes(processor: Mapping[str, Any]) -> tuple[str, ...]:
         if key.startswith("do_") and value is True and key not in (*TAKEN, *SIZES) and key != "do_reduce_label"
     )
     if others:
-        found.append(f"Its preprocessor_config.json also has the steps {', '.join(others)}, which are not done here.")
+        found.append(f"Its preprocessor_config.json also has the steps {', '.join(others)}, which atrous does not do.")
     if processor.get("do_flip_channel_order") is True:
         found.append(
-            "Its pictures are BGR. The channels of the first filters are reversed, so that pictures are RGB here."
+            "The network takes BGR pictures. The channels of its first filters are reversed, so that it takes RGB "
+            "pictures in atrous."
         )
     return tuple(found)
 

@@ -1,7 +1,7 @@
 """Converts DeepLabV2 over Caffe's ResNet-101 from kazuto1011/deeplab-pytorch.
 
 Source: libs/models/{deeplabv2,msc,resnet}.py, configs/*.yaml, demo.py; commit 4219467. The source subtracts a mean from
-BGR pictures. The adapter reverses the input channels of the first convolution, so that pictures are RGB here.
+BGR pictures. The adapter reverses the input channels of the first convolution, so that the model takes RGB.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _unit(match: re.Match[str]) -> str:
     return f"backbone.net.layer{int(match[1]) - 1}.{int(match[2]) - 1}.{_UNITS[match[3]]}."
 
 
-#: Foreign key → ours. Keys begin with `base` if the network runs at several scales.
+#: Foreign key → our key. Keys begin with `base` if the network runs at several scales.
 KEYS: Keys = (
     (r"(?:base\.)?layer1\.conv1\.conv\.", "backbone.net.conv1."),
     (r"(?:base\.)?layer1\.conv1\.bn\.", "backbone.net.bn1."),
@@ -63,7 +63,7 @@ _CAFFE = re.compile(r"(base\.)?layer5\.block1\.reduce\.conv\.weight")
 
 
 def recognises(foreign: Foreign) -> bool:
-    """Returns whether the keys are this source's.
+    """Returns whether the keys are those of kazuto1011's code.
 
     Args:
         foreign: the checkpoint as read from its file.
@@ -90,8 +90,8 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     branches = sum(bool(re.fullmatch(r"aspp\.branches\.\d\.weight", key)) for key in state)
     if branches != 4:
         raise AtrousError(
-            "of kazuto1011's networks atrous converts DeepLabV2, whose ASPP has the keys aspp.c0 to aspp.c3. The "
-            "DeepLabV1 there has only initial weights; for V3 and V3+ there are neither tests nor published weights."
+            "atrous converts only DeepLabV2 of kazuto1011's networks; its ASPP has the keys aspp.c0 to aspp.c3. The "
+            "source's DeepLabV1 has only initial weights, and V3 and V3+ have neither tests nor published weights."
         )
     stem = "backbone.net.conv1.weight"
     in_channels = state[stem].shape[1]

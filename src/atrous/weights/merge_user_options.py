@@ -1,4 +1,4 @@
-"""Merges the user's options with a checkpoint's: options may add values that the file lacks, not contradict it."""
+"""Merges the user's options with a checkpoint's values: an option may add a value, but not contradict the file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 from atrous.errors import AtrousError, shown
 
-#: Options that may differ from the file: weights run at every output stride; the other options only change training.
+#: Options that may differ from the file: weights can be used at every output stride, and the other options only change
+#: training.
 FREE = ("output_stride", "dropout", "frozen_norm", "drop_path_rate", "drop_rate")
 
 
@@ -17,8 +18,8 @@ def merged(usual: Mapping[str, Any], held: Mapping[str, Any], given: Mapping[str
     The user's options replace the source's defaults; options in `FREE` also replace the file's values.
 
     Args:
-        usual: the source's defaults of values that neither weights nor configuration state.
-        held: values that weights or configuration state.
+        usual: the source's defaults for values that neither the weights nor the configuration state.
+        held: values that the weights or the configuration state.
         given: the user's options; "architecture" is ignored.
         file: the file's name in messages; empty for a state dict.
 
@@ -59,7 +60,7 @@ def _same(name: str, held: Any, given: Any) -> bool:
     if name == "backbone" and isinstance(given, str) and isinstance(held, str):
         return (
             given.partition(".")[0] == held.partition(".")[0]
-        )  # the part after the point names timm's pretrained weights
+        )  # the part after the point is the name of timm's pretrained weights
     if isinstance(held, bool) != isinstance(given, bool):
         return False
     try:

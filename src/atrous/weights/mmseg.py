@@ -7,8 +7,9 @@ The weights do not contain these settings: output stride, rates of the ASPP, `al
 configurations), multi-grid ("d16-mg124"), normalisation and channel order of the pictures, and threshold of a single
 output. If the checkpoint contains its configuration, mmseg_config reads them from it. Otherwise the defaults are those
 of a d8 configuration (`UNTOLD`). For other configurations give output_stride=16, align_corners=True or
-multi_grid=(0.5, 1, 2). This multi-grid is mmsegmentation's 1, 2, 4: there the multi-grid replaces the last stage's
-rate, which is 2 at output stride 16; here and in the paper it multiplies that rate.
+multi_grid=(0.5, 1, 2). This multi-grid gives the same rates as mmsegmentation's multi-grid 1, 2, 4. In mmsegmentation
+the multi-grid replaces the last stage's rate, which is 2 at output stride 16; in atrous and in the paper it multiplies
+that rate.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ CLASSES = {
     "COCO-Stuff": COCO_STUFF_TRAIN_IDS,
 }
 
-#: mmsegmentation's class name → the name in the tables above, which is a synonym of it.
+#: mmsegmentation's class name → its synonym in the tables above.
 SPELT = {"television receiver": "television"}
 
 #: Settings that only the configuration states → most common value.
@@ -76,7 +77,7 @@ _PLACES = {
 }
 _LAYER = rf"({'|'.join(map(re.escape, _PLACES))})\."
 
-#: Foreign key → ours. The deep stem's last norm is timm's `bn1`.
+#: Foreign key → our key. The deep stem's last norm is timm's `bn1`.
 KEYS: Keys = (
     (r"backbone\.stem\.7\.", "backbone.net.bn1."),
     (r"backbone\.stem\.([0-6])\.", r"backbone.net.conv1.\1."),
@@ -119,8 +120,8 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     """
     if isinstance(given.get("multi_grid"), list | tuple) and tuple(given["multi_grid"]) == (1, 2, 4):
         raise AtrousError(
-            "multi_grid=(1, 2, 4) multiplies the rates here to 2, 4, 8; in mmsegmentation mg124 sets the rates "
-            "to 1, 2, 4. Use multi_grid=(0.5, 1, 2) with output_stride=16."
+            "multi_grid=(1, 2, 4) gives the rates 2, 4, 8 in atrous, but mg124 gives the rates 1, 2, 4 in "
+            "mmsegmentation. Use multi_grid=(0.5, 1, 2) with output_stride=16."
         )
     meta = _mapping(foreign.config.get("meta"))
     state, left_over = translate(foreign.state, KEYS)
@@ -180,7 +181,7 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
     name = RESNETS.get((len(blocks), bottlenecks))
     if name is None or "backbone.layer4.0.conv2.weight" not in state:
         raise AtrousError(
-            "of mmsegmentation's backbones atrous converts only ResNet-18, 34, 50, 101 and 152, v1c or plain. Its "
+            "atrous converts only these backbones of mmsegmentation: ResNet-18, 34, 50, 101 and 152, v1c or plain. Its "
             "MobileNetV2 cannot be converted, because it dilates only the first block of a stage."
         )
     arguments: dict[str, Any] = {} if bottlenecks else {"dilate_second": False}

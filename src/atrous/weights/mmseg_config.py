@@ -33,7 +33,7 @@ def arguments(config: Mapping[str, Any], output_stride: int | None) -> dict[str,
     Args:
         config: configuration from `python_config_parser.read`.
         output_stride: the user's output stride, or None. It is used if the configuration states no strides. Our
-            atrous_rates hold for output stride 16 and our multi_grid for 32, so both are scaled by it.
+            atrous_rates hold for output stride 16 and our multi_grid for 32, so both are computed from this stride.
 
     Raises:
         AtrousError: a value has no counterpart in our models.
@@ -197,9 +197,15 @@ def notes(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
     """
     value = threshold(config, num_classes)
     if value is not None:
-        return (f"Its threshold {value} is in the bias of the classifier: a probability of {value} there is 0.5 here.",)
+        return (
+            f"Its threshold {value} is in the bias of the classifier: a probability of {value} in mmsegmentation is "
+            "0.5 in atrous.",
+        )
     if num_classes == 1 and not part(config, "decode_head"):
-        return (f"The file does not state the threshold of its single output: 0.5 here, {THRESHOLD} there by default.",)
+        return (
+            "The file does not state the threshold of its single output. atrous uses 0.5; mmsegmentation uses "
+            f"{THRESHOLD} by default.",
+        )
     return ()
 
 
@@ -222,7 +228,7 @@ def reduces_zero(value: Any, seen: set[int] | None = None) -> bool:
 
     Args:
         value: the configuration, or any value in it.
-        seen: ids of the parts that are already searched.
+        seen: ids of the parts that are already searched; None for an empty set.
 
     Raises:
         AtrousError: `reduce_zero_label` of a part is neither True nor False.

@@ -1,8 +1,8 @@
 """Tracks the kinds of objects on the stack of a pickle, without creating any of them.
 
 PyTorch's reader calls `function(*arguments)`, and any object on the stack can be `arguments`. If it is a tensor, Python
-creates one object for each of its numbers. A small file can contain a huge tensor that repeats one number, so such a
-call can fill the memory. Therefore, only calls with a tuple that is written out in the pickle are allowed.
+creates one object for each number in the tensor. A small file can contain a huge tensor that repeats one number, so
+such a call can fill the memory. Therefore, only calls with a tuple that is written out in the pickle are allowed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickletools
 from typing import Any
 
-#: Operation → number of objects that it pops and number that it pushes; only operations without a mark.
+#: Operation → number of objects that it pops and number of objects that it pushes, for operations without a mark.
 _COUNTS = {
     opcode.name: (len(opcode.stack_before), len(opcode.stack_after))
     for opcode in pickletools.opcodes

@@ -26,7 +26,7 @@ def load_pretrained_backbone(model: SegmentationModel) -> None:
     """Loads ImageNet weights into `model.backbone`.
 
     The weights of an installed package have their own normalisation, which is recorded in `model.info`. For pictures
-    that do not have three channels, the RGB filters are spread over the channels.
+    that do not have three channels, the RGB filters are adapted to the number of channels.
 
     Args:
         model: a DeepLab model with `.backbone` and `.info`; changed in place.

@@ -64,7 +64,7 @@ def _value(node: ast.expr, known: Mapping[str, Any]) -> Any:
 
 
 def _named(word: str | None, value: Any) -> list[tuple[str, Any]]:
-    """Returns the name and value of a keyword argument; for `**value` all of its names and values."""
+    """Returns the name and value of a keyword argument; for `**value`, all names and values in the mapping."""
     if word is not None:
         return [(word, value)]
     return [(key, item) for key, item in value.items() if isinstance(key, str)] if isinstance(value, Mapping) else []
@@ -87,7 +87,7 @@ def part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     for holder in (model, config):
         found = holder.get(name) if isinstance(holder, Mapping) else None
         if isinstance(found, list) and found and isinstance(found[-1], Mapping):
-            found = found[-1]  # of several heads the last one makes the prediction
+            found = found[-1]  # if there are several heads, the last head makes the prediction
         if isinstance(found, Mapping):
             return {key: value for key, value in found.items() if isinstance(key, str)}
         if found is not UNKNOWN and holder is model:
@@ -117,7 +117,7 @@ def normalisations(config: Mapping[str, Any]) -> Iterator[Normalisation]:
         AtrousError: a flag is neither True nor False, or bgr_to_rgb and rgb_to_bgr are both True.
     """
     record = part(config, "data_preprocessor")
-    if record:  # its defaults: no normalisation, channels not reversed
+    if record:  # its default options mean no normalisation and no reversed channels
         options = Record(record, "data_preprocessor.")
         both = options.flag("bgr_to_rgb"), options.flag("rgb_to_bgr")
         if all(both):

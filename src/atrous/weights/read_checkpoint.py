@@ -1,4 +1,4 @@
-"""Reads the files of other libraries into plain tensors; nothing else in them is run or kept.
+"""Reads the files of other libraries as plain tensors and metadata; no code in them is run.
 
 The first bytes of a file determine its format, not its name. A small file may claim huge content: it may unpack to a
 thousand times its size, or hold a tensor that repeats one number until memory is full. So the amount of data that is
@@ -39,7 +39,7 @@ class Foreign:
         config: metadata of the file. For a Hugging Face folder: its config.json, with preprocessor_config.json under
             "preprocessor". For a .tflite file: properties of its graph. For an OpenMMLab checkpoint: its metadata,
             under "meta". For a Lightning checkpoint: its arguments, under "hyper_parameters". Otherwise empty.
-        name: file name, for messages and provenance; empty for a state dict in memory.
+        name: name of the file or folder, for messages and provenance; empty for a state dict in memory.
         sets: path of a dict in the file, such as "state_dict" → the tensors of that dict, unchanged.
     """
 
@@ -120,7 +120,7 @@ def read(path: str | Path) -> Foreign:
 
 
 def from_state_dict(given: Mapping[str, Any]) -> Foreign:
-    """Wraps a state dict or a checkpoint's dict that is already in memory, as `read` does for a file.
+    """Reads a state dict or a checkpoint's dict that is already in memory, as `read` reads a file.
 
     Args:
         given: name → tensor, or a checkpoint's dict that contains such a dict.
@@ -220,7 +220,7 @@ def _read_file(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
 
 
 def _unpacked(path: Path, head: bytes) -> int:
-    """Returns the size in bytes, unpacked for a zip file.
+    """Returns the size of a file in bytes; for a zip file, the size of its unpacked entries.
 
     The first bytes decide whether the file is a zip file, because any file may end like one.
     """
@@ -325,7 +325,7 @@ def _first_state(sets: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _first_line(error: Exception) -> str:
-    # The text before it advises to load the file together with its code, which is unsafe.
+    # torch's text before this mark advises to load the file together with its code, which is unsafe.
     line = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
     line = "".join(sign if sign.isprintable() else "?" for sign in line)  # the message may quote bytes of the file
     return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -35,7 +35,7 @@ def joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _joined(key: str, tensor: Tensor, state: dict[str, Tensor]) -> tuple[str, Tensor, set[str]]:
-    """Returns the name and value of the weight that this part belongs to, and the keys of its other parts."""
+    """Returns the name and value of the weight of which this tensor is a part, and the keys of its other parts."""
     if key.endswith("_orig"):
         name = key.removesuffix("_orig")
         mask = state.get(f"{name}_mask")
@@ -53,7 +53,7 @@ def _joined(key: str, tensor: Tensor, state: dict[str, Tensor]) -> tuple[str, Te
 
 
 def _is_length(length: Tensor, direction: Tensor) -> bool:
-    """Checks whether a tensor has the shape of the other's norm over some dimensions, and both are floating-point."""
+    """Checks whether `length` has the shape of a norm of `direction`, and both are floating-point."""
     return (
         length.ndim == direction.ndim
         and all(size in (1, whole) for size, whole in zip(length.shape, direction.shape, strict=True))

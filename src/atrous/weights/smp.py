@@ -53,8 +53,8 @@ LAYOUTS = {
     },
 }
 
-#: Pattern of a block with its first number: efficientnet-pytorch and torchvision number the blocks of all stages
-#: consecutively, timm numbers them in each stage.
+#: Pattern of a block's key, and the number of the first block. efficientnet-pytorch and torchvision number the blocks
+#: of all stages consecutively; timm numbers them in each stage.
 NUMBERED = ((r"encoder\._blocks\.(\d+)\.", 0), (r"encoder\.features\.([1-9]\d*)\.", 1))
 
 #: Mean and std of RGB in 0–255 (timm/data/constants.py, IMAGENET_DEFAULT and IMAGENET_INCEPTION).
@@ -160,21 +160,21 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     """Converts a checkpoint of smp's DeepLabV3 or DeepLabV3+.
 
     If `decoder_aspp_separable` differs from smp's default, the head mixes separable and plain convolutions. atrous does
-    not support this mixture, so the separable convolutions are merged into equal plain ones. This is exact, because no
+    not support this mixture, so separable convolutions become equal plain convolutions. This is exact, because no
     norm lies between depthwise and pointwise.
 
     Args:
         foreign: content of the file.
-        given: arguments that the user named: `backbone`, smp's or timm's name, needed if the file does not determine
-            its `tu-` encoder; `output_stride`, 8 or 16; other arguments of atrous, such as `atrous_rates`, given at
-            output stride 16.
+        given: arguments that the user named. `backbone` is smp's or timm's name of the encoder; it is needed if the
+            file does not determine its `tu-` encoder. `output_stride` is 8 or 16. Other arguments are those of atrous,
+            such as `atrous_rates`, which hold at output stride 16.
 
     Returns:
         The converted checkpoint. The classification head of `aux_params` and layers that smp's encoders do not use
         are left over.
 
     Raises:
-        AtrousError: the file does not determine its encoder, or the encoder is not supported; the message says why.
+        AtrousError: the file does not determine its encoder, or the encoder is not supported (the message states why).
     """
     config = smp_config.read(foreign.config)
     state: Mapping[str, Tensor] = foreign.state
@@ -234,7 +234,7 @@ def _named(told: str | None, given: str | None) -> str | None:
 
 
 def _check_name(named: str | None, encoder: Encoder, own: bool) -> None:
-    """Refuses a configuration that names another encoder than that of the weights."""
+    """Refuses a configuration that names another encoder than the encoder of the weights."""
     if named is None:
         return
     theirs = ENCODERS.get(named)
@@ -258,20 +258,22 @@ def _find_encoder(state: Mapping[str, Tensor], named: str | None) -> tuple[Encod
             return ENCODERS[own], True
         for pattern, reason in REFUSED:
             if any(re.match(pattern, key) for key in weights):
-                raise AtrousError(f"this encoder cannot be converted: {reason}. Those that can: {_possible()}.")
+                raise AtrousError(
+                    f"this encoder cannot be converted: {reason}. Encoders that can be converted: {_possible()}."
+                )
     # Keys without "model." are from smp before 0.4; later versions of smp also load such encoders into timm's networks.
     backbone = _timm_name(named) if named else _guess_timm(weights)
     return Encoder("", 0, backbone, {"padding": "tensorflow"}), False
 
 
 def _size(weights: Mapping[str, Tensor], stem: str) -> int:
-    """Counts the numbers in the weights, without those of the first convolution, whose key matches `stem`."""
+    """Counts the values in the weights, without the first convolution, whose key matches `stem`."""
     counted = (key for key in weights if key.rpartition(".")[2] in LAYER_LEAVES and not re.fullmatch(stem, key))
     return sum(weights[key].numel() for key in counted)
 
 
 def _timm_name(named: str) -> str:
-    """Returns an encoder's name in timm, as smp's `get_encoder` derives it from its own name."""
+    """Returns an encoder's name in timm, as smp's `get_encoder` derives it from smp's name."""
     name = named.removeprefix("tu-").partition(".")[0]
     if name.startswith("timm-"):
         name = name.removeprefix("timm-")
@@ -371,7 +373,7 @@ def _check_depth(channels: int, twin: Any) -> None:
     if channels != twin.high_channels:
         raise AtrousError(
             f"the ASPP takes {channels} channels, but the last stage of {twin.name} has {twin.high_channels}. The "
-            "backbone is another one, or encoder_depth is not 5, which is not supported."
+            "file has another backbone, or an encoder_depth other than 5, which is not supported."
         )
 
 

@@ -1,7 +1,7 @@
 """Reads the arguments that smp's `save_pretrained` stores with the weights.
 
 Source: segmentation_models_pytorch/decoders/deeplabv3/model.py, base/hub_mixin.py, version 0.6.0. Each argument is
-either used or refused with its name. An argument that the weights also determine must agree with them.
+either used, or refused by a message that names it. An argument that the weights also determine must agree with them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ACTIVATIONS = {1: (None, "identity", "sigmoid"), 2: (None, "identity", "softmax"
 #: `encoder_weights` whose pictures are normalised as (x / 255 − 0.5) / 0.5 (timm's tf_*_ap).
 HALF = ("advprop",)
 
-#: Limit far above the channels, outputs and upsampling factors of any network.
+#: Largest allowed number of channels and outputs and upsampling factor; far above the values of any network.
 MOST_CHANNELS = 2**20
 
 
@@ -127,7 +127,7 @@ def check(config: Mapping[str, Any], arguments: Mapping[str, Any], separable: bo
 
 
 def _check_head(record: Record, architecture: str, stride: int | None) -> None:
-    """Refuses a head whose logits do not have the size of the picture."""
+    """Refuses an upsampling factor with which the logits do not have the size of the picture; checks drop_path_rate."""
     usual = 4 if architecture == "deeplabv3plus" else stride or 8
     found = record.number("upsampling", 0, MOST_CHANNELS)
     unset = record.values.get("upsampling", usual) is None and architecture != "deeplabv3"

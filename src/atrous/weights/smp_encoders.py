@@ -15,7 +15,7 @@ class Encoder:
     """One of smp's own encoders.
 
     Attributes:
-        stem: key of its first convolution, without "encoder.".
+        stem: key of the encoder's first convolution, without "encoder.".
         size: number of values in its weights and running statistics, without the stem, which depends on the number of
             input channels. Stem and size together identify each encoder.
         backbone: name of the backbone in atrous.
@@ -32,10 +32,12 @@ class Encoder:
     output_strides: tuple[int, ...] = (8, 16)
 
 
-#: Fraction of residual branches that training drops; it rises from 0 in the first block (both kinds of EfficientNet).
+#: Fraction of residual branches that training drops, for both kinds of EfficientNet; it is 0 in the first block and
+#: rises to this value.
 DROP_PATH = {"drop_path_rate": 0.2}
 
-#: TensorFlow's eps and momentum, and SAME padding, which is symmetric where smp removes a stride (encoders/_utils.py).
+#: TensorFlow's eps and momentum, and SAME padding. If smp removes a stride, the padding is symmetric
+#: (encoders/_utils.py).
 TENSORFLOW = {"norm": (1e-3, 0.01), "padding": "tensorflow", **DROP_PATH}
 
 _EFFICIENTNET_SIZES = (
@@ -122,8 +124,8 @@ REFUSED = (
 )
 
 #: Size without the stem (as in `Encoder`) → timm's name, for common `tu-` encoders. If timm also has the name with
-#: "tf_" (SAME padding, another eps), the file does not determine which of the two it is. GENet-M and -L are missing,
-#: because timm adds shortcuts to them when they are dilated.
+#: "tf_" (SAME padding, another eps), the file does not determine which of the two networks it is. GENet-M and
+#: -L are missing, because timm adds shortcuts to them when they are dilated.
 TIMM_ENCODERS = {
     3_371_960: "convnext_atto",
     4_829_712: "convnext_femto",

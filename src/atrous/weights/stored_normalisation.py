@@ -18,9 +18,9 @@ from atrous.weights.adapter import IMAGENET_MEAN, Adapted
 
 #: Name of a mean, with optional words before and after it.
 MEAN = re.compile(r"((?:[A-Za-z0-9]+_)*)(means?)((?:_[A-Za-z0-9]+)*)")
-#: Words around "mean" in a mean of pictures; a name without such words may also be a mean of pictures.
+#: Words that may stand before or after "mean" in the name of a mean of pictures; "mean" alone is also such a name.
 OF_PICTURES = re.compile(r"pixels?|images?|img|inputs?|rgb|bgr|\w*normali[sz]\w*|\w*preprocess\w*", re.IGNORECASE)
-#: Parts of a name that belong to statistics of something else, which may have the same number of values.
+#: Parts of the names of other statistics, which may have the same number of values.
 OF_OTHERS = re.compile(
     "loss|criteri|metric|accura|error|profil|monitor|track|logger|observer|statist|target|label|class|output|head|"
     "logit|score|weight|grad|optim|sampl|batch|running|moving|latent|prior|embed|proto|anchor|box|regress|reward|"
@@ -29,7 +29,7 @@ OF_OTHERS = re.compile(
 )
 #: Word of the mean → words of its standard deviation.
 DEVIATIONS = {"mean": ("std", "stdev", "stddev", "std_dev"), "means": ("stds", "std")}
-#: Two means are equal if they differ by less than this, on the scale 0–255.
+#: Two means are treated as equal if they differ by less than this in every channel, on the scale 0–255.
 SAME = 1.5
 
 
@@ -49,15 +49,15 @@ class Stored:
 
 
 def applied(adapted: Adapted, default: Preprocessing, tensors: Mapping[str, Tensor]) -> Adapted:
-    """Applies the normalisation that is stored next to the network, or adds a note that says why not.
+    """Applies the normalisation that is stored next to the network, or adds a note with the reason why not.
 
     Args:
         adapted: the checkpoint; only its left-over names are searched.
-        default: normalisation that applies if the source has none of its own.
+        default: normalisation that applies if the source has no normalisation.
         tensors: left-over name → tensor.
 
     Returns:
-        The checkpoint with that normalisation, or with a note.
+        The checkpoint with the stored normalisation, or with a note.
     """
     own = adapted.preprocessing or default
     found = pairs({name: tensors[name] for name in adapted.left_over if name in tensors}, len(own.mean))

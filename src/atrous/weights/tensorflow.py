@@ -39,7 +39,8 @@ CORNERS = {"aligned": True, "half_pixel": False}
 #: Output stride if the file does not determine it: Google trained and evaluated its mobile models at this stride.
 OUTPUT_STRIDE = 16
 
-#: timm's stage and block of each expanded_conv_<number>, and the stride of each of the 17 (arXiv:1801.04381 Table 2).
+#: timm's stage and block of each expanded_conv_<number>, and the stride of each of the 17 blocks (arXiv:1801.04381
+#: Table 2).
 PLACES = blocks_by_stage(MOBILENETV2_STAGES)
 STRIDES = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
 LAST_CHANNELS = 320
@@ -48,7 +49,7 @@ _WEIGHTS = r"(?:depthwise_)?weights$"
 _NORM = r"(?:BatchNorm/)?(gamma|beta|moving_mean|moving_variance|bias|biases)$"
 _LEAVES = {"gamma": "weight", "beta": "bias", "bias": "bias", "biases": "bias"}
 _LEAVES |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
-#: TF-slim's layer → timm's convolution and norm; the block without expansion has one norm fewer.
+#: TF-slim's layer → timm's convolution and norm; the first block has no expansion, so one norm fewer.
 _FIRST = {"depthwise": ("conv_dw", "bn1"), "project": ("conv_pw", "bn2")}
 _BLOCK = {"expand": ("conv_pw", "bn1"), "depthwise": ("conv_dw", "bn2"), "project": ("conv_pwl", "bn3")}
 
@@ -107,7 +108,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         DeepLabV3 over `google_mobilenetv2_<width>`. A model with 21 outputs gets the classes of Pascal VOC.
 
     Raises:
-        AtrousError: the file has another network, or its strides, dilations or activations differ.
+        AtrousError: the file contains another network, or its strides, dilations or activations differ.
     """
     _refuse_others(foreign)
     config = foreign.config
@@ -130,7 +131,9 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
             "backbone.net.conv_stem.weight",
         )
     )
-    state["aspp.project.0.weight"] = move_channels(projection, (1, 0))  # there, image pooling is the first branch
+    state["aspp.project.0.weight"] = move_channels(
+        projection, (1, 0)
+    )  # in TensorFlow, image pooling is the first branch
     channels = stem.shape[1]
     usual = {
         "output_stride": config.get("output_stride", OUTPUT_STRIDE),
@@ -171,8 +174,8 @@ def _notes(config: Mapping[str, Any]) -> tuple[str, ...]:
     size = config.get("input_size", ())
     if len(size) == 2 and min(size) > 1:
         found.append(
-            f"Made for pictures of {size[1]}×{size[0]} px. Other sizes work too, best with objects of the same size in "
-            "pixels."
+            f"The network was made for pictures of {size[1]}×{size[0]} px. Other sizes work, too, best if objects have "
+            "the same size in pixels."
         )
     if config.get("quantised"):
         found.append("The 8-bit rounding of its activations is not reproduced: about 2 % of the pixels may differ.")

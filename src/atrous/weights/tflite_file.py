@@ -1,4 +1,4 @@
-"""Reads the convolutions of a TensorFlow Lite file, their weights (float32) and geometry, without running any code.
+"""Reads the convolutions of a TensorFlow Lite file, with float32 weights and geometry, without running any code.
 
 The file is a flatbuffer (schema: tensorflow/lite/schema/schema.fbs), whose offsets may be wrong. So every index is
 checked against its table, and the tensors together may not have more bytes than the file.
@@ -29,9 +29,9 @@ DTYPES = {0: "<f4", 2: "<i4", 3: "u1", 9: "i1"}
 FLOAT32, UINT8, INT8 = 0, 3, 9
 #: TensorType of an integer input → offset from its values to pictures of 0–255.
 FROM_UINT8 = {UINT8: 0, INT8: 128}
-#: BuiltinOperator and BuiltinOptions.
+#: Numbers of operators in BuiltinOperator.
 CONV_2D, DEPTHWISE_CONV_2D, RESIZE_BILINEAR = 3, 4, 23
-#: Numbers in ActivationFunctionType and Padding.
+#: Number in ActivationFunctionType → activation, and number of SAME in Padding.
 ACTIVATIONS = {0: "none", 1: "relu", 3: "relu6"}
 SAME = 0
 
@@ -44,13 +44,13 @@ class Convolution:
     """One convolution of a graph.
 
     Attributes:
-        name: name of its weights in the file.
-        weights: O×kh×kw×I, or 1×kh×kw×C if it is depthwise; float32, dequantised.
+        name: name of the weights tensor in the file.
+        weights: O×kh×kw×I, or 1×kh×kw×C for a depthwise convolution; float32, dequantised.
         bias: one value per output channel, float32; zeros if the file has no bias.
         depthwise: whether each channel has its own filter.
         stride: stride in input pixels, the same in height and width.
         dilation: atrous rate, the same in height and width.
-        activation: activation that is fused into it: "none", "relu" or "relu6".
+        activation: activation fused into the convolution: "none", "relu" or "relu6".
     """
 
     name: str
@@ -230,7 +230,7 @@ class _File:
             return (raw.astype(np.float32) - zero.astype(np.float32).reshape(along)) * scale.reshape(along)
 
     def _quantisation(self, tensor: Any) -> tuple[NDArray[np.float32] | None, NDArray[np.int64]]:
-        """Returns scales and zero points, one of each or one per channel; scale None if it is not quantised."""
+        """Returns the scales and zero points, one or one per channel; the scale is None without quantisation."""
         record = tensor.Quantization()
         if record is None or not record.ScaleLength():
             return None, np.zeros(1, np.int64)
@@ -254,7 +254,7 @@ class _File:
 
     def _one(self, kind: str, table: Any, count: int, index: int) -> Any:
         if not 0 <= index < count:
-            raise AtrousError(f"{self.name} is damaged: it names {kind} {index} of {count}.")
+            raise AtrousError(f"{self.name} is damaged: it names {kind} {index}, but the number of entries is {count}.")
         return table(index)
 
 

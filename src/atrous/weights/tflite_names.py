@@ -1,4 +1,4 @@
-"""Reads the convolutions of a .tflite file by TF-slim's names, which Google's checkpoints use."""
+"""Reads the convolutions of a .tflite file under TF-slim's names, which Google's checkpoints use."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 from atrous.errors import AtrousError
 from atrous.weights import tflite_file
 
-#: Normalisation x / 127.5 − 1 of pictures in 0–255; a quantised file has its own values.
+#: Normalisation x / 127.5 − 1 of pictures in 0–255, for files in float32; a quantised file states its mean and std.
 MEAN = STD = 127.5
 
 
 def read_tflite(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads the convolutions of a .tflite file by TF-slim's names, and the properties of its graph.
+    """Reads the convolutions of a .tflite file under TF-slim's names, and the properties of its graph.
 
     Args:
         path: file in float32 or quantised to 8 bits; nothing in it is run.

@@ -1,7 +1,7 @@
 """Makes an ImageNet network of timm (or torchvision's ResNets, with the same names) the backbone of a new model.
 
-Source: timm/models/_features.py, version 1.0: if a network is split into stages, `stages.0.` becomes `stages_0.`; and
-timm/models/_hub.py (`save_config_for_hf`): a folder's config.json has `architecture`, `model_args`, `pretrained_cfg`.
+Sources, version 1.0: timm/models/_features.py (if a network is split into stages, `stages.0.` becomes `stages_0.`) and
+timm/models/_hub.py (`save_config_for_hf`: a folder's config.json has `architecture`, `model_args`, `pretrained_cfg`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from atrous.weights.read_checkpoint import Foreign
 KEYS: Keys = ((r"", "backbone.net."),)
 FLATTENED: Keys = ((r"([^.]+)\.([^.]+)\.", r"backbone.net.\1_\2."),)
 
-#: Pairs of key beginnings in networks of timm: of the stem and of the first stage.
+#: Prefixes of the keys of timm's networks, in pairs: of the stem and of the first stage.
 FINGERPRINTS = (
     ("conv1.", "layer1.0."),
     ("conv_stem.", "blocks.0."),
@@ -39,7 +39,7 @@ FINGERPRINTS = (
 
 #: Name of the file that describes the network in a folder.
 FILE = "config.json"
-#: Limit above the number of classes and the picture side of any network.
+#: Largest accepted number of classes and picture side; far above those of any network.
 MOST = 2**31
 
 #: Arguments in a folder's `model_args` that are only for classifiers, or that a segmenter's backbone sets itself.
@@ -69,11 +69,12 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     told = _told(foreign, "backbone" in given)
     if "backbone" not in {**told, **given}:
         raise AtrousError(
-            f"{foreign.name or 'the state dict'} holds a classification network, but its keys do not determine which: "
-            "give its name in timm with backbone= (--backbone), such as resnet50."
+            f"{foreign.name or 'the state dict'} holds a classification network, but its keys do not determine which "
+            "network: give its name in timm with backbone= (--backbone), such as resnet50."
         )
     architecture = given.get("architecture", "deeplabv3plus")
-    if not timm.is_model(told.get("backbone", "")):  # this timm does not have it; the user has named another backbone
+    # If this timm lacks the network of config.json, the user named another backbone.
+    if not timm.is_model(told.get("backbone", "")):
         told.pop("backbone", None)
         told.pop("backbone_arguments", None)
     arguments = merged({}, told, given, foreign.name)
@@ -109,7 +110,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
 
 
 def _pretrained(config: Mapping[str, Any]) -> Record:
-    """Returns a folder's settings of pictures: "pretrained_cfg", or in older folders the top level of config.json."""
+    """Returns a folder's settings of pictures, from "pretrained_cfg" or, in older folders, from config.json itself."""
     given = config.get("pretrained_cfg")
     if isinstance(given, Mapping):
         return Record(given, "", FILE)
@@ -117,7 +118,7 @@ def _pretrained(config: Mapping[str, Any]) -> Record:
 
 
 def _told(foreign: Foreign, named: bool) -> dict[str, Any]:
-    """Returns the arguments of atrous that a folder's config.json and the stem determine."""
+    """Returns the arguments of atrous that a folder's config.json and the weights of the stem determine."""
     told: dict[str, Any] = {}
     stem = next((tensor for tensor in foreign.state.values() if tensor.ndim == 4), None)
     if stem is not None and stem.shape[1] != 3:
@@ -156,13 +157,14 @@ def _seen(config: Mapping[str, Any], channels: int) -> tuple[Preprocessing | Non
     sized = f" for pictures of {size[2]}×{size[1]} px" if size else ""
     counted = f" of {classes} classes" if classes else ""
     note = (
-        f"An image classifier of timm, {config['architecture']}{sized}: its features become the backbone; its "
-        f"classifier{counted} is left over, and the segmenter's head still needs training."
+        f"The file contains timm's image classifier {config['architecture']}{sized}. Its features become the backbone, "
+        f"its classifier{counted} is left over, and the segmenter's head still needs training."
     )
     return normalisation(rows[0], rows[1], channels), (note,)
 
 
 def _ours(key: str, ours: Mapping[str, Tensor]) -> str | None:
+    """Returns our key for timm's key; None if our model does not have it."""
     for keys in (KEYS, FLATTENED):
         name = next(iter(translate({key: torch.empty(0)}, keys)[0]), None)
         if name in ours:

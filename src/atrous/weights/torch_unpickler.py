@@ -1,8 +1,8 @@
 """Reads PyTorch's own files without running any code in them.
 
 torch's restricted reader reads the pickle. It creates tensors, dicts, lists and strings, and refuses other names of
-code. But some names that it allows can fill the memory: bytearray of a large number, or Counter of a tensor that
-repeats one number. So this module checks all names in the pickles first and allows only those in `SAFE`.
+code. But some names that it allows can fill the memory, such as bytearray of a large number, or Counter of a tensor
+that repeats one number. So this module checks all names in the pickles first and allows only those in `SAFE`.
 
 Training checkpoints also contain harmless objects, such as a NumPy score or the history of a log. Their names are
 listed in `HARMLESS`. An inert class of this module replaces each of these objects; it accepts any arguments and does
@@ -122,8 +122,8 @@ def read_torch(path: Path) -> Any:
 def _refusal(path: Path, name: str) -> str:
     if name.startswith("torch._utils._rebuild_"):
         return (
-            f"{path} has a tensor of a kind that cannot be read, such as a sparse or quantised one ({name!r}); save "
-            "it dense, as floating-point numbers. Nothing was run."
+            f"{path} has a tensor of a kind that cannot be read, such as a sparse or quantised tensor ({name!r}); "
+            "save it dense, as floating-point numbers. Nothing was run."
         )
     return (
         f"{path} holds more than weights: it names {name!r}, which is code. Nothing was run. If you trust the file, "
@@ -136,7 +136,7 @@ def _names(path: Path, most: int) -> Iterator[str]:
     if _is_zip(path):
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
-                if entry.filename.lower().endswith(".pkl"):  # torch ignores the case of letters here
+                if entry.filename.lower().endswith(".pkl"):  # torch ignores the case of this suffix
                     yield from _names_in(archive.read(entry), most)
         return
     if _is_tar(path):
@@ -147,7 +147,7 @@ def _names(path: Path, most: int) -> Iterator[str]:
 
 
 def _names_in(pickled: Any, most: int) -> Iterator[str]:
-    """Yields the names in one pickle; an open file is left at the end of that pickle."""
+    """Yields the names of code in one pickle; an open file is then at the end of that pickle."""
     memo: dict[Any, str] = {}
     last = ""  # the name on top of the stack
     in_shape = False  # between torch.Size and its call

@@ -77,7 +77,8 @@ KEYS: Keys = (
     ),
 )
 
-#: Number of blocks and shape of the first 3×3 convolution → timm's name of the ResNet.
+#: Number of blocks, and (output channels, input channels per group) of the first 3×3 convolution → timm's name of the
+#: ResNet.
 RESNETS = {
     (16, (64, 64)): "resnet50",
     (33, (64, 64)): "resnet101",
@@ -112,10 +113,10 @@ def recognises(foreign: Foreign) -> bool:
 
 
 def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
-    """Converts the state dict of a `deeplabv3_*` of torchvision.
+    """Converts the state dict of torchvision's `deeplabv3_*`.
 
     Args:
-        foreign: state dict of one of its segmentation models.
+        foreign: state dict of one of these segmentation models.
         given: arguments that the user named.
 
     Raises:
@@ -128,7 +129,8 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     held: dict[str, Any] = {"aspp_conv": True, "separable": False}
     if mobile:
         held |= {"backbone": "mobilenetv3_large_100", "backbone_arguments": {"norm": (1e-3, 0.01)}}
-        # torchvision's auxiliary head reads features at stride 8; that of atrous reads the stage before the last.
+        # torchvision's auxiliary head reads features at stride 8; atrous's auxiliary head reads the stage before the
+        # last one.
         left_over += tuple(key for key in foreign.state if key.startswith("aux_classifier.") and _is_weight(key))
         state = {name: tensor for name, tensor in state.items() if not name.startswith("auxiliary.")}
     elif "backbone" not in given or _size(foreign.state, "backbone.") in RESNETS:
@@ -170,7 +172,7 @@ def resnet(state: Mapping[str, Tensor], prefix: str = "backbone.") -> str:
 
 
 def _size(state: Mapping[str, Tensor], prefix: str) -> tuple[int, tuple[int, int]]:
-    """Returns the number of blocks, and the shape of the first 3×3 convolution."""
+    """Returns the number of blocks, and (output channels, input channels per group) of the first 3×3 convolution."""
     blocks = sum(bool(re.fullmatch(rf"{re.escape(prefix)}layer\d\.\d+\.conv2\.weight", key)) for key in state)
     out, per_group = state[f"{prefix}layer1.0.conv2.weight"].shape[:2]
     return blocks, (out, per_group)

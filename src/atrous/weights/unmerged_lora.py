@@ -18,7 +18,8 @@ PART = re.compile(
     r"hada_[wt]\d\w*|lokr_[wt]\d\w*|ia3_l|(?:oft|boft|hra)_[RrSsUu]|(?:rand)?(?:vera|lora)_(?:lambda_?\w*|gamma)|fourierft_spectrum|"
     r"modules_to_save|original_module"
 )
-#: peft's name of the layer that an adapter adds to. DLA networks also have a part of that name, but it has submodules.
+#: peft's name of the layer that an adapter extends. DLA networks also have a module of that name, but it has
+#: submodules.
 BASE = re.compile(r"(?:.*[./])?base_layer[./](?:weight|bias)")
 
 
@@ -30,7 +31,7 @@ def check_merged(keys: Iterable[str], name: str) -> None:
         name: file name, for messages.
 
     Raises:
-        AtrousError: some tensors belong to adapters; the message says how to merge them.
+        AtrousError: some tensors belong to adapters; the message states how to merge them.
     """
     found = [key for key in keys if BASE.fullmatch(key) or any(map(PART.fullmatch, re.split(r"[./]", key)))]
     if found:

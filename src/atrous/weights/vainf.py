@@ -1,7 +1,8 @@
 """Converts DeepLabV3 and V3+ of VainF/DeepLabV3Plus-Pytorch over its ResNets and its MobileNetV2.
 
 Source: network/modeling.py, network/_deeplab.py, network/backbone/{resnet,mobilenetv2}.py, main.py; commit 4e1087d.
-Its files do not contain the output stride; VainF trains at 16 by default. Rates are 6, 12, 18 at 16 and double at 8.
+Its files do not contain the output stride; VainF trains at 16 by default. Atrous rates are
+6, 12, 18 at output stride 16 and twice as large at 8.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from atrous.weights.read_checkpoint import Foreign
 #: Blocks in a ResNet's third stage → timm's name.
 RESNETS = {6: "resnet50", 23: "resnet101"}
 
-#: Networks that only VainF's code has → a key that only these networks have.
+#: Backbones of VainF's code that cannot be converted → a key that only this backbone has.
 REFUSED = {"Xception": "backbone.block1.skip.weight", "HRNet": "backbone.transition1.0.0.weight"}
 
 #: Data set that VainF's code trains on → its classes.
@@ -42,7 +43,7 @@ CLASSES = {"Cityscapes": CITYSCAPES_TRAIN_IDS, "Pascal VOC": VOC_CLASSES}
 
 #: VainF's consecutive number of a block → timm's stage and block.
 _BLOCKS = blocks_by_stage(MOBILENETV2_STAGES)
-#: VainF's layer → timm's, in a block with expansion and in the first block, which has none.
+#: VainF's layer → timm's, in a block with expansion and in the first block, which has no expansion.
 _INVERTED = {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2": "conv_pwl", "3": "bn3"}
 _FIRST = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
 
@@ -164,7 +165,7 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _low_last(ours: dict[str, Tensor], separable: bool) -> None:
-    """Moves the low-level features of the decoder to the end: VainF concatenates them first, atrous last."""
+    """Moves the low-level features of the decoder to the end: they come first in VainF's code and last in atrous."""
     low = len(ours["decoder.reduce.0.weight"])
     mixing = "decoder.fuse.0.1.weight" if separable else "decoder.fuse.0.0.weight"
     ours[mixing] = move_channels(ours[mixing], (1, 0), sizes=(low, ours[mixing].shape[1] - low))

@@ -84,7 +84,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     held: dict[str, Any] = {"backbone": "vgg16"}
     if (
         state["backbone.net.conv1_1.weight"].shape[1] != 3
-    ):  # the file's filters are for another number of channels than RGB
+    ):  # the file's filters take another number of channels than RGB
         held["in_channels"] = state["backbone.net.conv1_1.weight"].shape[1]
     arguments = merged({}, held, given, foreign.name)
     with torch.device("meta"):
@@ -116,8 +116,8 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
 
 
 def _thinned(tensor: Tensor, ours: Tensor) -> Tensor:
-    """Keeps every n-th filter, input and pixel, so that the weights get the shape of the model's."""
-    if tensor.ndim == 2:  # fully connected: inputs are 512 maps of 7×7, or 4096 values
+    """Keeps every n-th filter, input and pixel, so that the weights get the shape of the model's weights."""
+    if tensor.ndim == 2:  # fully connected: the inputs are 512 maps of 7×7, or 4096 values
         side = 7 if tensor.shape[1] == 512 * 49 else 1
         tensor = tensor.reshape(tensor.shape[0], -1, side, side)
     if tensor.ndim != ours.ndim or any(there < here for there, here in zip(tensor.shape, ours.shape, strict=True)):

@@ -1,9 +1,10 @@
-"""Chooses the set of weights in a checkpoint that is converted, and lists what else the checkpoint contains.
+"""Chooses the set of weights that is converted from a checkpoint, and lists the other contents of the checkpoint.
 
-A network may have any name as prefix (an attribute of Lightning, a teacher, an average). Words of wrappers, such as
-`module` or `_orig_mod`, may be anywhere in its keys. The file may also contain losses, counters and other networks. One
-rule holds for all sources: a set is complete if a source recognises it after removal of some prefix. Of several
-complete sets, the first is converted whose name is not that of an average or a teacher; if there is none, the first.
+The keys of a network may begin with any name (an attribute of Lightning, a teacher, an average). Words of wrappers,
+such as `module` or `_orig_mod`, may be anywhere in its keys. The file may also contain losses, counters and other
+networks. One rule holds for all sources: a set is complete if a source recognises it after removal of some prefix. If
+the file has several complete sets, the first set whose name is not that of an average or a teacher is converted. If
+there is no such set, the first set is converted.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from atrous.weights.read_checkpoint import Foreign, single
 #: the file has no complete network.
 BACKBONES = frozenset({"timm-backbone", "vgg16"})
 
-#: Highest number of names in a prefix under which a network is searched.
+#: Largest number of names in the prefix of a network that is searched for.
 DEPTH = 4
 
 #: Names of copies of the trained weights, and of teacher networks.
@@ -47,7 +48,7 @@ class Chosen:
     Args:
         foreign: content of the file with only that set, by the source's own names.
         keys: source's name → key in the file.
-        beside: keys of all other tensors in the file; another complete set is given as `NAME.*`.
+        beside: keys of all other tensors in the file; `NAME.*` stands for another complete set.
         notes: notes for the user on the other sets.
     """
 
@@ -70,7 +71,7 @@ class _Network:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Its possible names, the shortest first."""
+        """The possible names of the set, the shortest first."""
         parts = [part for part in (self.path, self.word, self.prefix.rstrip("./")) if part]
         return tuple(dict.fromkeys((*reversed(parts), ".".join(parts)))) if parts else ()
 
@@ -80,8 +81,8 @@ def choose(foreign: Foreign, source: str | None = None, weights: str | None = No
 
     Args:
         foreign: content of the file.
-        source: name of the source, if the user named it.
-        weights: name of the set, if the user named it.
+        source: name of the source; None if the user did not name it.
+        weights: name of the set; None if the user did not name it.
 
     Returns:
         The set, or the unchanged file if no source recognises any set.
@@ -144,7 +145,7 @@ def _networks(foreign: Foreign) -> list[_Network]:
 
 
 def _by_wrappers(held: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
-    """Maps keys without wrappers' words to keys in the file; several sets if keys differ only in these words.
+    """Maps keys without wrappers' words to keys in the file; returns several sets if keys differ only in these words.
 
     TensorFlow's averages are a set of their own, completed with the variables that have no average.
     """
@@ -164,7 +165,7 @@ def _by_wrappers(held: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
 
 
 def _prefixes(state: Mapping[str, Tensor], prefix: str = "", depth: int = DEPTH) -> Iterator[str]:
-    """Yields the shortest prefixes of keys after whose removal a source recognises the set."""
+    """Yields the shortest prefixes; if one of them is removed from the keys, a source recognises the set."""
     inside = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
     if detect_source.recognising(Foreign(inside)):
         yield prefix
@@ -180,7 +181,7 @@ def _prefixes(state: Mapping[str, Tensor], prefix: str = "", depth: int = DEPTH)
 
 
 def _stands_alone(network: _Network, found: list[_Network], foreign: Foreign) -> bool:
-    """Checks whether all convolutions in a file belong to backbones."""
+    """Checks whether all convolutions in the same dict of the file belong to the networks that were found."""
     known = {key for other in found if other.path == network.path for key in other.keys.values()}
     held = foreign.sets.get(network.path, {})
     return not any(tensor.ndim > 2 for key, tensor in held.items() if key not in known)
@@ -211,7 +212,7 @@ def _taken(found: list[_Network], titles: list[str], weights: str | None) -> int
 
 
 def _without_counters(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Separates the weights from single numbers that profilers and quantisers store; returns the keys of the latter."""
+    """Separates the weights from single numbers that profilers and quantisers store; also returns the numbers' keys."""
     kept, counters = {}, []
     for key, tensor in state.items():
         if tensor.numel() > 1 or re.split(r"[./]", key)[-1] in (*LAYER_LEAVES, COUNT):

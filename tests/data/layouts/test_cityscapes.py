@@ -95,11 +95,14 @@ def test_classes_are_the_published_ones():
 
 def test_the_kind_that_is_complete_is_taken(tmp_path):
     cityscapes(tmp_path, "labelIds", "labelTrainIds")
-    assert any("To read *_gtFine_labelTrainIds.png, move these away" in note for note in open_dataset(tmp_path).notes)
+    assert any(
+        "To read *_gtFine_labelTrainIds.png, move the masks *_gtFine_labelIds.png to another folder" in note
+        for note in open_dataset(tmp_path).notes
+    )
     (tmp_path / "gtFine/val/lindau/lindau_000000_000019_gtFine_labelIds.png").unlink()
     dataset = open_dataset(tmp_path)
     assert dataset.classes == CITYSCAPES_TRAIN_IDS
-    assert any("masks read are *_gtFine_labelTrainIds.png" in note for note in dataset.notes)
+    assert any("masks *_gtFine_labelTrainIds.png are read" in note for note in dataset.notes)
 
 
 @pytest.mark.parametrize("kind", ["labelTrainIds", "labelIds"])

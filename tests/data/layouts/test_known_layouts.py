@@ -228,7 +228,7 @@ def test_a_folder_that_another_hides_is_answered_with_a_command(tmp_path, case):
         save(tmp_path / "validannot/x.png", 1)
     before = told(tmp_path)
     assert "(1 picture) is not read" in before and f'mv "{tmp_path / rival}"' in before
-    assert "To read both, merge them: move the files of" in before
+    assert "To read both, move the files of" in before
     (tmp_path / rival).rename(tmp_path / f"{rival}_unused")  # as the command does
     try:
         after = told(tmp_path)

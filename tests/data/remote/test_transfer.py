@@ -163,7 +163,7 @@ def test_a_file_url_is_a_path(tmp_path):
     assert local_path(str(tmp_path)) == tmp_path == local_path(tmp_path)
     assert local_path("https://host/a.png") is None
     for url in ("file://host/a.png", "file://", "file:///"):
-        with pytest.raises(AtrousError, match="names no file of this machine"):
+        with pytest.raises(AtrousError, match="is not a file on this machine"):
             local_path(url)
 
 
@@ -215,18 +215,18 @@ class TestWeb:
     @pytest.mark.parametrize(
         ("path", "message"),
         [
-            ("/absent.png", "/absent.png: the server answers 404"),
-            ("/page.png", "/page.png gives a page of text and no picture: give the picture's own address"),
-            ("/disguised.png", "/disguised.png gives a page of text and no picture"),
+            ("/absent.png", "/absent.png: the server returned 404"),
+            ("/page.png", "/page.png is a page of text and not a picture: give the address of the picture itself"),
+            ("/disguised.png", "/disguised.png is a page of text and not a picture"),
             ("/short.png", f"/short.png ended after {len(PNG)} of {len(PNG) + 9} bytes"),
             ("/huge.png", "has 1,000,000,000,000,000,000 bytes, and the disk has"),
             ("/..%2F..%2Fx.png", "names no file"),
             ("/%2e%2e", "names no file"),
             ("/", "names no file"),
             ("/a%00.png", "names no file"),
-            ("/private.png", "the server answers 401"),
-            ("/round.png", r"the server answers 302 The HTTP server returned a redirect error[^\n\x1b]*$"),
-            ("/local", "cannot be reached|the server answers 302"),
+            ("/private.png", "the server returned 401"),
+            ("/round.png", r"the server returned 302 The HTTP server returned a redirect error[^\n\x1b]*$"),
+            ("/local", "cannot be reached|the server returned 302"),
         ],
     )
     def test_what_is_no_picture_is_refused_and_nothing_stays(self, server, tmp_path, path, message):
@@ -324,7 +324,7 @@ class TestFilesystems:
 
     def test_a_page_is_no_picture(self, memory, tmp_path):
         memory.pipe_file("/pictures/error.png", b"<?xml version='1.0'?><Error>AccessDenied</Error>")
-        with pytest.raises(AtrousError, match=r"error\.png gives a page of text and no picture"):
+        with pytest.raises(AtrousError, match=r"error\.png is a page of text and not a picture"):
             fetch("memory://pictures/error.png", tmp_path)
 
     def test_a_full_disk_is_said_before_it_is_full(self, memory, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -76,6 +77,41 @@ def test_slope_and_intercept_are_applied(tmp_path):
     assert volume.values.dtype == np.float32
 
 
+def with_scale(path, values, slope, intercept):
+    """Saves raw numbers with a scale in the header; nibabel itself would change the numbers."""
+    image = nibabel.Nifti1Image(values, np.eye(4))
+    content = bytearray(image.to_bytes())
+    struct.pack_into("<2f", content, 112, slope, intercept)
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else bytes(content))
+    return path
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(5, 6), (5, 6, 7), (5, 6, 7, 2), (5, 6, 7, 1, 3)])
+@pytest.mark.parametrize("scale", [(0.0173, -1024.3), (1.0, 0.0), (2.0, 0.0), (0.0, 5.0), (np.nan, 0.0)])
+def test_scaled_values_are_those_of_nibabel_rounded_once(tmp_path, dtype, shape, scale):
+    values = (np.random.default_rng(0).normal(size=shape) * 50 + 100).astype(dtype)
+    path = with_scale(tmp_path / "scan.nii.gz", values, *scale)
+    expected = np.asanyarray(nibabel.load(path).dataobj)
+    expected = expected.astype(np.float32) if expected.dtype == np.float64 else expected
+    found = read_nifti(path).values
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected.reshape(*(*shape, 1)[:3], -1))
+
+
+@pytest.mark.parametrize(("name", "bytes_per_voxel"), [("scan.nii", 4.5), ("scan.nii.gz", 7.5)])
+def test_a_scaled_scan_is_never_in_memory_as_float64(tmp_path, name, bytes_per_voxel):
+    values = np.random.default_rng(0).integers(-1000, 1000, (128, 128, 64)).astype(np.int16)
+    path = with_scale(tmp_path / name, values, 0.5, -1)
+    read_nifti(path)  # imports
+    tracemalloc.start()
+    try:
+        assert read_nifti(path).values.dtype == np.float32
+        assert tracemalloc.get_traced_memory()[1] < bytes_per_voxel * values.size
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_fourth_dimension_is_contrasts(tmp_path):
     values = np.random.default_rng(1).normal(size=(3, 4, 5, 2)).astype(np.float32)
     path = saved(tmp_path / "scan.nii.gz", values)
@@ -104,6 +140,64 @@ def test_two_positions_that_differ_are_noted(tmp_path):
     volume = read_nifti(tmp_path / "scan.nii")
     assert "two positions that differ" in volume.notes[0]
     np.testing.assert_array_equal(volume.grid.affine, np.eye(4))
+
+
+UNUSABLE = {
+    "zero": np.zeros((3, 4)),
+    "one direction twice": np.array([[1.0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0]]),
+    "NaN": np.full((3, 4), np.nan),
+}
+
+
+def with_forms(path, kind, sform, qform):
+    """Saves a scan with an sform (3×4 numbers, written as they are) and a qform (4×4, or a broken quaternion)."""
+    image = kind(np.arange(60, dtype=np.int16).reshape(3, 4, 5), None)
+    image.header["sform_code"], image.header["qform_code"] = int(sform is not None), int(qform is not None)
+    if isinstance(qform, np.ndarray):
+        image.header.set_qform(qform, 1)
+    elif qform is not None:
+        image.header["quatern_b"] = image.header["quatern_c"] = 1
+    for axis, row in zip("xyz", np.eye(4)[:3] if sform is None else sform, strict=True):
+        image.header[f"srow_{axis}"] = row
+    content = image.to_bytes()
+    header = image.header.binaryblock
+    path.write_bytes(header + content[len(header) :])
+    return path
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize("sform", UNUSABLE)
+def test_an_unusable_sform_leaves_the_position_to_the_qform_with_a_note(tmp_path, kind, sform):
+    qform = np.array([[-2.0, 0, 0, 9], [0, 0, 3, 8], [0, 1, 0, 7], [0, 0, 0, 1]])
+    path = with_forms(tmp_path / "scan.nii", kind, UNUSABLE[sform], qform)
+    volume = read_nifti(path)
+    np.testing.assert_allclose(volume.stored.affine, qform, atol=1e-5)
+    (note,) = volume.notes
+    assert "scan.nii: its sform is unusable, so its qform is used" in note
+    assert nifti_shape(path)[0].shape == volume.grid.shape
+    write_nifti_mask(tmp_path / "mask.nii", np.ones(volume.grid.shape, np.uint8), path, packed=False)
+    np.testing.assert_array_equal(read_nifti(tmp_path / "mask.nii").stored.affine, volume.stored.affine)
+
+
+@pytest.mark.parametrize("sform", UNUSABLE)
+@pytest.mark.parametrize("qform", [None, "broken", np.full((4, 4), np.nan)], ids=["none", "broken", "NaN"])
+def test_a_file_without_a_usable_position_is_refused(tmp_path, sform, qform):
+    path = with_forms(tmp_path / "scan.nii", nibabel.Nifti1Image, UNUSABLE[sform], None if qform is None else "broken")
+    if isinstance(qform, np.ndarray):
+        image = bytearray(path.read_bytes())
+        struct.pack_into("<3f", image, 256, *[float("nan")] * 3)
+        path.write_bytes(image)
+    with pytest.raises(AtrousError, match=r"scan\.nii: no position of the voxels is usable\. its sform: "):
+        read_nifti(path)
+
+
+def test_a_broken_qform_is_an_error_without_an_sform_and_a_note_beside_one(tmp_path):
+    alone = with_forms(tmp_path / "alone.nii", nibabel.Nifti1Image, None, "broken")
+    with pytest.raises(AtrousError, match=r"alone\.nii: the file is damaged or not NIfTI: w2"):
+        read_nifti(alone)
+    both = read_nifti(with_forms(tmp_path / "both.nii", nibabel.Nifti1Image, np.eye(4)[:3], "broken"))
+    np.testing.assert_array_equal(both.stored.affine, np.eye(4))
+    assert "its qform is unusable, so its sform is used" in both.notes[0]
 
 
 def test_no_text_of_the_scan_is_in_the_mask(tmp_path):
@@ -197,4 +291,46 @@ def test_a_mask_of_ours_is_known_until_it_is_corrected(tmp_path, kind, packed, e
     corrected = np.asanyarray(mask.dataobj).copy()
     corrected[1, 2, 3] = 0
     nibabel.save(kind(corrected, mask.affine, mask.header), path)
+    assert is_marked(path) and not is_sealed(path)
+
+
+def shifted(image):
+    image.header["srow_x"][3] += 1.5
+    image.header["qoffset_x"] += 1.5
+
+
+def without_sform(image):
+    image.header["sform_code"] = 0
+
+
+def other_qform_code(image):
+    image.header["qform_code"] = 3
+
+
+def thicker(image):
+    image.header["pixdim"][3] *= 2
+
+
+def in_metres(image):
+    image.header["xyzt_units"] = 1
+
+
+def scaled(image):
+    image.header["scl_slope"] = 2
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("change", [shifted, without_sform, other_qform_code, thicker, in_metres, scaled])
+def test_a_mask_of_ours_whose_position_or_scale_was_corrected_is_not_overwritten(tmp_path, kind, packed, change):
+    path = tmp_path / ("mask.nii.gz" if packed else "mask.nii")
+    nibabel.save(kind(np.zeros((3, 4, 5), np.int16), np.diag([1.0, 1, 2, 1])), tmp_path / "scan.nii")
+    write_nifti_mask(path, np.ones((3, 4, 5), np.uint8), tmp_path / "scan.nii", packed=packed)
+    assert is_sealed(path)
+    content = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
+    image = kind.from_bytes(content)
+    change(image)
+    changed = image.header.binaryblock + content[len(image.header.binaryblock) :]
+    assert len(changed) == len(content) and changed != content
+    path.write_bytes(gzip.compress(changed) if packed else changed)
     assert is_marked(path) and not is_sealed(path)

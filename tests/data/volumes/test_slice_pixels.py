@@ -5,6 +5,7 @@ import pytest
 
 from atrous.data.pictures import read_kind, read_mask, read_pixels
 from atrous.data.sources.scene_files import read_input
+from atrous.data.volumes.read_volume import read_volume
 from atrous.data.volumes.slices import SlicePlace, pictures_of
 from atrous.errors import AtrousError
 from atrous.input_spec import Input
@@ -39,6 +40,38 @@ def test_masks_of_whole_floats_are_read_and_fractions_refused(tmp_path):
     path = SlicePlace(saved(tmp_path / "soft.nii", np.full((2, 2, 2), 0.5, np.float32)), "axial", 0).path
     with pytest.raises(AtrousError, match="fractions"):
         read_mask(path)
+
+
+LARGE = [2**24, 2**24 + 1, 2**31 - 1]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int64])
+def test_integers_of_masks_are_exact(tmp_path, dtype):
+    labels = np.zeros((2, 2, 2), dtype)
+    labels[0, 0, 0], labels[1, 0, 0], labels[1, 1, 0] = LARGE
+    nibabel.save(nibabel.Nifti1Image(labels, np.eye(4), dtype=dtype), tmp_path / "mask.nii")
+    assert sorted(read_mask(SlicePlace(tmp_path / "mask.nii", "axial", 0).path).values.ravel().tolist()) == [0, *LARGE]
+
+
+@pytest.mark.parametrize("number", LARGE)
+@pytest.mark.parametrize("kind", ["float32", "float64", "scaled"])
+def test_a_mask_whose_numbers_may_be_rounded_is_refused(tmp_path, number, kind):
+    labels = np.full((2, 2, 2), number, np.int32 if kind == "scaled" else kind)
+    image = nibabel.Nifti1Image(labels, np.eye(4))
+    content = bytearray(image.to_bytes())
+    if kind == "scaled":
+        content[112:120] = np.array([1, 1], "<f4").tobytes()
+    (tmp_path / "mask.nii").write_bytes(content)
+    with pytest.raises(AtrousError, match=r"mask\.nii: the mask holds numbers of 16777216 or more"):
+        read_mask(SlicePlace(tmp_path / "mask.nii", "axial", 0).path)
+
+
+def test_a_missing_value_is_a_number_and_not_its_remainder_in_a_small_type(tmp_path):
+    values = np.full((2, 2, 2), 255, np.uint8)
+    values[0, 0, 0] = 7
+    volume = read_volume(saved(tmp_path / "scan.nii", values))
+    assert volume.valid((-1,)).all() and volume.valid((263, -249)).all()
+    assert np.argwhere(~volume.valid((7,))).tolist() == [[0, 0, 0]]
 
 
 def test_a_volume_is_standardised_by_its_voxels_that_are_not_zero(tmp_path):

@@ -36,6 +36,7 @@ def test_other_paths_are_no_slices(path):
 
 def test_both_suffixes_are_one_stem():
     assert [volume_stem(Path(name)) for name in ("a.b.nii.gz", "a.b.NII", "a.b.png")] == ["a.b", "a.b", "a.b"]
+    assert volume_stem(Path("a/scan.nii.gz/coronal/12")) == "scan_coronal_0012"
     assert [is_volume(Path(name)) for name in ("a.nii.gz", "a.NII", "a.gz", "nii")] == [True, True, False, False]
 
 

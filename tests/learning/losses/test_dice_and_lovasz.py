@@ -8,7 +8,7 @@ from atrous.learning.losses.combined import loss_for
 from atrous.learning.losses.dice import Tversky
 from atrous.learning.losses.lovasz import LovaszSoftmax
 from atrous.learning.losses.pixel import CrossEntropy, hard_pixels, near_boundary
-from atrous.learning.recipe import Loss
+from atrous.learning.recipe_sections import Loss
 
 
 def likelihoods(scores, labels, align_corners=False):

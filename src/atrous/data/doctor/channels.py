@@ -36,7 +36,7 @@ def find_channels_without_a_way(
     """
     training, measured = (
         [
-            (PictureKind(pair.picture.channels, pair.picture.dtype, pair.picture.bands), str(pair.item.image))
+            (pair.picture.kind, str(pair.item.image))
             for pair in by_split.get(name, by_split.get(canonical_split(name), []))
             if pair.picture
         ]
@@ -79,10 +79,10 @@ def note_without_colors(dataset: Dataset, kinds: Mapping[Path, PictureKind], cha
     kind = next(iter(kinds.values()), None)
     if kind is None or channels is None:
         return
-    usual = usual_colors(channels, kind.dtype)
+    usual = 0 if dataset.inputs[0].planes else usual_colors(channels, kind.dtype)
     color_counts = [one.colors for one in dataset.inputs]
     if not any([usual if color_counts[0] is None else color_counts[0], *color_counts[1:]]):
         yield (
-            f"No channel of these pictures is a colour: {in_words(OF_COLORS, 'and')} of a recipe's augment would have "
-            f"no effect. {SAY_COLORS}"
+            f"No channel of these {dataset.nouns[0]}s is a colour: {in_words(OF_COLORS, 'and')} of a recipe's augment "
+            f"would have no effect. {SAY_COLORS}"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,18 @@ from atrous.data.doctor.propose_classes import Proposal, propose_classes, withou
 from atrous.data.doctor.readiness import few_pictures, obstacles
 from atrous.data.doctor.scan import Pair, masks_of, survey
 from atrous.data.doctor.shared_between_splits import find_shared, propose_split
+from atrous.data.doctor.volume_checks import find_volume_problems, slices_by_split
+from atrous.data.doctor.volume_grids import find_wrong_contrasts, volume_notes
+from atrous.data.doctor.volume_scan import survey_volumes
 from atrous.data.file_headers import kinds_of
 from atrous.data.layouts.pairing import NoClassesError
 from atrous.data.mask_value_map import IGNORE_INDEX, UNKNOWN, ClassTable, Raw
-from atrous.data.open_dataset import open_dataset
+from atrous.data.open_dataset import open_whole
 from atrous.data.pixels import PictureKind
 from atrous.data.splits.split_names import canonical_split
+from atrous.data.volume_items import first_notes, holds_volumes, input_of_slices
 from atrous.errors import AtrousError
+from atrous.input_spec import check_slices
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,12 @@ class Diagnosis:
         layout: its layout.
         notes: sentences about the layout and the split.
         classes: the class table in use, or None where the dataset has none.
-        images: the number of pictures per split.
+        images: the number of pictures or of whole volumes per split.
         errors: problems that would stop a training or make it useless.
         warnings: problems that may be intended.
-        pixels: per split, the number of pixels with data of each class, in the order of the table.
+        slices: for volumes, the number of slices per split that are pictures in training; empty for pictures.
+        pixels: per split, the number of pixels with data of each class, in the order of the table. For volumes, they
+            are those of the slices of all planes.
         ignored: per split, the number of pixels without a class or without data in the picture.
         proposed_classes: a table that fits the values found; None if the present table fits or no table does.
         turned: pictures turned by their EXIF tag whose masks are in doubt.
@@ -71,6 +78,7 @@ class Diagnosis:
     ignored: Mapping[str, int]
     proposed_classes: ClassTable | None
     turned: tuple[TurnedPair, ...] = ()
+    slices: Mapping[str, int] = field(default_factory=dict)
     proposed_split: Mapping[str, tuple[Item, ...]] = field(default_factory=dict)
     proposes_split: bool = False
 
@@ -100,6 +108,7 @@ class Diagnosis:
             "layout": self.layout,
             "notes": list(self.notes),
             "images": dict(self.images),
+            **({"slices": dict(self.slices)} if self.slices else {}),
             "errors": [asdict(finding) for finding in self.errors],
             "warnings": [asdict(finding) for finding in self.warnings],
             "classes": [
@@ -125,6 +134,8 @@ def examine(
     in_channels: int | None = None,
     inputs: Mapping[str, str] | None = None,
     groups: str | None = None,
+    planes: Sequence[str] = (),
+    slices: int | None = None,
 ) -> Diagnosis:
     """Read every picture and mask of a dataset and report its problems.
 
@@ -138,6 +149,8 @@ def examine(
         in_channels: number of channels that the model takes; None for the number in the training pictures.
         inputs: folders of further inputs by name, as in `open_dataset`.
         groups: as in `open_dataset`.
+        planes: planes of the slices of volumes, as in `open_dataset`.
+        slices: number of neighbouring slices that are channels, as in `open_dataset`.
 
     Returns:
         The diagnosis; a dataset without a class table is examined too, and one is proposed.
@@ -145,11 +158,19 @@ def examine(
     Raises:
         AtrousError: the folder is no dataset, or its lists or ``classes.yaml`` cannot be read.
     """
+    check_slices(1 if slices is None else slices, planes)
     dataset, classes = open_to_examine(root, layout, groups, inputs)
     items = list({item.image: item for items in dataset.splits.values() for item in items}.values())
-    kinds = kinds_of((item.image for item in items), pages)
-    channels = _channels(dataset, kinds, train, val, in_channels)
-    pairs = survey(items, classes, progress, pages, channels)
+    if of_volumes := holds_volumes(dataset):
+        dataset = replace(dataset, inputs=(input_of_slices(dataset, tuple(planes), slices),))
+        pairs = survey_volumes(items, classes, progress)
+        dataset = replace(dataset, notes=(*dataset.notes, *first_notes(volume_notes(pairs))))
+        kinds = {pair.item.image: pair.picture.kind for pair in pairs if pair.picture}
+        channels = _channels(dataset, kinds, train, val, None)
+    else:
+        kinds = kinds_of((item.image for item in items), pages)
+        channels = _channels(dataset, kinds, train, val, in_channels)
+        pairs = survey(items, classes, progress, pages, channels)
     of_image = {pair.item.image: pair for pair in pairs}
     by_split = {name: [of_image[item.image] for item in part] for name, part in dataset.splits.items()}
     blended = _blended(pairs, classes)
@@ -163,9 +184,14 @@ def examine(
         proposals = list(_proposal_by_palette(pairs, classes))
     if any(unknown for unknown, _ in mixed):  # a table would mean different things in different files
         proposals = [replace(proposal, classes=None) for proposal in proposals]
-    pixels, ignored = _count_pixels(by_split, classes)
+    own_planes = dataset.inputs[0].planes if of_volumes else ("",)
+    pixels, ignored = _count_pixels(by_split, classes, len(own_planes))  # every voxel is in one slice of each plane
     images = {name: len(part) for name, part in by_split.items()}
-    no_way = list(find_channels_without_a_way(dataset, by_split, train, val, in_channels))
+    volume_errors, volume_warnings = find_volume_problems(dataset, pairs) if of_volumes else ([], [])
+    if of_volumes:
+        no_way = list(find_wrong_contrasts(dataset, pairs, dataset.inputs[0].slices, in_channels))
+    else:
+        no_way = list(find_channels_without_a_way(dataset, by_split, train, val, in_channels))
     input_errors, input_warnings = find_input_problems(dataset, pairs)
     errors = (
         *find_errors(dataset, pairs, classes, proposals),
@@ -173,12 +199,13 @@ def examine(
         *(finding for unknown, finding in mixed if unknown),
         *palettes,
         *no_way,
+        *volume_errors,
         *input_errors,
     )
     turned, shared = judge_turned(pairs), find_shared(dataset, by_split)
     to_write = _split_to_write(dataset, pairs, bool(shared))
     # masks with errors have few labels, and the errors are already reported
-    unfit = list(obstacles(images, classes, {} if errors else pixels, train, val))
+    unfit = list(obstacles(images, classes, {} if errors else pixels, train, val, dataset.nouns))
     return Diagnosis(
         root=dataset.root,
         layout=dataset.layout,
@@ -188,7 +215,7 @@ def examine(
         errors=(*errors, *(Finding(kind, message) for kind, message in unfit)),
         warnings=(
             *find_warnings(dataset, by_split, classes, pixels),
-            *(Finding(kind, message) for kind, message in few_pictures(images, val)),
+            *(Finding(kind, message) for kind, message in few_pictures(images, val, dataset.nouns)),
             *shared,
             *(finding for unknown, finding in mixed if not unknown),
             *([] if no_way else find_mixed_channels(dataset, pairs)),
@@ -198,8 +225,10 @@ def examine(
             *find_assumed_names(dataset, pairs, classes),
             *find_unnamed_background(dataset, pairs, classes),
             *find_turned(dataset, turned),
+            *volume_warnings,
             *input_warnings,
         ),
+        slices=slices_by_split(by_split, own_planes) if of_volumes else {},
         pixels=pixels,
         ignored=ignored,
         # two proposals are for numbers and for colours; neither alone fits all masks
@@ -228,7 +257,7 @@ def open_to_examine(
     groups: str | None = None,
     inputs: Mapping[str, str] | None = None,
 ) -> tuple[Dataset, ClassTable | None]:
-    """Open a dataset that may have no class table.
+    """Open a dataset that may have no class table; the items of a dataset of volumes are whole volumes.
 
     Args:
         root: the dataset's folder.
@@ -243,11 +272,11 @@ def open_to_examine(
         AtrousError: the folder is no dataset, or its lists or ``classes.yaml`` cannot be read.
     """
     try:
-        dataset = open_dataset(root, layout, groups=groups, inputs=inputs)
+        dataset = open_whole(root, layout, groups=groups, inputs=inputs)
         return dataset, dataset.classes
     except NoClassesError as error:
         stand_in = ClassTable(("unknown",), ((0, 0, 0),), ((0,),))
-        dataset = open_dataset(root, layout, classes=stand_in, groups=groups, inputs=inputs)
+        dataset = open_whole(root, layout, classes=stand_in, groups=groups, inputs=inputs)
         return replace(dataset, notes=(*dataset.notes, *error.notes)), None
 
 
@@ -307,8 +336,9 @@ def _proposals(pairs: list[Pair], classes: ClassTable | None, blended: set[Raw])
 
 
 def _count_pixels(
-    by_split: Mapping[str, list[Pair]], classes: ClassTable | None
+    by_split: Mapping[str, list[Pair]], classes: ClassTable | None, planes: int
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    """Returns, per split, the pixels of each class and those ignored, each counted once for each plane."""
     pixels, ignored = {}, {}
     for split, pairs in by_split.items() if classes is not None else ():
         counts = np.zeros(UNKNOWN + 1, dtype=np.int64)
@@ -316,6 +346,7 @@ def _count_pixels(
             if mask.labels is not None:
                 np.add.at(counts, mask.labels, mask.seen)
                 counts[IGNORE_INDEX] += int((mask.counts - mask.seen).sum())
+        counts *= planes
         pixels[split] = tuple(counts[: len(classes)].tolist()) if classes else ()
         ignored[split] = int(counts[IGNORE_INDEX])
     return pixels, ignored

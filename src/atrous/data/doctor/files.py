@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -49,22 +50,24 @@ def find_void(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     void = sorted(((picture.void, pair, picture) for pair, picture in known if picture.void), key=lambda one: -one[0])
     if not void:
         return
-    total = sum(picture.size[0] * picture.size[1] for _, picture in known)
-    share = sum(part * picture.size[0] * picture.size[1] for part, _, picture in void) / total
+    item, pixel = dataset.nouns
+    share = sum(part * math.prod(picture.size) for part, _, picture in void)
+    share /= sum(math.prod(picture.size) for _, picture in known)
     large = "That is a large share: check whether it is intended. " if share >= _MUCH else ""
     yield Finding(
         "void",
-        f"Pictures hold pixels without data (nodata, transparent, NaN or infinite): {share:.1%} of all pixels. {large}"
+        f"{item.capitalize()}s hold {pixel}s without data (nodata, transparent, NaN or infinite): {share:.1%} of all "
+        f"{pixel}s. {large}"
         "They are ignored in training and scores, and predicted masks hold 255 there.",
         len(void),
-        tuple(f"{shown(dataset, pair.item.image)}: {part:.1%} of its pixels" for part, pair, _ in void[:SHOWN]),
+        tuple(f"{shown(dataset, pair.item.image)}: {part:.1%} of its {pixel}s" for part, pair, _ in void[:SHOWN]),
     )
     empty = [shown(dataset, pair.item.image) for part, pair, _ in void if part == 1]
     if empty:
         yield Finding(
             "all_void",
-            "Pictures in which no pixel holds data; nothing can be learned from them. Remove them, or correct their "
-            "nodata value or alpha.",
+            f"{item.capitalize()}s in which no {pixel} holds data; nothing can be learned from them. Remove them, or "
+            "correct their nodata value or alpha.",
             len(empty),
             tuple(empty[:SHOWN]),
         )

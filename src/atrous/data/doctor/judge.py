@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,10 +86,11 @@ def find_warnings(
 
 
 def _missing(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
+    noun = dataset.nouns[0].capitalize()
     without_mask = [pair.item for pair in pairs if pair.item.mask is None and file_of_picture(pair.item.image).exists()]
     yield from _grouped(
         "missing_mask",
-        "Pictures without a mask. Add the masks under the same file names, or take the pictures out.",
+        f"{noun}s without a mask. Add the masks under the same file names, or take the {dataset.nouns[0]}s out.",
         [shown(dataset, item.image) for item in without_mask],
     )
     absent = [pair.item for pair in pairs if not file_of_picture(pair.item.image).exists()]
@@ -99,7 +100,7 @@ def _missing(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     orphans = [shown(dataset, path) for path in dataset.masks_without_image]
     yield from _grouped(
         "missing_image",
-        "Pictures that a split list names, or a mask belongs to, are not there. Add them, or take their "
+        f"{noun}s that a split list names, or a mask belongs to, are not there. Add them, or take their "
         "names and masks out.",
         list(dict.fromkeys([*named, *orphans])),
     )
@@ -116,7 +117,7 @@ def _unreadable(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
 def _wrong_sizes(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     examples = []
     for pair in pairs:
-        if pair.picture and pair.mask:
+        if pair.picture and pair.mask and pair.volume is None:  # volumes are compared by their grids
             try:
                 check_sizes(pair.item, pair.picture.size, pair.mask.size)
             except AtrousError as error:
@@ -222,7 +223,7 @@ def _wrong_values(
         fits = proposal.classes is not None and len(proposals) == 1
         message = f"{proposal.reason} The proposed class table fits them." if fits else proposal.facts
         examples = [
-            f"{shown(dataset, pair.item.mask)}: value {value} in {_count(mask, value)} pixels, "
+            f"{shown(dataset, pair.item.mask)}: value {value} in {_count(mask, value)} {dataset.nouns[1]}s, "
             f"first at {_at(mask, value)}"
             for pair, mask in masks_of(pairs)
             if not mask.lossy
@@ -258,7 +259,8 @@ def _all_ignored(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     ]
     yield from _grouped(
         "all_ignore",
-        "Masks in which every pixel is ignored, or labelled only where the picture has no data; they have no effect.",
+        f"Masks in which every {dataset.nouns[1]} is ignored, or labelled only where the {dataset.nouns[0]} has no "
+        "data; they have no effect.",
         empty,
     )
 
@@ -293,8 +295,17 @@ def _grouped(kind: str, message: str, examples: list[str]) -> Iterator[Finding]:
 
 
 def _at(mask: MaskFacts, value: Raw) -> str:
-    x, y = mask.places[value]
-    return f"pixel x={x}, y={y}"
+    return at_pixel(mask.places[value])
+
+
+def at_pixel(place: Sequence[int]) -> str:
+    """A place in a mask for a message.
+
+    Args:
+        place: (x, y), or (x, y, axial slice) in a volume.
+    """
+    x, y, *slices = place
+    return f"pixel x={x}, y={y}" + "".join(f" of the axial slice {index}" for index in slices)
 
 
 def _count(mask: MaskFacts, value: Raw) -> int:

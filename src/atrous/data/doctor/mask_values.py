@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from atrous.data.class_colors import Color
 from atrous.data.dataset import Dataset
-from atrous.data.doctor.judge import SHOWN, Finding, shown
+from atrous.data.doctor.judge import SHOWN, Finding, at_pixel, shown
 from atrous.data.doctor.scan import MaskFacts, Pair, masks_of
 from atrous.data.formats.palettes import palettes_differ
 from atrous.data.mask_value_map import ClassTable, Raw
@@ -28,10 +28,11 @@ def find_blended_edges(dataset: Dataset, pairs: list[Pair], blended: set[Raw]) -
         here = [(value, int(count)) for value, count in zip(mask.values, mask.counts, strict=True) if value in blended]
         if here:
             place = next(((value, at) for value, at in mask.between_places.items() if value in blended), None)
-            where = f", such as {place[0]} at pixel x={place[1][0]}, y={place[1][1]}" if place else ""
+            where = f", such as {place[0]} at {at_pixel(place[1])}" if place else ""
             pixels = sum(count for _, count in here)
             examples.append(
-                f"{shown(dataset, pair.item.mask)}: {pixels} pixels of {len(here)} in-between values{where}"
+                f"{shown(dataset, pair.item.mask)}: {pixels} {dataset.nouns[1]}s of {len(here)} in-between "
+                f"values{where}"
             )
     if examples:
         yield Finding(

@@ -16,10 +16,11 @@ from atrous.data.class_colors import Color, packed_colors, unpacked_color
 from atrous.data.dataset import Item
 from atrous.data.doctor.antialiased_edges import EdgeCounts, count_edges
 from atrous.data.doctor.geographic_footprints import Footprint, footprint_of
+from atrous.data.doctor.volume_facts import VolumeFacts
 from atrous.data.formats.palettes import as_colors
 from atrous.data.mask_value_map import UNKNOWN, ClassTable, Raw
 from atrous.data.pictures import StoredMask, exif_orientation, read_mask, read_pixels, stored_lossily
-from atrous.data.pixels import StoredPixels, fill_missing, gives_channels
+from atrous.data.pixels import PictureKind, StoredPixels, fill_missing, gives_channels
 from atrous.data.volumes.slices import file_of_picture
 from atrous.errors import AtrousError
 
@@ -31,17 +32,18 @@ _READERS = 16  # number of threads at most, so 128 cores do not decode 128 large
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """The facts about a picture.
+    """The facts about a picture. Of a volume, the pixels are its voxels, and the channels its contrasts.
 
     Attributes:
-        size: (H, W) in pixels.
+        size: (H, W) in pixels, or (X, Y, Z) in voxels.
         channels: number of channels, without an alpha band.
         bands: number of bands, with an alpha band.
         dtype: the name of its dtype.
         void: share of its pixels without data: nodata, transparent, NaN or infinite.
         doubtful_alpha: whether its alpha band makes pixels void, but may be a channel that was marked as alpha.
         digest: a hash of its pixels.
-        thumbnail: 256 numbers of mean 0 and length 1, so that the dot product of two is their correlation.
+        thumbnail: 256 numbers (4096 of a volume) of mean 0 and length 1, so that the dot product of two is their
+            correlation; all 0 if the picture is blank.
         contrast: the thumbnail's root mean square before it was scaled, in grey levels; for other types than uint8, a
             grey level is 1/255 of its thumbnail's range.
         footprint: the ground that it shows; None if its file has no position.
@@ -58,13 +60,18 @@ class PictureFacts:
     contrast: float
     footprint: Footprint | None = None
 
+    @property
+    def kind(self) -> PictureKind:
+        """Its channels and its type, as of a file header."""
+        return PictureKind(self.channels, self.dtype, self.bands)
+
 
 @dataclass(frozen=True)
 class MaskFacts:
-    """The facts about a mask.
+    """The facts about a mask. Of a mask of a volume, the pixels are its voxels.
 
     Attributes:
-        size: (H, W) in pixels.
+        size: (H, W) in pixels, or (X, Y, Z) in voxels.
         in_color: whether its pixels are (red, green, blue); a grey mask stored as RGB is not.
         lossy: whether the file was compressed lossily.
         values: the raw values found, sorted; the 1024 most frequent if there are more.
@@ -74,10 +81,10 @@ class MaskFacts:
         labels: the label of each value; None without a class table, or if only one of mask and table has
             colours.
         unknown: the number of pixels whose value no class lists.
-        places: first (x, y) of the most frequent values that no class lists.
+        places: first (x, y) of the most frequent values that no class lists; in volumes (x, y, axial slice).
         inside: the number of pixels of each value whose neighbours all have it.
         between: the number of pixels of each value strictly between their neighbours' values.
-        between_places: first (x, y) of the values that are most often between others.
+        between_places: first place, as in ``places``, of the values that are most often between others.
         palette: the colour of each value if the file has a palette, else None.
         nodata: the value that the file declares as no data, if it occurs in the mask and no class lists it; else None.
             ``values`` does not contain it.
@@ -95,10 +102,10 @@ class MaskFacts:
     distinct: int
     labels: np.ndarray | None
     unknown: int
-    places: Mapping[Raw, tuple[int, int]]
+    places: Mapping[Raw, tuple[int, ...]]
     inside: np.ndarray
     between: np.ndarray
-    between_places: Mapping[Raw, tuple[int, int]]
+    between_places: Mapping[Raw, tuple[int, ...]]
     palette: Mapping[int, Color] | None
     nodata: int | None
     pages: int
@@ -116,6 +123,7 @@ class Pair:
         mask: the facts of its mask.
         problems: errors of unreadable files, each with the name of its file.
         turned: the EXIF orientation, 2 to 8, of a picture whose mask has a different one; else 0.
+        volume: further facts of a volume; None for a picture.
     """
 
     item: Item
@@ -123,6 +131,7 @@ class Pair:
     mask: MaskFacts | None
     problems: tuple[str, ...]
     turned: int = 0
+    volume: VolumeFacts | None = None
 
 
 def survey(
@@ -145,11 +154,25 @@ def survey(
     Returns:
         One pair per item, in their order; damaged files become problems, not errors.
     """
+    return read_all(items, lambda item: _read_pair(item, classes, pages, channels), progress, _READERS)
+
+
+def read_all(
+    items: list[Item], read: Callable[[Item], Pair], progress: Callable[[int, int], None] | None, most_readers: int
+) -> list[Pair]:
+    """Reads all items with a function, on all cores.
+
+    Args:
+        items: the items to read.
+        read: reads one item; its errors end the examination.
+        progress: as in `survey`.
+        most_readers: largest number of threads, ≥ 1.
+    """
     pairs: list[Pair] = []
     # Threads are enough: decoding releases the interpreter lock.
-    readers = ThreadPoolExecutor(max_workers=min(_READERS, os.cpu_count() or 1))
+    readers = ThreadPoolExecutor(max_workers=min(most_readers, os.cpu_count() or 1))
     try:
-        for pair in readers.map(lambda item: _read_pair(item, classes, pages, channels), items):
+        for pair in readers.map(read, items):
             pairs.append(pair)
             if progress:
                 progress(len(pairs), len(items))
@@ -167,15 +190,15 @@ def _read_pair(item: Item, classes: ClassTable | None, pages: str, channels: int
             picture, valid = _describe_picture(pixels, wanted)
             picture = replace(picture, footprint=footprint_of(item.image))
         except Exception as error:  # an error of a decoder, or no memory: one file must not end the examination
-            problems.append(_in_words(item.image, error))
+            problems.append(file_error(item.image, error))
     if item.mask is not None:
         try:
             stored = read_mask(item.mask)
             if stored.palette and stored.values.ndim == 2 and classes is not None and classes.color_coded:
                 stored = stored._replace(values=as_colors(stored.values, stored.palette), palette=None)
-            mask = _describe_mask(stored, stored_lossily(item.mask), classes, valid)
+            mask = describe_mask(stored, stored_lossily(item.mask), classes, valid)
         except Exception as error:
-            problems.append(_in_words(item.mask, error))
+            problems.append(file_error(item.mask, error))
     turned = _turned(item) if picture and mask and item.mask else 0
     return Pair(item, picture, mask, tuple(problems), turned)
 
@@ -189,7 +212,13 @@ def _turned(item: Item) -> int:
     return orientation if not alike and 2 <= orientation <= 8 else 0
 
 
-def _in_words(path: Path, error: Exception) -> str:
+def file_error(path: Path, error: Exception) -> str:
+    """Returns the message of a file that cannot be read, with its name.
+
+    Args:
+        path: the file.
+        error: the error that its reader raised.
+    """
     return str(error) if isinstance(error, AtrousError) else f"{path}: cannot be read ({type(error).__name__}: {error})"
 
 
@@ -223,7 +252,15 @@ def _without_void(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return fill_missing(image, valid, image[valid].mean(axis=0)) if valid.any() else image
 
 
-def _describe_mask(stored: StoredMask, lossy: bool, classes: ClassTable | None, valid: np.ndarray | None) -> MaskFacts:
+def describe_mask(stored: StoredMask, lossy: bool, classes: ClassTable | None, valid: np.ndarray | None) -> MaskFacts:
+    """Returns the facts about a mask.
+
+    Args:
+        stored: the mask, H×W or H×W×3.
+        lossy: whether its file was compressed lossily.
+        classes: the table that maps values to labels, or None.
+        valid: H×W booleans, True where the picture has data; None for data everywhere or a picture of another size.
+    """
     raw_mask, palette, nodata = stored.values, stored.palette, stored.nodata
     size = raw_mask.shape[:2]
     color_coded = classes is not None and classes.color_coded

@@ -12,8 +12,8 @@ from typing import Any
 from atrous.data.dataset import Dataset, Item
 from atrous.data.doctor.geographic_footprints import Grounds, overlapping
 from atrous.data.doctor.judge import SHOWN, Finding, shown
-from atrous.data.doctor.near_duplicates import NearCopies
-from atrous.data.doctor.scan import Pair
+from atrous.data.doctor.near_duplicates import PICTURES_ALIKE, VOLUMES_ALIKE, NearCopies
+from atrous.data.doctor.scan import Pair, PictureFacts
 from atrous.data.splits.group_name_patterns import groups_in_names, recognised_pattern
 from atrous.data.splits.groups import GROUPS_FILE
 from atrous.data.splits.random_split import seeded_split
@@ -32,7 +32,12 @@ def find_shared(dataset: Dataset, by_split: Mapping[str, list[Pair]]) -> tuple[F
         dataset: the dataset.
         by_split: the pairs of each split.
     """
-    found = (*_same_pictures(dataset), *_shared_groups(dataset), *_same_ground(by_split), *_near_identical(by_split))
+    found = (
+        *_same_pictures(dataset),
+        *_shared_groups(dataset),
+        *_same_ground(by_split),
+        *_near_identical(dataset, by_split),
+    )
     if not found:
         return ()
     return (*found[:-1], replace(found[-1], message=f"{found[-1].message} {_advice(dataset)}"))
@@ -77,7 +82,7 @@ def propose_split(dataset: Dataset, pairs: Iterable[Pair]) -> dict[str, tuple[It
     first: dict[str, Path] = {}
     for path, group in given.items():
         joined.join(first.setdefault(group, path), path)
-    for one, other in NearCopies(facts).pairs() if facts else ():
+    for one, other in _near_copies(dataset, facts).pairs() if facts else ():
         joined.join(one, other)
     alone = _roots(joined, dataset.unlisted)
     for one, other in overlapping({path: found.footprint for path, found in facts.items() if found.footprint}):
@@ -124,7 +129,7 @@ def _advice(dataset: Dataset) -> str:
             "Move the split lists away and run `atrous doctor` with --write-split: it writes lists that keep groups, "
             "places and near copies together."
         )
-    return "Move all pictures of a group, with their masks, to one of the splits."
+    return f"Move all {dataset.nouns[0]}s of a group, with their masks, to one of the splits."
 
 
 def _same_pictures(dataset: Dataset) -> Iterator[Finding]:
@@ -132,13 +137,15 @@ def _same_pictures(dataset: Dataset) -> Iterator[Finding]:
         shared = {item.image for item in items} & {item.image for item in others}
         yield from _counted(
             "same_picture",
-            f"Pictures listed both in {first} and in {second}; scores on them are meaningless.",
+            f"{dataset.nouns[0].capitalize()}s listed both in {first} and in {second}; scores on them are meaningless.",
             sorted(shown(dataset, path) for path in shared),
         )
 
 
 def _shared_groups(dataset: Dataset) -> Iterator[Finding]:
     groups, pattern = groups_of(dataset)
+    noun = dataset.nouns[0]
+    such = "scans" if noun == "volume" else "slices"
     if pattern is None:
         sources = {"file": "groups.csv", "pattern": "the pattern of groups"}
         how = f"according to {sources.get(dataset.groups_from, 'the layout')}"
@@ -146,15 +153,15 @@ def _shared_groups(dataset: Dataset) -> Iterator[Finding]:
     else:
         how = "by their names"
         option = f"give --groups '{pattern}'" if len(pattern) <= LONGEST_PATTERN else f"write a {GROUPS_FILE}"
-        cure = f" If these names mean something else, ignore this; to group pictures by them, {option}."
+        cure = f" If these names mean something else, ignore this; to group {noun}s by them, {option}."
     for (first, items), (second, others) in _independent_splits(dataset.splits):
         one, other = (Counter(groups[item.image] for item in part if item.image in groups) for part in (items, others))
         yield from _counted(
             "shared_group",
-            f"Groups, {how}, with pictures both in {first} and in {second}, such as slices of one patient or frames of "
-            f"one recording; scores on {second} are too high, because pictures of one group resemble each other.{cure}",
+            f"Groups, {how}, with {noun}s both in {first} and in {second}, such as {such} of one patient or frames of "
+            f"one recording; scores on {second} are too high, because {noun}s of one group resemble each other.{cure}",
             [
-                f"{group}: {counted(one[group], 'picture')} in {first}, {other[group]} in {second}"
+                f"{group}: {counted(one[group], noun)} in {first}, {other[group]} in {second}"
                 for group in sorted(one.keys() & other.keys())
             ],
         )
@@ -182,25 +189,30 @@ def _same_ground(by_split: Mapping[str, list[Pair]]) -> Iterator[Finding]:
         )
 
 
-def _near_identical(by_split: Mapping[str, list[Pair]]) -> Iterator[Finding]:
+def _near_identical(dataset: Dataset, by_split: Mapping[str, list[Pair]]) -> Iterator[Finding]:
     splits = {name: {pair.item: pair for pair in pairs if pair.picture} for name, pairs in by_split.items()}
     facts = {pair.item.image: pair.picture for pairs in splits.values() for pair in pairs.values() if pair.picture}
     if not facts:
         return
-    copies = NearCopies(facts)
+    copies = _near_copies(dataset, facts)
+    item, pixel = dataset.nouns
     for (first, items), (second, others) in _independent_splits(splits):
         found = copies.between([one.image for one in items], [one.image for one in others]) if items else ()
         yield from _counted(
             "near_identical",
-            f"Pictures of {second} that look nearly like one of {first}; scores on them are too high. Keep all "
-            "pictures of one object or scene in one split.",
+            f"{item.capitalize()}s of {second} that look nearly like one of {first}; scores on them are too high. Keep "
+            f"all {item}s of one {'patient' if item == 'volume' else 'object or scene'} in one split.",
             [
-                f"{second} {other.name} is {first} {twin.name}, pixel for pixel"
+                f"{second} {other.name} is {first} {twin.name}, {pixel} for {pixel}"
                 if likeness is None
                 else f"{second} {other.name} ≈ {first} {twin.name} (correlation {likeness:.2f})"
                 for other, twin, likeness in found
             ],
         )
+
+
+def _near_copies(dataset: Dataset, facts: Mapping[Path, PictureFacts]) -> NearCopies:
+    return NearCopies(facts, VOLUMES_ALIKE if dataset.nouns[0] == "volume" else PICTURES_ALIKE)
 
 
 def _independent_splits(splits: Mapping[str, Iterable[Any]]) -> Iterator[tuple[tuple, tuple]]:

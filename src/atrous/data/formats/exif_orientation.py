@@ -58,7 +58,7 @@ def stored_window(
         orientation: 1 to 8; any other value counts as 1.
 
     Returns:
-        (top, left, height, width) in the stored picture. `upright` turns the pixels that are read there.
+        (top, left, height, width) in the stored picture. `upright` turns the pixels of this window upright.
     """
     transpose, flip_rows, flip_columns = _steps(orientation)
     top, left, height, width = window

@@ -1,4 +1,4 @@
-"""Reads the nodata value that GDAL stores beside a picture whose format has no place for it."""
+"""Reads the nodata value that GDAL stores beside a picture if the format of the picture cannot store it."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def nodata_beside(path: Path | str) -> str | None:
         return None
     if found is None:
         return None
-    if found["hex"]:  # exact; the text is rounded
+    if found["hex"]:  # the exact value; the decimal text is rounded
         return repr(struct.unpack("<d", bytes.fromhex(found["hex"]))[0])
     return found["text"].strip()

@@ -8,19 +8,19 @@ from atrous.data.class_colors import Color, color_table
 
 
 def palettes_differ(index: int, color: Color, path: str, other_color: Color, other_path: str) -> str:
-    """Returns the error message for two masks whose palettes give one index two colours.
+    """Returns the error message for two masks whose palettes have different colours for one index.
 
     Args:
         index: the palette index.
-        color: its colour in ``path``.
-        path: the first mask.
-        other_color: its colour in ``other_path``.
-        other_path: the second mask.
+        color: the colour of the index in the first mask.
+        path: path of the first mask.
+        other_color: the colour of the index in the second mask.
+        other_path: path of the second mask.
     """
     return (
         f"the palettes of the masks differ: index {index} is {color} in {path} and {other_color} in {other_path}, so "
         "one number has two meanings. Programs that shrink PNG files can cause this. List the colours in classes.yaml "
-        "(raw: [[r, g, b]]; `atrous doctor` proposes it), or export the masks again with one palette."
+        "(raw: [[r, g, b]]; `atrous doctor` proposes this list), or export the masks again with one palette."
     )
 
 

@@ -78,7 +78,8 @@ def pixels_of_file(picture: Image.Image, content: Callable[[], np.ndarray], name
 
     Args:
         picture: the result of `opened` or `identify`.
-        content: returns the file's bytes; called only if Pillow would cut the values to fewer bits.
+        content: function that returns the file's bytes as ``uint8``; called only if Pillow would cut the values to
+            fewer bits.
         name: name of the file, for messages.
 
     Raises:
@@ -98,15 +99,16 @@ def frames_of(picture: Image.Image) -> int:
     """
     try:
         return max(int(getattr(picture, "n_frames", 1)), 1)
-    except Exception:  # damaged after the first frame; only the first frame is read
+    except Exception:  # the file is damaged after the first frame, and only the first frame is read
         return 1
 
 
 def pixels_of_picture(picture: Image.Image) -> StoredPixels:
-    """Returns the pixels of a PIL image without applying its EXIF orientation, so that a mask has the image's own size.
+    """Returns the pixels of a PIL image without applying its EXIF orientation, so that its mask has the same size.
 
     Args:
-        picture: a PIL image of any mode. Data type and channels of the result are the same as for its file.
+        picture: a PIL image of any mode. The result has the same data type and channels as its file, read by
+            `pixels_of_file`.
 
     Raises:
         AtrousError: the image is closed or damaged, or contains integers that ``float32`` cannot represent.
@@ -122,11 +124,12 @@ def mask_of_file(
 
     Args:
         picture: the result of `opened`.
-        content: returns the file's bytes; called only if Pillow would cut the values to fewer bits.
+        content: function that returns the file's bytes as ``uint8``; called only if Pillow would cut the values to
+            fewer bits.
         name: name of the file, for messages.
 
     Returns:
-        The values, H×W or H×W×C, in which palette indices stay indices; and the palette's colours, or None.
+        The values, H×W or H×W×C (palette indices stay indices), and the colours of the palette, or None.
 
     Raises:
         AtrousError: the file is damaged.
@@ -137,7 +140,7 @@ def mask_of_file(
 
 
 def orientation_of(picture: Image.Image) -> int:
-    """Returns the EXIF orientation, 1 to 8; 1 if the EXIF data is broken, as the pixels may still be intact."""
+    """Returns the EXIF orientation, 1 to 8; 1 if the EXIF data is damaged, because the pixels may still be intact."""
     try:
         found = picture.getexif().get(ORIENTATION_TAG, 1)
     except Exception:  # the EXIF parser raises exceptions of many types
@@ -152,8 +155,8 @@ def _as_pixels(array: np.ndarray, alpha: np.ndarray | None, name: object) -> Sto
 
 
 def _decode_deep(content: np.ndarray, picture: Image.Image, name: Path | str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns the values, and the alpha if it is not one of their bands."""
-    import cv2  # only these files need it, and it takes 0.1 s to import
+    """Decodes a file with OpenCV; returns the values, and the alpha as a separate array if it is not a band of them."""
+    import cv2  # imported here: it takes 0.1 s, and only these files need it
 
     alpha, tile = None, picture.tile[0] if getattr(picture, "tile", None) else None  # type: ignore[attr-defined]
     try:

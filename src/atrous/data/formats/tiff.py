@@ -1,4 +1,4 @@
-"""Reads TIFF files as pictures and masks, whole or by windows; all kinds of TIFF give values of the same meaning."""
+"""Reads TIFF files as pictures and masks, whole or by windows; values have the same meaning for all kinds of TIFF."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MOST_MASKS = 16
 _WHITE_IS_ZERO, _PALETTE, _CMYK, _YCBCR = 0, 3, 5, 6  # PhotometricInterpretation
 _GREY = (0, 1)  # WhiteIsZero, BlackIsZero
 _COLOUR_SPACES = {6: "YCbCr", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32844: "LogL", 32845: "LogLuv"}
-_STRETCH = {1: 255, 2: 85, 4: 17}  # to fill 0…255, as Pillow does with PNG
+_STRETCH = {1: 255, 2: 85, 4: 17}  # by bits per value: factor that scales grey values to 0…255, as Pillow does for PNG
 
 
 def is_tiff(start: bytes) -> bool:
@@ -60,17 +60,18 @@ class TiffPicture:
         file: a path, or the bytes of a file.
         name: name of the file, for messages; None for the path.
         pages: "first" for the first page, "channels" for the bands of all pages, one after the other.
-        most_pixels: most pixels of a picture from an untrusted source; None for a trusted file without limit.
+        most_pixels: largest number of pixels of a picture from an untrusted source; None for a trusted file, whose
+            number of pixels is not limited.
 
     Attributes:
         shape: (H, W, C) of the upright picture.
         orientation: the TIFF orientation, 1 to 8; it is already applied.
         alpha: index of the band that contains transparency, or None.
-        white_is_zero: whether the header of a grey picture states that 0 is white, which changes no value; None for
-            other pictures.
+        white_is_zero: whether the header of a grey picture states that 0 is white (the values are not inverted); None
+            for other pictures.
         pages: number of pages, without reduced copies and masks.
         nodata: the nodata value, in the file's own data type. None if neither the file nor GDAL's ``.aux.xml`` beside
-            it declares such a value, or if the value cannot occur.
+            it declares such a value, or if the data type cannot represent the value.
 
     Raises:
         TooLarge: the picture has more pixels than allowed.
@@ -89,7 +90,7 @@ class TiffPicture:
             raise AtrousError(f"pages is '{pages}'; give 'first' or 'channels'.")
         self.name = name or (file if not isinstance(file, bytes) else "the picture")
         with in_words(self.name):
-            from tifffile import TiffFile  # only TIFFs need it, and it takes 0.1 s to import
+            from tifffile import TiffFile  # imported here: it takes 0.1 s, and only TIFFs need it
 
             silence_tifffile()
             if not isinstance(file, bytes) and Path(file).stat().st_size == 0:
@@ -102,7 +103,7 @@ class TiffPicture:
                 self._open(pages, most_pixels)
                 self._masks = self._mask_pages(most_pixels)
                 self._check_listed()
-                text = None if isinstance(file, bytes) else nodata_beside(file)  # GDAL prefers this value
+                text = None if isinstance(file, bytes) else nodata_beside(file)  # GDAL prefers it
                 dtype = self._page.dtype
                 self.nodata = nodata_of(self._page) if text is None or dtype is None else as_nodata(text, dtype)
                 beside = None if isinstance(file, bytes) else Path(f"{file}.msk")  # as GDAL writes masks by default
@@ -133,7 +134,7 @@ class TiffPicture:
 
     @property
     def place_tags(self) -> dict[str, Any]:
-        """The georeferencing tags by their GeoTIFF names; they apply to the stored pixels, before the turn upright."""
+        """The georeferencing tags by their GeoTIFF names; they refer to the stored pixels, which may not be upright."""
         keys = self._page.geotiff_tags or {}
         values = {name: self._page.tags.valueof(tag) for tag, name in _PLACE_TAGS.items()}
         return {**keys, **{name: value for name, value in values.items() if value is not None}}
@@ -195,13 +196,13 @@ class TiffPicture:
         return self.pixels(window).values
 
     def pixels(self, window: Window | None = None) -> StoredPixels:
-        """Reads the values of the picture and marks the missing ones.
+        """Reads the values of the picture, and marks missing values.
 
         Args:
             window: (top, left, height, width) in upright pixels; None for the whole picture.
 
         Raises:
-            AtrousError: as for `read`.
+            AtrousError: for the same reasons as in `read`.
         """
         window = window or (0, 0, *self.shape[:2])
         with in_words(self.name):
@@ -268,9 +269,13 @@ class TiffPicture:
         if space is not None and not (self._photometric == _YCBCR and page.compression in JPEG):
             raise AtrousError(f"{self.name}: colours in {space}, which is not supported; convert the file to RGB.")
         if self._photometric == _PALETTE and page.samplesperpixel != 1:
-            raise AtrousError(f"{self.name}: a colour table with {page.samplesperpixel} bands; convert it to RGB.")
+            raise AtrousError(
+                f"{self.name}: the picture has a colour table and {page.samplesperpixel} bands; convert it to RGB."
+            )
         if self._is_cmyk and page.dtype not in (np.uint8, np.uint16):
-            raise AtrousError(f"{self.name}: CMYK colours of {page.dtype}; convert the file to RGB.")
+            raise AtrousError(
+                f"{self.name}: CMYK colours of type {page.dtype}, which is not supported; convert the file to RGB."
+            )
 
     def _alpha_of(self, bands: int) -> int | None:
         extra = tuple(map(int, self._page.extrasamples))
@@ -278,7 +283,7 @@ class TiffPicture:
         return found[0] if found and found[0] > 0 else None
 
     def _mask_pages(self, most_pixels: float | None) -> list[StoredPage]:
-        """Returns the mask of the first page, if the file contains one: same size, one band."""
+        """Returns a list with the first mask page of one band and of the size of the picture; [] if there is none."""
         masks = [one for one in self._directories if one.kind & _MASK and not one.kind & _REDUCED][:_MOST_MASKS]
         stored = [self._stored_mask(one, index) for index, one in enumerate(masks, 1)]
         read = [mask for mask in stored if mask.shape == (*self._stored[0].shape[:2], 1)][:1]
@@ -288,7 +293,7 @@ class TiffPicture:
         return read
 
     def _check_listed(self) -> None:
-        """Refuses an untrusted file whose strips and tiles share too many bytes: each of them is read separately."""
+        """Raises AtrousError if strips and tiles of an untrusted file share too many bytes: each is read separately."""
         listed, size = sum(page.listed_bytes for page in [*self._stored, *self._masks]), self._file.filehandle.size
         if self._strangers and listed > MOST_TIMES_LISTED * size:
             raise AtrousError(
@@ -345,16 +350,21 @@ class TiffPicture:
         return tuple((int(red), int(green), int(blue)) for red, green, blue in table)
 
     def _color_table(self) -> np.ndarray | None:
-        """Returns N×3 ``uint8``, or None. Colours have 16 bits; some programs write 8, as libtiff's tools allow."""
+        """Returns the colour table, N×3 ``uint8``, or None; stored numbers below 256 are 8-bit, others 16-bit colours.
+
+        The standard requires 16 bits. Some programs write 8 bits, as libtiff's tools allow.
+        """
         table = self._page.colormap
         return None if table is None else (table.T if table.max(initial=0) < 256 else table.T >> 8).astype(np.uint8)
 
     def _colours(self, indices: np.ndarray) -> np.ndarray:
         colours = self._color_table()
         if colours is None:
-            raise AtrousError(f"{self.name}: a picture of colour indices without a colour table; the file is damaged.")
+            raise AtrousError(f"{self.name}: the picture has colour indices and no colour table; the file is damaged.")
         if indices.max(initial=0) >= len(colours):
-            raise AtrousError(f"{self.name}: an index beyond its colour table of {len(colours)}; the file is damaged.")
+            raise AtrousError(
+                f"{self.name}: an index is beyond its colour table of {len(colours)} colours; the file is damaged."
+            )
         return np.concatenate([colours[indices[:, :, band]] for band in range(indices.shape[2])], axis=2)
 
     def _cmyk(self, stored: np.ndarray) -> np.ndarray:
@@ -366,7 +376,7 @@ class TiffPicture:
 
 
 def silence_tifffile() -> None:
-    """Hides tifffile's log messages about unusual files from standard error; our own messages name the file."""
+    """Hides tifffile's log messages about unusual files; the errors of this package name the file."""
     logger = logging.getLogger("tifffile")
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())

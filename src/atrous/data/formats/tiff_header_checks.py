@@ -9,9 +9,9 @@ from typing import BinaryIO, NamedTuple
 
 from atrous.errors import AtrousError
 
-#: Most pages of one file that are counted; later pages are not read.
+#: Largest number of pages of a file that are counted; later pages are not read.
 MOST_PAGES = 65536
-#: Most pages, and most values of one tag, in a file from an untrusted source.
+#: Largest numbers of pages, and of values of one tag, in a file from an untrusted source.
 MOST_PAGES_OF_STRANGERS, MOST_VALUES_OF_STRANGERS = 256, 2**20
 #: Bytes of one value, by TIFF data type (TIFF 6.0, section 2; 16, 17 and 18 are BigTIFF's).
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -46,7 +46,7 @@ class _Form(NamedTuple):
 def directories(file: BinaryIO, name: object, strangers: bool = False) -> list[Directory]:
     """Returns the pages of a file in order.
 
-    The list of pages ends where the chain of directories returns to an earlier one or leaves the file.
+    The list of pages ends if a directory points to an earlier directory or beyond the end of the file.
 
     Args:
         file: a TIFF or BigTIFF, open for reading bytes.
@@ -54,8 +54,8 @@ def directories(file: BinaryIO, name: object, strangers: bool = False) -> list[D
         strangers: whether the file is from an untrusted source; then its pages and the values of its tags are limited.
 
     Raises:
-        AtrousError: there is no page. Or a page contains a pixel tag twice; readers differ in which of the two they
-            use. Or a tag is larger than the file. Or, in an untrusted file, a page contains any tag twice, the tags
+        AtrousError: there is no page; a page contains a pixel tag twice (readers differ in which of the two they use);
+            or a pixel tag is larger than the file. For an untrusted file, also: a page contains any tag twice, the tags
             together are larger than the file, or there are more pages or values than allowed.
     """
     end = file.seek(0, os.SEEK_END)
@@ -121,7 +121,9 @@ def _check(tags: list[_Tag], end: int, name: object, strangers: bool) -> None:
         if tag.code in _OF_PIXELS and tag.length * _SIZES.get(tag.type, 1) > end:
             raise AtrousError(f"{name}: cannot be read (tag {tag.code} is larger than the file); the file is damaged.")
         if strangers and tag.length > MOST_VALUES_OF_STRANGERS and tag.type not in (1, 2, 7):
-            raise AtrousError(f"{name}: tag {tag.code} has {tag.length} values; save it in larger strips or tiles.")
+            raise AtrousError(
+                f"{name}: tag {tag.code} has {tag.length} values; save the file in larger strips or tiles."
+            )
 
 
 def _kind(tags: Iterable[_Tag]) -> int:

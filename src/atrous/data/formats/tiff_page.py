@@ -21,25 +21,26 @@ from atrous.errors import AtrousError
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
 
-#: Most bytes per pixel of a picture from an untrusted source: eight bands of float64.
+#: Largest number of bytes per pixel of a picture from an untrusted source: eight bands of float64.
 MOST_BYTES_PER_PIXEL = 64
-#: Most bytes of decoded strips and tiles in the cache, for the next window that overlaps.
+#: Largest number of bytes of decoded strips and tiles in the cache, which overlapping windows use again.
 CACHE_BYTES = 128e6
 #: Windows of fewer bytes are decoded in one thread: starting more threads takes longer, and small files are read in
 #: many processes at once.
 THREADED_BYTES = 4 * 2**20
 #: A strip or tile with more bytes than this, and more than four times the bytes of the page, means a damaged header.
 LARGEST_SEGMENT = 2**28
-#: Most decoded bytes per stored byte: deflate 1032 (RFC 1951), LZW 1365 (12-bit codes), PackBits 64.
+#: By TIFF's number of a compression: slightly more than the largest number of decoded bytes per stored byte, which is
+#: 1365 for LZW (12-bit codes), 1032 for deflate (RFC 1951) and 64 for PackBits.
 MOST_EXPANDED = {5: 1400, 8: 1040, 32946: 1040, 32773: 66}
-#: Most scans of a JPEG; a photograph has fewer. Each scan takes few bytes but costs a pass over the whole picture.
+#: Largest number of scans of a JPEG; a photograph has fewer. Each scan has few bytes but needs a pass over all pixels.
 MOST_SCANS = 200
-#: Most bytes of the tables that the JPEGs of an untrusted page share; each JPEG is decoded with them. Four tables of
-#: each kind take fewer than 3000 bytes.
+#: Largest number of bytes of the tables that the JPEGs of an untrusted page share; the tables are read again for each
+#: JPEG. Four tables of each kind take fewer than 3000 bytes.
 MOST_BYTES_OF_TABLES = 4096
-#: Most markers before the first scan of a JPEG; a colour profile of the largest size takes 255.
+#: Largest number of markers before the first scan of a JPEG; a colour profile of the largest size has 255 markers.
 MOST_MARKERS = 4096
-#: Data types that OpenCV can merge, and the largest number of planes.
+#: Data types that OpenCV can merge, and the largest number of planes that it can merge.
 _MERGED = (np.uint8, np.int8, np.uint16, np.int16, np.int32, np.float32, np.float64)
 _MOST_MERGED = 512
 _NOT_FILLING = re.compile(rb"[^\xff]")
@@ -86,8 +87,8 @@ class StoredPage:
         self.page, self.name, self._strangers = page, name, strangers
         if strangers and page.compression not in SAFE_COMPRESSIONS:
             raise AtrousError(
-                f"{name}: compressed by {getattr(page.compression, 'name', page.compression)}; send it uncompressed, "
-                "or by deflate, LZW, PackBits, JPEG or Zstandard."
+                f"{name}: compressed by {getattr(page.compression, 'name', page.compression)}, which is not accepted; "
+                "send it uncompressed, or compressed by deflate, LZW, PackBits, JPEG or Zstandard."
             )
         planes, depth, height, width, together = page.shaped
         if page.dtype is None or page.dtype.kind not in "biufc":
@@ -96,9 +97,9 @@ class StoredPage:
                 "supported; store uint8, uint16 or float32."
             )
         if page.dtype.kind == "c":
-            raise AtrousError(f"{name}: complex numbers; store magnitudes, as uint8, uint16 or float32.")
+            raise AtrousError(f"{name}: values are complex numbers; store magnitudes, as uint8, uint16 or float32.")
         if depth != 1:
-            raise AtrousError(f"{name}: a volume of depth {depth}; store each slice as a separate picture.")
+            raise AtrousError(f"{name}: it is a volume of depth {depth}; store each slice as a separate picture.")
         if min(page.shaped) < 1:
             raise AtrousError(f"{name}: {width}×{height} px of {planes * together} bands is not a picture.")
         self.shape = height, width, planes * together
@@ -126,7 +127,7 @@ class StoredPage:
 
     @property
     def listed_bytes(self) -> int:
-        """Bytes of all strips and tiles in the file; bytes that several of them share count several times."""
+        """Bytes of all strips and tiles in the file; bytes that several strips or tiles share count several times."""
         return sum(map(int, self.page.databytecounts))
 
     def read(self, window: Window) -> np.ndarray:
@@ -285,7 +286,7 @@ class StoredPage:
 
 
 def _interleaved(planes: list[np.ndarray]) -> np.ndarray:
-    """Merges S planes of L×W×1 to L×W×S; OpenCV needs one pass over the output, NumPy one for each plane."""
+    """Merges S planes of L×W×1 to L×W×S, with OpenCV if possible: it needs one pass, and NumPy a pass per plane."""
     if len(planes) == 1:
         return planes[0]
     if planes[0].dtype in _MERGED and planes[0].shape[2] == 1 and len(planes) <= _MOST_MERGED:
@@ -294,13 +295,13 @@ def _interleaved(planes: list[np.ndarray]) -> np.ndarray:
 
 
 def nodata_of(page: TiffPage) -> Any:
-    """Returns the nodata value (GDAL's tag 42113) in the page's data type; None if there is none or it cannot occur."""
+    """Returns the nodata value (GDAL's tag 42113) in the page's data type; None if there is none; see `as_nodata`."""
     text, dtype = page.tags.valueof(42113), page.dtype
     return as_nodata(text.strip().strip("\0"), dtype) if isinstance(text, str) and dtype is not None else None
 
 
 def as_nodata(text: str, dtype: np.dtype) -> Any:
-    """Converts a nodata value from text to the data type of the pixels; None if the value cannot occur.
+    """Converts a nodata value from text to the data type of the pixels; None if this type cannot represent the value.
 
     Args:
         text: a decimal number or "nan".
@@ -349,18 +350,18 @@ def jpeg_sizes(data: bytes) -> list[tuple[int, int]]:
 
 
 def check_size(page: TiffPage, most_pixels: float, pages: int, name: object) -> None:
-    """Checks, by the header, that an untrusted picture does not take too much memory.
+    """Checks from the header that an untrusted picture does not need too much memory.
 
     Args:
         page: the page to check.
-        most_pixels: most pixels that are allowed.
+        most_pixels: largest number of pixels that is allowed.
         pages: number of pages that are read.
         name: name of the file, for messages.
 
     Raises:
         TooLarge: too many pixels, or too many bytes per pixel.
     """
-    planes, depth, height, width, together = page.shaped  # decoded size; may differ from the stated size
+    planes, depth, height, width, together = page.shaped  # the decoded size may differ from the size in the header
     samples = max(planes * together, page.samplesperpixel)
     pixels = max(depth * height * width, page.imagewidth * page.imagelength)
     if pixels > most_pixels:

@@ -59,9 +59,10 @@ _INFO = "objectInfo150.txt"
 
 
 def looks_like_ade20k(root: Path) -> bool:
-    """Whether ``root``, or ``ADEChallengeData2016`` in it, has these folders, and pictures ``ADE_*`` or the class list.
+    """Returns whether ``root`` or its ``ADEChallengeData2016`` has these folders and ADE20K's names of files.
 
-    The folders alone are not enough: retina datasets such as DRIVE often use the same folders.
+    The pictures must be named ``ADE_*``, or ``objectInfo150.txt`` must exist. The folders alone are not enough: retina
+    datasets such as DRIVE often have the same folders.
     """
     base = _base_folder(root)
     if base is None:
@@ -71,12 +72,12 @@ def looks_like_ade20k(root: Path) -> bool:
 
 
 def read_ade20k(root: Path, classes: ClassTable | None = None) -> Dataset:
-    """Open a dataset of this layout; the splits are train and val. Test pictures have no masks and are left out.
+    """Opens a dataset of this layout with the splits train and val; test pictures have no masks and are left out.
 
     Args:
         root: the folder with ``images/`` and ``annotations/``, or the folder above ``ADEChallengeData2016``.
-        classes: the class table to use instead of a ``classes.yaml``, the names that a tool wrote, or the 150 classes,
-            named by ``objectInfo150.txt`` if it exists (raw values 1 to 150; 0 is ignored).
+        classes: class table to use; None for ``classes.yaml``, else the class file of a labelling tool, else the 150
+            classes (raw values 1 to 150; 0 is ignored) with the names in ``objectInfo150.txt`` if this file exists.
 
     Raises:
         AtrousError: a folder is missing or empty, or the list of names is damaged.
@@ -102,7 +103,7 @@ def read_ade20k(root: Path, classes: ClassTable | None = None) -> Dataset:
 
 
 def _base_folder(root: Path) -> Path | None:
-    """The folder with pictures and masks of at least one split: ``root``, or ``ADEChallengeData2016`` in it."""
+    """Returns ``root`` or its ``ADEChallengeData2016``, whichever has pictures and masks of a split; else None."""
     for base in (root, root / "ADEChallengeData2016"):
         for folder in _FOLDERS.values():
             if (base / "images" / folder).is_dir() and (base / "annotations" / folder).is_dir():
@@ -111,7 +112,7 @@ def _base_folder(root: Path) -> Path | None:
 
 
 def _classes(base: Path) -> ClassTable:
-    """The 150 classes, with the first name on each line of the dataset's own list if it has one."""
+    """Returns the 150 classes; their names are the first name on each line of ``objectInfo150.txt`` if it exists."""
     path = base / _INFO
     if not path.exists():
         return ADE20K_CLASSES
@@ -123,7 +124,7 @@ def _classes(base: Path) -> ClassTable:
     if [row[0].strip() for row in rows] != [str(index) for index in range(1, 151)]:
         raise AtrousError(
             f"{path}: it must list the classes 1 to 150 in order, one per line as 'Idx Ratio Train Val Name', "
-            "separated by tabs. Restore the file, or remove it: the names are built in."
+            "separated by tabs. Restore the file, or remove it to use the built-in names."
         )
     names = tuple(row[-1].split(",")[0].strip() for row in rows)
     try:

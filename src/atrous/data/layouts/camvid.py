@@ -49,17 +49,17 @@ CAMVID_CLASSES = ClassTable(
 
 
 def looks_like_camvid(root: Path) -> bool:
-    """Whether ``root`` has ``train/`` and ``trainannot/``, or the same for ``val`` (``valid`` …) or ``test``."""
+    """Returns whether ``root`` has ``train/`` and ``trainannot/``, or these two folders of ``val`` or ``test``."""
     return bool(_split_folders(root))
 
 
 def read_camvid(root: Path, classes: ClassTable | None = None) -> Dataset:
-    """Open a dataset of this layout; without a list, a split has all pictures of its folder.
+    """Opens a dataset of this layout; a split without a list has all pictures of its folder.
 
     Args:
         root: the folder with ``train/`` and ``trainannot/``, or with the two folders of ``val`` or ``test``.
-        classes: the class table to use instead of a ``classes.yaml``, the names that a tool wrote, or the 11 CamVid
-            classes (11 is void).
+        classes: class table to use; None for ``classes.yaml``, else the class file of a labelling tool, else the 11
+            CamVid classes (the mask value 11 is void and ignored).
 
     Raises:
         AtrousError: a folder is missing or empty, or a list is unusable.
@@ -76,8 +76,9 @@ def read_camvid(root: Path, classes: ClassTable | None = None) -> Dataset:
         if listing:
             used.append(listing)
             left_out = len(images.keys() - {item.name for item in splits[name]})
-            many = f"{left_out} of {counted(len(images), 'picture')} in {pictures} {'is' if left_out == 1 else 'are'}"
-            notes += [f"{many} not in {listing.name} and not used."] if left_out else []
+            be = "is" if left_out == 1 else "are"
+            many = f"{left_out} of {counted(len(images), 'picture')} in {pictures} {be}"
+            notes += [f"{many} not in {listing.name}, and {be} not used."] if left_out else []
         orphans += [path for stem, path in masks.items() if stem not in images]
     if not splits:
         raise AtrousError(
@@ -91,7 +92,10 @@ def read_camvid(root: Path, classes: ClassTable | None = None) -> Dataset:
 
 
 def _list(pictures: Path, images: Mapping[str, Path]) -> Path | None:
-    """The list beside a folder: its ``.txt`` file, else a table or a JSON list that names pictures of the folder."""
+    """Returns the split list with the name of the folder of pictures and a suffix such as ``.txt``, or None.
+
+    If there is no ``.txt`` file, a ``.csv``, ``.tsv`` or ``.json`` file is used that names pictures of the folder.
+    """
     text = pictures.with_suffix(".txt")
     others = (pictures.with_suffix(suffix) for suffix in (".csv", ".tsv", ".json"))
     return text if text.exists() else next((path for path in others if _names_any(path, images)), None)
@@ -103,11 +107,11 @@ def _names_any(path: Path, images: Mapping[str, Path]) -> bool:
     try:
         return any(stem_of(row.image, images) in images for row in read_list(path, images))
     except AtrousError:
-        return False  # a table with other contents
+        return False  # the table is not a list of pictures
 
 
 def _split_folders(root: Path) -> dict[str, tuple[Path, Path]]:
-    """The folders of pictures and masks by split; of two spellings (``val``, ``valid``) the first is used."""
+    """Returns the folders of pictures and masks of each split; if both ``val`` and ``valid`` exist, ``val`` is used."""
     found: dict[str, tuple[Path, Path]] = {}
     for name, spellings in SPELLINGS.items():
         for spelling in spellings:

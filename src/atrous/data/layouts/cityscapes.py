@@ -49,33 +49,34 @@ _COLORS = tuple(color for _, _, color in _CLASSES)
 _VOID_IDS = tuple(value for value in range(34) if value not in _IDS)
 
 CITYSCAPES_TRAIN_IDS = ClassTable(_NAMES, _COLORS, tuple((index,) for index in range(len(_NAMES))), (255,))
-# Two tables are needed: 7 is a traffic sign as a train id and road as a label id. Ignored pixels are written
-# as 0, "unlabeled". No mask contains −1 (license plate): its polygons are not drawn; as a byte it would be 255.
+# Two tables are needed: 7 means a traffic sign as a train id and road as a label id. Ignored pixels are written
+# as 0, "unlabeled". No mask contains −1 (license plate), because these polygons are not drawn; as a byte, −1 is 255.
 CITYSCAPES_LABEL_IDS = ClassTable(_NAMES, _COLORS, tuple((value,) for value in _IDS), (*_VOID_IDS, 255, -1))
 
 _PICTURE = "_leftImg8bit"
-# Label ids first: every download has them, and the benchmark's server accepts only these.
+# Label ids are first: every download has them, and the benchmark's server accepts only label ids.
 _TABLES = {"_gtFine_labelIds": CITYSCAPES_LABEL_IDS, "_gtFine_labelTrainIds": CITYSCAPES_TRAIN_IDS}
 
 
 def looks_like_cityscapes(root: Path) -> bool:
-    """Whether ``root`` has ``leftImg8bit/`` and ``gtFine/``."""
+    """Returns whether ``root`` has ``leftImg8bit/`` and ``gtFine/``."""
     return (root / "leftImg8bit").is_dir() and (root / "gtFine").is_dir()
 
 
 def read_cityscapes(root: Path, classes: ClassTable | None = None) -> Dataset:
-    """Open a dataset of this layout: its masks ``*_gtFine_labelIds``, or ``_labelTrainIds`` if there are more of them.
+    """Opens a dataset of this layout with the masks ``*_gtFine_labelIds.png`` or ``*_gtFine_labelTrainIds.png``.
 
-    Both have the same 19 classes. ``atrous predict --raw`` writes the values of the masks that a model was trained on;
-    the benchmark's server takes label ids. The split test is left out: its masks are dummies that contain no class.
+    The kind of masks with more files is read, and label ids if both kinds have equally many. Both kinds have the same
+    19 classes. ``atrous predict --raw`` writes the values of the masks that a model was trained on; the benchmark's
+    server accepts label ids. The split test is left out: its published masks contain no class.
 
     Args:
         root: the folder with ``leftImg8bit/`` and ``gtFine/``.
-        classes: the class table to use instead of a ``classes.yaml``, the names that a tool wrote, or the 19 classes
-            that the benchmark scores.
+        classes: class table to use; None for ``classes.yaml``, else the class file of a labelling tool, else the 19
+            classes that the benchmark scores.
 
     Raises:
-        AtrousError: a folder is missing or empty, or no file is named as a picture or a mask of this layout.
+        AtrousError: a folder is missing or empty, or no file has the name of a picture or a mask of this layout.
     """
     pictures, truth = root / "leftImg8bit", root / "gtFine"
     names = [name for name in ("train", "val") if (pictures / name).is_dir()]
@@ -101,7 +102,7 @@ def read_cityscapes(root: Path, classes: ClassTable | None = None) -> Dataset:
 
 
 def _frames(folder: Path, ending: str) -> dict[str, Path]:
-    """The files of all cities whose stems have the ending, by city and frame: "aachen_000000_000019"."""
+    """Returns the files of all cities whose stems have the ending, by the stem without it: "aachen_000000_000019"."""
     if not folder.is_dir():
         raise AtrousError(f"{folder}: no such folder.")
     cities = sorted(path for path in folder.iterdir() if path.is_dir())
@@ -109,5 +110,5 @@ def _frames(folder: Path, ending: str) -> dict[str, Path]:
 
 
 def _named_as_pictures(frames: dict[str, dict[str, Path]]) -> dict[str, dict[str, Path]]:
-    """The files of each split by the stem of the frame's picture, which is the name of the item."""
+    """Returns the files of each split by the stem of their picture, which is the name of the item."""
     return {name: {f"{frame}{_PICTURE}": path for frame, path in part.items()} for name, part in frames.items()}

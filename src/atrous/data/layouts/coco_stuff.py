@@ -1,9 +1,9 @@
 """The COCO-Stuff layout: ``images/`` and ``annotations/``, each with ``train2017/`` and ``val2017/``.
 
 Names and values are those of github.com/nightrome/cocostuff, ``labels.txt`` and the README ("stuff-thing maps"): the
-value in a mask is the label's number minus one; 255 is unlabelled. Train ids:
+value in a mask is the label's number minus one; 255 is unlabelled. Train ids are those of
 github.com/open-mmlab/mmsegmentation, ``coco_stuff.py`` and ``tools/dataset_converters/coco_stuff{164k,10k}.py``.
-Each label has the colour of Pascal VOC for its number.
+The colour of a label is the colour that Pascal VOC gives to the label's number.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ shelf, sky-other, skyscraper, snow, solid-other, stairs, stone, straw, structura
 towel, tree, vegetable, wall-brick, wall-concrete, wall-other, wall-panel, wall-stone, wall-tile, wall-wood,
 water-other, waterdrops, window-blind, window-other, wood
 """
-# the 11 labels of COCO that occur in no picture: street sign, hat, shoe, eye glasses, plate, mirror, window, desk,
-# door, blender, hair brush
+# mask values of the 11 COCO labels that occur in no picture: street sign, hat, shoe, eye glasses, plate, mirror,
+# window, desk, door, blender, hair brush
 _UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 _VALUES = tuple(value for value in range(182) if value not in _UNUSED)
 
@@ -60,7 +60,7 @@ COCO_STUFF_10K_TRAIN_IDS = _table(tuple(range(1, 172)), 0)
 
 @dataclass(frozen=True)
 class _Release:
-    """The folder of each split, and a class table for each ending of mask names."""
+    """A release of COCO-Stuff: the folder of each split, and the class table for each ending of mask names."""
 
     folders: dict[str, str]
     tables: dict[str, ClassTable]
@@ -74,22 +74,25 @@ _RELEASES = (
 
 
 def looks_like_coco_stuff(root: Path) -> bool:
-    """Whether ``root`` has pictures and masks of ``train2017`` or ``val2017``, or of ``train2014`` or ``test2014``."""
+    """Returns whether ``root`` has pictures and masks of train2017, val2017, train2014 or test2014."""
     return _release(root) is not None
 
 
 def read_coco_stuff(root: Path, classes: ClassTable | None = None) -> Dataset:
-    """Open a dataset of this layout: its masks ``*_labelTrainIds``, or the published ones if there are more of them.
+    """Opens a dataset of this layout with the converted masks ``*_labelTrainIds.png`` or the published masks.
 
-    Both have the same 171 classes. In the release of 10 000 pictures only converted masks (``*_labelTrainIds``, 1 to
-    171, 0 for unlabelled) can be read, not the published MATLAB files; its split ``test`` is read as ``val``.
+    The kind of masks with more files is read, and the converted masks if both kinds have equally many. Both kinds have
+    the same 171 classes. The masks of the release of 10 000 pictures are published as MATLAB files, which cannot be
+    read. Only its converted masks are read (``*_labelTrainIds.png``, values 1 to 171, 0 for unlabelled), and its split
+    ``test`` is read as ``val``.
 
     Args:
         root: the folder with ``images/`` and ``annotations/``.
-        classes: class table to use; None for ``classes.yaml``, else the names that a tool wrote, else the 171 classes.
+        classes: class table to use; None for ``classes.yaml``, else the class file of a labelling tool, else the 171
+            classes.
 
     Raises:
-        AtrousError: a folder is missing or empty, or no mask is named as in this layout.
+        AtrousError: a folder is missing or empty, or no file has the name of a mask of this layout.
     """
     release = _release(root)
     if release is None:
@@ -120,7 +123,7 @@ def read_coco_stuff(root: Path, classes: ClassTable | None = None) -> Dataset:
 
 
 def _release(root: Path) -> _Release | None:
-    """Returns the release to which ``root`` belongs: it has pictures and masks of at least one of its splits."""
+    """Returns the first release for which ``root`` has pictures and masks of at least one split, or None."""
     for release in _RELEASES:
         for folder in release.folders.values():
             if (root / "images" / folder).is_dir() and (root / "annotations" / folder).is_dir():
@@ -129,7 +132,7 @@ def _release(root: Path) -> _Release | None:
 
 
 def _masks(files: dict[str, Path], ending: str) -> dict[str, Path]:
-    """The masks with an ending, by the stem of their picture; "" selects masks without ``_labelTrainIds``."""
+    """Returns the masks with an ending, by the stem of their picture; "" selects masks without ``_labelTrainIds``."""
     if ending:
         return without_ending(files, ending)
     return {stem: path for stem, path in files.items() if not stem.endswith(_TRAIN_IDS)}

@@ -15,20 +15,23 @@ from atrous.data.splits.find_split_lists import find_lists
 from atrous.data.splits.random_split import seeded_split
 from atrous.data.splits.split_lists import listed_splits
 from atrous.data.splits.unread_lists import check_no_list_is_unread
+from atrous.data.volumes.slices import is_volume
 from atrous.errors import AtrousError
 
 
 def looks_like_folder(root: Path) -> bool:
-    """Whether ``root`` has ``images/`` and ``masks/``, or folders with similar names (`folder_names.py`)."""
+    """Returns whether ``root`` has ``images/`` and ``masks/``, or folders with names from `folder_names.py`."""
     return _folders(root) is not None
 
 
 def read_folder(root: Path, classes: ClassTable | None = None) -> Dataset:
-    """Open a dataset of this layout; pictures and masks are matched by stem, with or without a word such as ``_mask``.
+    """Opens a dataset of this layout.
+
+    The mask of a picture has the same stem, or this stem and a word such as ``_mask``; see `masks_by_picture`.
 
     Args:
         root: the folder with ``images/`` and ``masks/``.
-        classes: the class table to use instead of ``classes.yaml``.
+        classes: class table to use; None for ``classes.yaml``, else the class file of a labelling tool.
 
     Raises:
         AtrousError: a folder is missing or empty, there is no class table, or a split list is unusable.
@@ -41,7 +44,8 @@ def read_folder(root: Path, classes: ClassTable | None = None) -> Dataset:
         splits = listed_splits(lists, folders[0], images, _by_any_name(images, files))
         named = {item.name for items in splits.values() for item in items}
         if left_out := len(images.keys() - named):
-            notes.append(f"{left_out} of {len(images)} pictures are in no split list and are not used.")
+            what = "volumes" if any(map(is_volume, images.values())) else "pictures"
+            notes.append(f"{left_out} of {len(images)} {what} are in no split list and are not used.")
     else:
         check_no_list_is_unread(root, images)
         unlisted = paired(images, masks_by_picture(images, files))
@@ -55,10 +59,10 @@ def read_folder(root: Path, classes: ClassTable | None = None) -> Dataset:
 
 
 def _by_any_name(images: dict[str, Path], files: dict[str, Path]) -> dict[str, Path]:
-    """The masks by the stem of their picture and by their own stem, since a list may pair any mask with any picture."""
+    """Returns the masks by the stem of their picture and by their own stem; a split list may use either stem."""
     try:
         return {**files, **masks_by_picture(images, files)}
-    except AtrousError:  # no name fits, so the list must name the masks
+    except AtrousError:  # no mask has the name of a picture, so the list must name the masks
         if single_labels_note(files.values()):
             raise
         return files

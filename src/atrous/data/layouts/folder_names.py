@@ -1,4 +1,4 @@
-"""Usual names of folders of pictures and of masks, in lower case; the first that exists is used."""
+"""Usual names of the folders of pictures and of masks, in lower case, in order of precedence."""
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "pictures", "photos", "inputs", "input")
 MASK_FOLDERS = (

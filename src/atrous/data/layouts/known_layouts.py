@@ -12,12 +12,12 @@ from atrous.data.layouts import ade20k, camvid, cityscapes, coco_stuff, folder, 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a layout is recognised and read.
+    """The functions that recognise and read a layout.
 
     Attributes:
         looks_like: function that returns whether a folder has this layout.
         read: function that opens a folder as a dataset, given the folder and a class table or None.
-        mark: files and folders by which the layout is recognised, in words.
+        mark: description of the files and folders by which the layout is recognised, for messages.
     """
 
     looks_like: Callable[[Path], bool]
@@ -25,7 +25,7 @@ class Layout:
     mark: str
 
 
-# After "folder", published layouts come before general ones, which also match the folders of published datasets.
+# Layouts of published datasets come before "split_folders" and "side_by_side", which also match these datasets.
 LAYOUTS = {
     "folder": Layout(folder.looks_like_folder, folder.read_folder, "images/ and masks/"),
     "camvid": Layout(camvid.looks_like_camvid, camvid.read_camvid, "train/ and trainannot/"),

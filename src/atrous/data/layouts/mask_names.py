@@ -1,4 +1,4 @@
-"""Matching masks to pictures by their file names."""
+"""Matches masks to pictures by their file names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OF_ONE_LABEL = re.compile(r"task-\d+-annotation-\d+-by-.+-tag-(?P<label>.+)-\d+
 
 
 def masks_by_picture(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
-    """The masks by the stem of their picture: the same stem, or one with an added word such as ``_mask`` or ``_label``.
+    """Matches masks to pictures by stem; a mask's stem may have an added word such as ``_mask``, a picture's ``_rgb``.
 
     Args:
         images: the pictures by stem.
@@ -38,20 +38,20 @@ def masks_by_picture(images: Mapping[str, Path], masks: Mapping[str, Path]) -> d
     if note := single_labels_note(masks.values()):
         raise AtrousError(note)
     bare = {_without_word(stem, _PICTURE_ENDING, _PICTURE_BEGINNING): stem for stem in images}
-    if len(bare) < len(images):  # two pictures differ only in such a word
+    if len(bare) < len(images):  # two pictures differ only in a word of `_PICTURE_WORDS`
         bare = {}
     found: dict[str, Path] = {}
     for stem, path in masks.items():
         owner = stem
         if stem not in images and Path(stem).suffix.lower() in PICTURE_SUFFIXES and Path(stem).stem in images:
-            owner = Path(stem).stem  # a.jpg.png of a.jpg
+            owner = Path(stem).stem  # a.jpg.png is the mask of a.jpg
         elif stem not in images:
             plain = _without_word(stem, _MASK_ENDING, _MASK_BEGINNING)
             owner = plain if plain in images else bare.get(plain, bare.get(stem, stem))
         if owner in found:
             raise AtrousError(
                 f"'{found[owner].name}' and '{path.name}' in {path.parent} may both be the mask of "
-                f"'{images[owner].name}'. Move one kind of them to another folder."
+                f"'{images[owner].name}'. Move one of the two masks to another folder."
             )
         found[owner] = path
     if images and masks and not found.keys() & images.keys():
@@ -60,19 +60,19 @@ def masks_by_picture(images: Mapping[str, Path], masks: Mapping[str, Path]) -> d
 
 
 def single_labels_note(masks: Iterable[Path]) -> str | None:
-    """A sentence on masks that Label Studio exported as one picture for each label; None if there are no such masks."""
+    """Returns a sentence on masks that Label Studio exported as one file for each label; None if there are none."""
     first = next((path for path in masks if _OF_ONE_LABEL.fullmatch(path.stem)), None)
     if first is None:
         return None
     label = _OF_ONE_LABEL.sub(r"\g<label>", first.stem)
     return (
-        f"{first} holds one label only, '{label}', as Label Studio exports masks as PNG. Join the labels of each "
-        "picture into one mask of class numbers: docs/data.md, 'Label Studio', has a script for this."
+        f"{first} holds only the label '{label}': Label Studio exports one PNG for each label. Join the labels of each "
+        "picture into one mask of class numbers; docs/data.md, 'Label Studio', has a script for this."
     )
 
 
 def is_named_as_mask(stem: str) -> str | None:
-    """The stem of the picture to which a file named like a mask belongs; None for any other name."""
+    """Returns the stem without its mask word, such as "a" for "a_mask"; None if the stem has no mask word."""
     plain = _without_word(stem, _MASK_ENDING, _MASK_BEGINNING)
     return plain if plain != stem else None
 
@@ -85,16 +85,18 @@ def _without_word(stem: str, *forms: re.Pattern[str]) -> str:
 def _no_mask_fits(images: Mapping[str, Path], masks: Mapping[str, Path]) -> AtrousError:
     image, mask = next(iter(images.values())), next(iter(masks.values()))
     note = (
-        f"no mask in {mask.parent} has the name of a picture in {image.parent}: the first are '{image.name}' and "
-        f"'{mask.name}'. Masks have the stem of their picture, or that stem and a word such as _mask."
+        f"no mask in {mask.parent} has the name of a picture in {image.parent}. The first picture is '{image.name}', "
+        f"and the first mask is '{mask.name}'. A mask must have the stem of its picture, or this stem and a word such "
+        "as _mask."
     )
     endings = {_ending(stem, images) for stem in masks}
     if len(endings) == 1 and (ending := endings.pop()):
-        note += f' This renames them: cd "{mask.parent}" && for f in *{ending}.*; do mv "$f" "${{f/{ending}./.}}"; done'
+        command = f'cd "{mask.parent}" && for f in *{ending}.*; do mv "$f" "${{f/{ending}./.}}"; done'
+        note += f" This command renames the masks: {command}"
     return AtrousError(note)
 
 
 def _ending(stem: str, images: Mapping[str, Path]) -> str | None:
-    """The rest of a mask's stem after the longest picture stem that it begins with; None if there is no such stem."""
+    """Returns the part of a mask's stem after the longest picture stem that begins it; None if no picture stem does."""
     owners = [name for name in images if stem.startswith(name)]
     return stem[len(max(owners, key=len)) :] if owners else None

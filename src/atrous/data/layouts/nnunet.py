@@ -1,4 +1,4 @@
-"""nnU-Net's layout for pictures: ``imagesTr/a_0000.png``, ``labelsTr/a.png``, ``dataset.json``, optionally ``…Ts``.
+"""nnU-Net's layout: ``imagesTr/a_0000.png``, ``labelsTr/a.png``, ``dataset.json``; optionally ``imagesTs/ labelsTs/``.
 
 Source: github.com/MIC-DKFZ/nnUNet, ``documentation/dataset_format.md``.
 """
@@ -21,19 +21,22 @@ _FIRST_CHANNEL = "_0000"
 
 
 def looks_like_nnunet(root: Path) -> bool:
-    """Whether ``root`` has ``imagesTr/`` and ``labelsTr/``, or the same two ending in ``Ts``."""
+    """Returns whether ``root`` has ``imagesTr/`` and ``labelsTr/``, or ``imagesTs/`` and ``labelsTs/``."""
     return any((root / f"images{part}").is_dir() and (root / f"labels{part}").is_dir() for part in ("Tr", "Ts"))
 
 
 def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
-    """Open a dataset of this layout; without lists, a seeded split of the pictures in ``imagesTr/`` is made.
+    """Opens a dataset of this layout; without split lists, the pictures in ``imagesTr/`` are split at random.
+
+    The random split has a fixed seed. The pictures in ``imagesTs/`` are the split test if ``labelsTs/`` exists.
 
     Args:
         root: the folder with ``imagesTr/`` and ``labelsTr/``.
-        classes: the class table to use instead of a ``classes.yaml`` or the labels in ``dataset.json``.
+        classes: class table to use; None for ``classes.yaml``, else the labels in ``dataset.json``.
 
     Raises:
-        AtrousError: a folder is missing or empty, a picture has several files of channels, or a list is unusable.
+        AtrousError: a folder is missing or empty, the channels of a picture are in several files, or a split list is
+            unusable.
     """
     if not looks_like_nnunet(root):
         raise AtrousError(f"{root}: the layout 'nnunet' needs imagesTr/ and labelsTr/; they are missing.")
@@ -52,7 +55,7 @@ def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
         lists, more_notes = find_lists(root, images) if part == "Tr" else ([], ())
         notes += more_notes
         if part == "Ts":
-            if "test" in splits:  # from the seeded split, and not needed if there is a real one
+            if "test" in splits:  # the random split made this split; the pictures in imagesTs/ replace it
                 splits["train"] += splits["test"]
             splits["test"] = paired(images, masks)
         elif lists:
@@ -69,12 +72,12 @@ def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
 
 
 def _images(folder: Path) -> dict[str, Path]:
-    """The pictures by the stem of their mask, which has no channel number."""
+    """Returns the pictures by the stem of their mask, which is their own stem without the channel number."""
     files = pictures_in(folder)
     images = without_ending(files, _FIRST_CHANNEL)
     if more := sorted(stem for stem in files if not stem.endswith(_FIRST_CHANNEL) and stem[-5:-3] == "_0"):
         raise AtrousError(
-            f"{folder}: '{files[more[0]].name}' is another channel of a picture. A picture is one file here: join the "
-            "channels into one TIFF."
+            f"{folder}: '{files[more[0]].name}' is another channel of a picture. Each picture must be one file: join "
+            "its channels into one TIFF."
         )
     return images or files

@@ -19,10 +19,10 @@ CLASSES_FILE = "classes.yaml"
 
 
 class NoClassesError(AtrousError):
-    """The dataset does not define what the values in its masks mean.
+    """The dataset does not define the classes of the values in its masks.
 
     Attributes:
-        notes: sentences about files that might define the values, but do not.
+        notes: sentences about files that may have been meant to define the classes, but are not read.
     """
 
     def __init__(self, message: str, notes: Iterable[str] = ()) -> None:
@@ -31,15 +31,20 @@ class NoClassesError(AtrousError):
 
 
 class NoPicturesError(AtrousError):
-    """A folder that should hold pictures or masks is missing or contains no pictures."""
+    """A folder for pictures or masks is missing or contains no pictures."""
 
 
 def classes_of(root: Path, given: ClassTable | None, default: ClassTable | None = None) -> ClassTable:
-    """The class table of a dataset: the given table, else its ``classes.yaml``, else the table of its layout.
+    """Returns the class table of a dataset: the given table, else its ``classes.yaml``, else the default.
+
+    Args:
+        root: the dataset's folder.
+        given: class table to use instead of the dataset's own, or None.
+        default: class table of the layout, or None.
 
     Raises:
         NoClassesError: there is no class table.
-        AtrousError: the ``classes.yaml`` is wrong.
+        AtrousError: the ``classes.yaml`` is invalid.
     """
     if given is not None:
         return given
@@ -49,16 +54,16 @@ def classes_of(root: Path, given: ClassTable | None, default: ClassTable | None 
     if default is not None:
         return default
     raise NoClassesError(
-        f"{root}: there is no {CLASSES_FILE} that defines what the values in the masks mean. "
+        f"{root}: there is no {CLASSES_FILE}, which defines the classes of the values in the masks. "
         f"`atrous doctor {root} --write-classes` writes one from the values it finds."
     )
 
 
 def pictures_in(folder: Path, *, series: bool = False) -> dict[str, Path]:
-    """The picture files of a folder by stem, sorted.
+    """Returns the pictures and volumes of a folder by stem, sorted.
 
     Args:
-        folder: the folder.
+        folder: the folder, whose subfolders are not searched.
         series: whether its subfolders and zips with a DICOM series are pictures, too, by their names.
 
     Raises:
@@ -77,13 +82,17 @@ def pictures_in(folder: Path, *, series: bool = False) -> dict[str, Path]:
     if not found:
         passed_over = "".join(f" {sentence}" for sentence in passed_over_notes([folder]))
         raise NoPicturesError(
-            f"{folder}: no pictures; files end in {', '.join(sorted({*PICTURE_SUFFIXES, *SUFFIXES}))}.{passed_over}"
+            f"{folder}: no pictures. The names of pictures end in "
+            f"{', '.join(sorted({*PICTURE_SUFFIXES, *SUFFIXES}))}.{passed_over}"
         )
     return found
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """The picture files of a folder, sorted.
+    """Returns the pictures and volumes of a folder, sorted; hidden files are skipped.
+
+    Args:
+        folder: the folder, whose subfolders are not searched.
 
     Raises:
         NoPicturesError: there is no such folder.
@@ -103,14 +112,19 @@ def _series_places(folder: Path) -> list[Path]:
 
 
 def paired(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Item, ...]:
-    """One item per image, with its mask or None."""
+    """Returns one item for each picture.
+
+    Args:
+        images: the pictures by stem.
+        masks: the masks by the stem of their picture; a picture without a mask gets None.
+    """
     return tuple(Item(name, image, masks.get(name)) for name, image in images.items())
 
 
 def paired_splits(
     images: Mapping[str, Mapping[str, Path]], masks: Mapping[str, Mapping[str, Path]]
 ) -> tuple[dict[str, tuple[Item, ...]], tuple[Path, ...]]:
-    """The items of each split of ``images``, and the masks in those splits that have no picture.
+    """Returns the items of each split of ``images``, and the masks in these splits that have no picture.
 
     Args:
         images: the pictures of each split by stem.
@@ -122,12 +136,17 @@ def paired_splits(
 
 
 def without_ending(files: Mapping[str, Path], ending: str) -> dict[str, Path]:
-    """The files whose stem ends in ``ending``, by the part of the stem before it."""
+    """Returns the files whose stem ends in ``ending``, by the stem without this ending.
+
+    Args:
+        files: the files by stem.
+        ending: last characters of the stem, such as "_0000".
+    """
     return {stem.removesuffix(ending): path for stem, path in files.items() if stem.endswith(ending)}
 
 
 def commonest_ending(kinds: Mapping[str, Mapping[str, Mapping[str, Path]]], folder: Path) -> tuple[str, str]:
-    """The ending of the kind of masks with the most files; if several kinds have the most, the first of them.
+    """Returns the ending of the kind of masks with the most files; of several such kinds, the first.
 
     Args:
         kinds: masks by the ending of their names, then by split, then by the stem of their picture.
@@ -143,19 +162,22 @@ def commonest_ending(kinds: Mapping[str, Mapping[str, Mapping[str, Path]]], fold
     chosen = max(counts, key=lambda ending: counts[ending])  # the first of equal counts
     if not counts[chosen]:
         raise AtrousError(f"{folder}: there are no masks; their names end in {' or '.join(f'{e}.png' for e in kinds)}.")
-    note = f"The masks read are *{chosen}.png, whose values `atrous predict --raw` will write."
+    note = f"The masks *{chosen}.png are read. `atrous predict --raw` will write their values."
     others = [ending for ending in kinds if ending != chosen and counts[ending]]
-    return chosen, note + "".join(f" To read *{ending}.png, move these away." for ending in others)
+    return chosen, note + "".join(
+        f" To read *{ending}.png, move the masks *{chosen}.png to another folder." for ending in others
+    )
 
 
 def withheld_split_note(split: str, pictures: Path) -> str:
-    """A sentence on why a split is left out: it has no masks, because the authors of the dataset keep them secret.
+    """Returns a sentence that states that a split is left out because its masks are not published.
 
     Args:
         split: name of the split.
         pictures: the folder, list or glob pattern of its pictures.
     """
     return (
-        f"There is no split '{split}': there are no masks for {pictures} (those of published sets are kept secret). "
-        "`atrous predict` labels its pictures; --raw writes the values that the masks have."
+        f"There is no split '{split}': there are no masks for {pictures} (benchmarks do not publish the masks of test "
+        "pictures). `atrous predict` predicts masks for these pictures; with --raw, they have the values of the "
+        "dataset's masks."
     )

@@ -24,24 +24,24 @@ _LOSSY = frozenset({".jpg", ".jpeg", ".jfif", ".jpe"})
 
 
 def looks_like_side_by_side(root: Path) -> bool:
-    """Whether ``root``, or a folder of a split in it, holds pictures and masks beside each other."""
+    """Returns whether ``root``, or a folder in it for a split, contains pictures and their masks."""
     return any(_has_pairs(folder) for folder in (root, *split_folders_in(root).values()))
 
 
 def read_side_by_side(root: Path, classes: ClassTable | None = None) -> Dataset:
-    """Open a dataset of this layout.
+    """Opens a dataset of this layout.
 
     Args:
-        root: the folder with the pictures and masks, or with one folder of them for each split.
-        classes: the class table to use instead of a ``classes.yaml`` or the names that a tool wrote.
+        root: the folder with the pictures and masks, or the folder that contains such a folder for each split.
+        classes: class table to use; None for ``classes.yaml``, else the class file of a labelling tool.
 
     Raises:
-        AtrousError: no picture has a mask beside it, there is no class table, or a split list is unusable.
+        AtrousError: no picture has a mask in the same folder, there is no class table, or a split list is unusable.
     """
     folders = {name: folder for name, folder in split_folders_in(root).items() if _has_pairs(folder)}
     if not folders and not _has_pairs(root):
         raise AtrousError(
-            f"{root}: the layout 'side_by_side' needs pictures with masks beside them: a.png, a_mask.png."
+            f"{root}: the layout 'side_by_side' needs pictures and masks in one folder, such as a.png and a_mask.png."
         )
     notes: list[str] = []
     orphans: list[Path] = []
@@ -79,10 +79,10 @@ def _has_pairs(folder: Path) -> bool:
 
 
 def _pairs(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """The pictures by stem, and the masks by the stem of their picture.
+    """Returns the pictures by stem, and the masks by the stem of their picture.
 
     Raises:
-        AtrousError: two masks fit one picture, or two files of one name are not a JPEG and its mask.
+        AtrousError: two masks fit one picture, or files with the same stem are not a JPEG and its mask.
     """
     files: dict[str, list[Path]] = {}
     for path in picture_files(folder):
@@ -96,7 +96,9 @@ def _pairs(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
             images[stem] = lossy[0]
             _put(masks, stem, paths[1 - paths.index(lossy[0])])
         elif len(paths) > 1:
-            raise AtrousError(f"{folder}: '{paths[0].name}' and '{paths[1].name}' share a name; rename or remove one.")
+            raise AtrousError(
+                f"{folder}: '{paths[0].name}' and '{paths[1].name}' share a stem; rename or remove one of them."
+            )
         elif plain in files or (plain is not None and is_named_as_mask(plain) is None and lossy == []):
             _put(masks, plain, paths[0])
         else:
@@ -107,7 +109,7 @@ def _pairs(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
 def _put(masks: dict[str, Path], stem: str, path: Path) -> None:
     if stem in masks:
         raise AtrousError(
-            f"'{masks[stem].name}' and '{path.name}' in {path.parent} may both be the mask of '{stem}'. Move one kind "
-            "of them to another folder."
+            f"'{masks[stem].name}' and '{path.name}' in {path.parent} may both be the mask of '{stem}'. Move one of "
+            "the two masks to another folder."
         )
     masks[stem] = path

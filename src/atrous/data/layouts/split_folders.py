@@ -1,7 +1,8 @@
 """Layouts with a folder of pictures and a folder of masks for each split, as tools export them.
 
-``images/train masks/train`` (and mmsegmentation's ``img_dir/train ann_dir/train``), ``train/images train/masks``, and
-``train train_masks`` or ``train_images train_masks``; the same for ``val`` and ``test``.
+The two folders are ``images/train`` and ``masks/train`` (in mmsegmentation, ``img_dir/train`` and ``ann_dir/train``),
+``train/images`` and ``train/masks``, ``train`` and ``train_masks``, or ``train_images`` and ``train_masks``. The splits
+``val`` and ``test`` have the same form.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ from atrous.errors import AtrousError
 
 
 def looks_like_split_folders(root: Path) -> bool:
-    """Whether ``root`` has such folders with the pictures and masks of at least one split.
+    """Returns whether ``root`` has a folder of pictures and a folder of masks for at least one split.
 
-    False if the folders have the names of ADE20K's. If the files are not those of ADE20K, as in many retina datasets,
-    the user must name the layout.
+    Returns False if the folders have the names of ADE20K's folders. Many retina datasets have these names, too; for
+    them, the user must name the layout.
     """
     may_be_ade20k = (root / "images/training").is_dir() and (root / "annotations/training").is_dir()
     return not may_be_ade20k and any(masks for _, masks in _folders(root).values())
 
 
 def read_split_folders(root: Path, classes: ClassTable | None = None) -> Dataset:
-    """Open a dataset of this layout; pictures and masks are matched as in the layout "folder".
+    """Opens a dataset of this layout; pictures and masks are matched as in the layout "folder".
 
     Args:
-        root: the folder that contains the splits, or the folders of pictures and masks.
-        classes: the class table to use instead of a ``classes.yaml`` or the names that a tool wrote.
+        root: the folder that contains the folders of the splits, or the folders of pictures and masks.
+        classes: class table to use; None for ``classes.yaml``, else the class file of a labelling tool.
 
     Raises:
         AtrousError: no split has pictures and masks, a folder is empty, or there is no class table.
@@ -52,7 +53,7 @@ def read_split_folders(root: Path, classes: ClassTable | None = None) -> Dataset
     for name, (pictures, part) in list(labelled.items()):
         empty = next((folder for folder in (pictures, part) if folder and not holds_pictures(folder)), None)
         if empty is not None and len(labelled) > 1:
-            notes += [f"There is no split '{name}': {empty} holds no pictures.", *passed_over_notes([empty])]
+            notes += [f"There is no split '{name}': {empty} contains no pictures.", *passed_over_notes([empty])]
             del labelled[name]
     images = {name: pictures_in(pictures) for name, (pictures, _) in labelled.items()}
     masks = {name: masks_by_picture(images[name], pictures_in(part)) for name, (_, part) in labelled.items() if part}
@@ -64,9 +65,13 @@ def read_split_folders(root: Path, classes: ClassTable | None = None) -> Dataset
 
 
 def folder_named(root: Path, names: tuple[str, ...]) -> Path | None:
-    """The first folder in ``root`` with one of these names (in lower case) that contains pictures, else the first.
+    """Returns the first folder in ``root`` that has one of the names and contains pictures.
 
-    A folder whose pictures are in folders of splits does not count.
+    If no such folder contains pictures, returns the first that contains no folders of splits, or None.
+
+    Args:
+        root: the folder to search; its subfolders are not searched.
+        names: names of folders in lower case, in order of precedence; upper and lower case are not distinguished.
     """
     found = _by_lower_name(root)
     folders = [found[name] for name in names if name in found]
@@ -75,12 +80,15 @@ def folder_named(root: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def holds_pictures(folder: Path) -> bool:
-    """Whether the folder itself contains a picture."""
+    """Returns whether the folder contains a picture; its subfolders are not searched."""
     return any(path.suffix.lower() in PICTURE_SUFFIXES and path.name[0] != "." for path in folder.iterdir())
 
 
 def split_folders_in(root: Path) -> dict[str, Path]:
-    """The folders in ``root`` that are named as splits, by the usual name; of two spellings the first is used."""
+    """Returns the folders in ``root`` that have the name of a split, by the split ("train", "val" or "test").
+
+    If a split has several folders, such as ``val`` and ``valid``, the first spelling in `SPELLINGS` is used.
+    """
     found = _by_lower_name(root)
     spelled = ((name, spelling) for name, spellings in SPELLINGS.items() for spelling in spellings)
     folders: dict[str, Path] = {}
@@ -91,7 +99,7 @@ def split_folders_in(root: Path) -> dict[str, Path]:
 
 
 def _folders(root: Path) -> dict[str, tuple[Path, Path | None]]:
-    """The folders of pictures and masks by split, in the first form that has both for at least one split."""
+    """Returns the folders of pictures and masks of each split, in the first form that has both for some split."""
     for form in (_kinds_first, _splits_first, _named_after_both):
         found = form(root)
         if any(masks for _, masks in found.values()):
@@ -100,7 +108,7 @@ def _folders(root: Path) -> dict[str, tuple[Path, Path | None]]:
 
 
 def _kinds_first(root: Path) -> dict[str, tuple[Path, Path | None]]:
-    """``images/train`` and ``masks/train``."""
+    """Returns the folders of pictures and masks of each split: ``images/train`` and ``masks/train``."""
     found = _by_lower_name(root)
     for kind in IMAGE_FOLDERS:
         images = split_folders_in(found[kind]) if kind in found else {}
@@ -112,7 +120,7 @@ def _kinds_first(root: Path) -> dict[str, tuple[Path, Path | None]]:
 
 
 def _splits_first(root: Path) -> dict[str, tuple[Path, Path | None]]:
-    """``train/images`` and ``train/masks``."""
+    """Returns the folders of pictures and masks of each split: ``train/images`` and ``train/masks``."""
     found = {}
     for name, folder in split_folders_in(root).items():
         if images := folder_named(folder, IMAGE_FOLDERS):
@@ -121,7 +129,10 @@ def _splits_first(root: Path) -> dict[str, tuple[Path, Path | None]]:
 
 
 def _named_after_both(root: Path) -> dict[str, tuple[Path, Path | None]]:
-    """``train`` and ``train_masks``, ``train_images`` and ``train_masks``, or ``images_train`` and ``masks_train``."""
+    """Returns the folders of pictures and masks of each split, such as ``train_images`` and ``train_masks``.
+
+    The folder of pictures may also be named as the split, ``train``; the folder of masks may also be ``masks_train``.
+    """
     by_name, found = _by_lower_name(root), {}
     for name, spellings in SPELLINGS.items():
         for split in spellings:

@@ -1,9 +1,11 @@
 """The VOCdevkit layout: ``JPEGImages/``, ``SegmentationClass/`` and lists in ``ImageSets/`` or its subfolders.
 
-The augmented set is read too: grey masks of SBD's pictures in ``SegmentationClassAug/``, and lists such as
-``trainaug.txt`` or, in ``ImageSets/SegmentationAug/``, ``train_aug.txt``. A line is a name or a pair of the form
-"/JPEGImages/x.jpg /SegmentationClassAug/x.png". Forms: github.com/kazuto1011/deeplab-pytorch, ``libs/datasets/voc.py``
-(pairs); VainF/DeepLabV3Plus-Pytorch, ``datasets/voc.py`` (names); open-mmlab/mmsegmentation, ``voc_aug.py`` (names).
+The augmented set is read, too. It has grey masks for the pictures of SBD in ``SegmentationClassAug/``. Its lists are
+``trainaug.txt`` beside the other lists, or ``train_aug.txt`` in ``ImageSets/SegmentationAug/``. A line of a list is a
+name, or a pair of the form "/JPEGImages/x.jpg /SegmentationClassAug/x.png".
+
+Sources of the forms: github.com/kazuto1011/deeplab-pytorch, ``libs/datasets/voc.py`` (pairs);
+VainF/DeepLabV3Plus-Pytorch, ``datasets/voc.py`` (names); open-mmlab/mmsegmentation, ``voc_aug.py`` (names).
 """
 
 from __future__ import annotations
@@ -37,20 +39,21 @@ _MASKS, _ADDED_MASKS = "SegmentationClass", "SegmentationClassAug"
 
 
 def looks_like_voc(root: Path) -> bool:
-    """Whether ``root``, or a folder in it such as ``VOC2012`` or ``VOCdevkit``, has this layout."""
+    """Returns whether ``root``, or a folder in it such as ``VOC2012`` or ``VOCdevkit/VOC2012``, has this layout."""
     return _year_folder(root) is not None
 
 
 def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
-    """Open a dataset of this layout; ``root`` may be the VOCdevkit, a year in it, or the folder above.
+    """Opens a dataset of this layout; each list in ``ImageSets/`` is a split.
 
-    Every list is a split. A list with "aug" in its name or ``SegmentationClassAug`` in its lines takes its masks from
-    ``SegmentationClassAug/``, any other list from ``SegmentationClass/``. A mask missing there comes from the
-    other folder.
+    A list with "aug" in its name or ``SegmentationClassAug`` in its lines takes its masks from
+    ``SegmentationClassAug/``. Any other list takes its masks from ``SegmentationClass/``. A mask that is missing in one
+    folder is taken from the other folder.
 
     Args:
-        root: the folder with ``JPEGImages/`` and ``SegmentationClass/``, or one above it.
-        classes: the class table to use instead of a ``classes.yaml``, the names that a tool wrote, or the 21 VOC
+        root: the folder with ``JPEGImages/`` and ``SegmentationClass/``, the ``VOCdevkit`` folder, or the folder above
+            ``VOCdevkit``.
+        classes: class table to use; None for ``classes.yaml``, else the class file of a labelling tool, else the 21 VOC
             classes (255 is ignored).
 
     Raises:
@@ -79,7 +82,8 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
         splits[canonical_split(path.stem)] = items
         if augmented:
             notes.append(
-                f"The split '{path.stem}' takes its masks from {_ADDED_MASKS}/; those missing, from {_MASKS}/."
+                f"The split '{path.stem}' takes its masks from {_ADDED_MASKS}/, and masks that are missing there from "
+                f"{_MASKS}/."
             )
     if splits:
         notes += unused_lists_note(year, lists, f"The splits are the lists in {year / 'ImageSets'}")
@@ -100,19 +104,22 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
 
 
 def _lists(sets: Path) -> list[Path]:
-    """The lists by name; ``Segmentation/`` takes precedence over a list of the same name in ``SegmentationAug/``."""
+    """Returns the lists, sorted by name; of lists with the same name, the one in ``SegmentationAug/`` is left out."""
     published = sorted((sets / "Segmentation").glob("*.txt")) or sorted(sets.glob("*.txt"))
     by_name = {path.stem: path for path in (*(sets / "SegmentationAug").glob("*.txt"), *published)}
     return [by_name[name] for name in sorted(by_name)]
 
 
 def _is_augmented(path: Path) -> bool:
-    """Whether a list belongs to the augmented set, judged by its name or the masks that it names."""
+    """Returns whether a list belongs to the augmented set, judged by its name and its lines."""
     return "aug" in path.stem.lower() or any(_ADDED_MASKS in (row.mask or row.image) for row in read_list(path, {}))
 
 
 def _year_folder(root: Path) -> Path | None:
-    """The folder with ``JPEGImages`` and ``SegmentationClass``, newest year first, up to two levels down."""
+    """Returns the folder with ``JPEGImages/`` and ``SegmentationClass/``: ``root`` or one up to two levels below it.
+
+    The newest year is used, and None is returned if there is no such folder.
+    """
     below = sorted((path for path in root.glob("VOC*") if path.is_dir()), reverse=True)
     below += sorted((path for path in root.glob("VOCdevkit/VOC*") if path.is_dir()), reverse=True)
     for folder in (root, *below):

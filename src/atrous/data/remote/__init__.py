@@ -1,1 +1,1 @@
-"""Pictures and masks at URLs."""
+"""Reads pictures from URLs, and writes masks to URLs."""

@@ -21,18 +21,18 @@ from atrous.paths import shown_place
 
 #: The package that each kind of URL needs; the extra `remote` installs all of them.
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
-#: Kinds of URL where storing replaces a file in one step, so no temporary name is needed.
+#: Kinds of URL at which a new file replaces an existing file in one step, so that no temporary name is needed.
 OBJECT_STORES = frozenset({*PACKAGES, "abfs", "abfss", "az", "oss"})
 #: Seconds to wait for a response of a server.
 TIMEOUT = 60
-#: Number of characters shown of a server's message.
+#: Largest number of characters of a server's message that are shown.
 MOST_SHOWN = 200
 #: Kinds of URL that name one file on a server.
 WEB = ("http", "https")
 
 
 def scheme_of(url: str) -> str:
-    """The kind of a URL: "s3" of s3://bucket/a.png.
+    """Returns the scheme of a URL in lower case, such as "s3" for s3://bucket/a.png.
 
     Args:
         url: a URL of any kind.
@@ -41,11 +41,11 @@ def scheme_of(url: str) -> str:
 
 
 def put(file: Path, url: str) -> None:
-    """Copies a whole file to a URL: under a temporary name first, if storing does not replace a file in one step.
+    """Copies a file to a URL, first under a temporary name if a new file does not replace an existing one in one step.
 
     Args:
         file: a file on this machine.
-        url: URL on a filesystem, not a web address.
+        url: URL of the new file, on a filesystem; not a web address.
 
     Raises:
         AtrousError: there is no access, or an extra is not installed.
@@ -63,15 +63,15 @@ def put(file: Path, url: str) -> None:
             system.put_file(str(file), part)
             _rename(system, part, path)
         finally:
-            with suppress(Exception):  # already renamed, if there was no error
+            with suppress(Exception):  # if there was no error, the temporary file was renamed and does not exist
                 system.rm_file(part)
 
 
 def _rename(system: Any, part: str, path: str) -> None:
-    """Renames a file to its final name; an existing file stays until then, or is moved aside if necessary."""
+    """Renames a file to its final name; an existing file is moved aside first if the system cannot replace it."""
     from fsspec.spec import AbstractFileSystem
 
-    if type(system).mv is AbstractFileSystem.mv:  # this mv copies, and interprets names as patterns
+    if type(system).mv is AbstractFileSystem.mv:  # fsspec's default mv copies, and interprets names as patterns
         system.cp_file(part, path)
         return
     size = system.info(part)["size"]
@@ -96,7 +96,7 @@ def _rename(system: Any, part: str, path: str) -> None:
 
 
 def _exists(system: Any, path: str) -> bool:
-    """Whether a file exists; unlike `exists`, this raises if the server cannot be reached."""
+    """Returns whether a file exists; unlike fsspec's `exists`, raises an error if the server cannot be reached."""
     try:
         system.info(path)
     except FileNotFoundError:
@@ -105,7 +105,7 @@ def _exists(system: Any, path: str) -> bool:
 
 
 def filesystem_of(url: str) -> tuple[Any, str]:
-    """The filesystem of fsspec for a URL, and the path in it.
+    """Returns the fsspec filesystem of a URL, and the path of the URL in this filesystem.
 
     Args:
         url: URL of any kind except `http` and `https`.
@@ -121,7 +121,7 @@ def filesystem_of(url: str) -> tuple[Any, str]:
         near = difflib.get_close_matches(scheme, [*PACKAGES, *WEB, "file", "memory"], n=1)
         hint = f" Did you mean {near[0]}://?" if near else ""
         raise AtrousError(
-            f"{shown_place(url)}: unknown kind of URL.{hint} Known are https, file, s3, gs, hf and others."
+            f"{shown_place(url)}: unknown kind of URL.{hint} Known kinds are https, file, s3, gs, hf and others."
         )
     try:
         return url_to_fs(scheme + url[len(scheme) :])
@@ -143,12 +143,13 @@ def errors_named(url: str) -> Iterator[None]:
     except AtrousError:
         raise
     except urllib.error.HTTPError as error:
-        raise AtrousError(f"{shown_place(url)}: the server answers {error.code} {_first_line(error.reason)}.") from None
+        reason = _first_line(error.reason)
+        raise AtrousError(f"{shown_place(url)}: the server returned {error.code} {reason}.") from None
     except FileNotFoundError:
         raise AtrousError(f"{shown_place(url)}: no such file.") from None
     except MemoryError:
         raise
-    except Exception as error:  # each filesystem has its own errors
+    except Exception as error:  # each filesystem has its own types of errors
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         words = _first_line(shown_place(str(reason).replace(url, shown_place(url))))
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
@@ -157,22 +158,25 @@ def errors_named(url: str) -> Iterator[None]:
 
 
 def _first_line(text: object) -> str:
-    """The first line of a server's message, without control characters."""
+    """Returns the first line of a server's message, cut to ``MOST_SHOWN`` characters, without control characters."""
     return "".join(letter for letter in str(text).partition("\n")[0] if letter.isprintable())[:MOST_SHOWN]
 
 
 def open_web(url: str) -> Any:
-    """The response of a web server; the user and password in a URL are sent only to its own host.
+    """Opens a web address; the user name and password in the URL are sent only to the URL's own host.
 
     Args:
         url: URL of kind `http` or `https`.
+
+    Returns:
+        The response, open for reading.
 
     Raises:
         AtrousError: the URL is not a valid web address.
     """
     parts = urlsplit(url)
     if not parts.hostname:
-        raise AtrousError(f"{shown_place(url)} names no host.")
+        raise AtrousError(f"{shown_place(url)} contains no host name.")
     host = parts.netloc.rpartition("@")[2]
     path, query = quote(parts.path, safe="/%:@!$&'()*+,;=~"), quote(parts.query, safe="/%:@!$&'()*+,;=~?")
     request = Request(urlunsplit((parts.scheme, host, path, query, "")), headers={"User-Agent": "atrous"})
@@ -182,4 +186,4 @@ def open_web(url: str) -> Any:
     try:
         return build_opener().open(request, timeout=TIMEOUT)
     except http.client.InvalidURL as error:
-        raise AtrousError(f"{shown_place(url)} is no web address.") from error
+        raise AtrousError(f"{shown_place(url)} is not a valid web address.") from error

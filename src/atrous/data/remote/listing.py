@@ -1,4 +1,4 @@
-"""Lists the pictures and files at a URL, and opens a file there to read a part of it."""
+"""Lists the pictures and files at a URL, and opens a file at a URL to read a part of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.remote.filesystems import WEB, errors_named, filesystem_of, scheme_of
 from atrous.data.remote.transfer import below
 
-#: Number of bytes of a file fetched at once.
+#: Number of bytes of a file that are fetched at once.
 AT_ONCE = 4 * 2**20
 
 
@@ -23,8 +23,8 @@ class Listing:
 
     Attributes:
         pictures: the URLs of the picture files, in order.
-        is_folder: whether the URL is a folder that contains the pictures.
-        folders: the URLs of its subfolders.
+        is_folder: whether the URL is a folder.
+        folders: the URLs of the folder's subfolders, without hidden ones; empty if the URL is not a folder.
     """
 
     pictures: list[str]
@@ -33,10 +33,11 @@ class Listing:
 
 
 def listing_of(url: str) -> Listing:
-    """The pictures that a URL names: itself, those in its folder, or those that match its pattern.
+    """Returns the pictures at a URL: the file itself, the pictures in the folder, or the matches of the pattern.
 
     Args:
-        url: URL of a file or a folder, or a pattern with `*`, `?` or `[…]`; `http` and `https` name one file.
+        url: URL of a file or a folder, or a pattern with `*`, `?` or `[…]`. An `http` or `https` URL is always one
+            file.
 
     Raises:
         AtrousError: the URL cannot be listed.
@@ -68,10 +69,12 @@ def listing_of(url: str) -> Listing:
 
 
 def files_in(url: str) -> set[str] | None:
-    """The names of the files in a folder; None if there is no folder (object stores create it with its first file).
+    """Returns the names of the files in a folder, or None if there is no folder.
+
+    Object stores create a folder with its first file.
 
     Args:
-        url: URL of a kind that `check_storable` accepts.
+        url: URL of the folder, of a kind that `check_storable` accepts.
 
     Raises:
         AtrousError: the URL cannot be listed.
@@ -86,11 +89,11 @@ def files_in(url: str) -> set[str] | None:
 
 @contextmanager
 def opened(url: str, at_once: int = AT_ONCE) -> Iterator[BinaryIO]:
-    """A file at a URL, open for reading; only the parts read are fetched, if the filesystem supports this.
+    """Opens a file at a URL for reading; if the filesystem supports it, only the parts that are read are fetched.
 
     Args:
         url: URL of a file, not a web address.
-        at_once: number of bytes fetched at once.
+        at_once: number of bytes that are fetched at once.
 
     Raises:
         AtrousError: the file does not exist or cannot be accessed.
@@ -102,13 +105,13 @@ def opened(url: str, at_once: int = AT_ONCE) -> Iterator[BinaryIO]:
 
 
 def _url_of(name: str, url: str, path: str) -> str:
-    """The URL of a path that a filesystem returned; it keeps the host and user of the user's URL."""
+    """Returns the URL of a path that a filesystem returned, with the user name and host of ``url``."""
     begin = url.removesuffix(path) if url.endswith(path) else url.partition("://")[0] + "://"
     return begin + name
 
 
 def _is_folder_itself(entry: Any, path: str) -> bool:
-    """Whether an entry is the folder itself, for which object stores may keep an empty object."""
+    """Returns whether an entry is the folder itself, for which object stores may contain an empty object."""
     return entry["name"].strip("/") == path.strip("/")
 
 

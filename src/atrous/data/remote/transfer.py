@@ -26,20 +26,20 @@ from atrous.paths import Place, is_url, shown_place
 
 #: Disk space that stays free, in bytes.
 RESERVE = 64 * 2**20
-#: Number of bytes copied at once.
+#: Number of bytes that are copied at once.
 CHUNK = 2**20
 #: First bytes of web pages and error messages that servers send instead of pictures.
 PAGES = (b"<!doctype html", b"<html", b"<?xml")
 
 
 def local_path(place: Place) -> Path | None:
-    """The path of a place on this machine; None for a URL of another machine.
+    """Returns the local path of a place; None for a URL that is not `file://`.
 
     Args:
-        place: a path or a URL, also `file://`.
+        place: a path or a URL.
 
     Raises:
-        AtrousError: a `file://` URL names another machine or no file.
+        AtrousError: a `file://` URL contains the name of another machine, or no path.
     """
     if not is_url(place):
         return Path(place)
@@ -48,13 +48,13 @@ def local_path(place: Place) -> Path | None:
         return None
     if parts.netloc not in ("", "localhost") or parts.path in ("", "/"):
         raise AtrousError(
-            f"{shown_place(place)} names no file of this machine: write file:///PATH, with three slashes."
+            f"{shown_place(place)} is not a file on this machine: write file:///PATH, with three slashes."
         )
     return Path(url2pathname(parts.path))
 
 
 def as_path(place: Place) -> Path:
-    """The path after which outputs are named: for a URL, host/folders/file; a path is returned unchanged.
+    """Returns the path from which names of outputs are derived: host/folders/file for a URL, a path unchanged.
 
     Args:
         place: a path or a URL; escapes such as `%20` are decoded in web addresses.
@@ -67,10 +67,10 @@ def as_path(place: Place) -> Path:
 
 
 def below(folder: Place, name: str) -> Place:
-    """The path or URL of a file in a folder.
+    """Returns the path or URL of a file in a folder.
 
     Args:
-        folder: a path or a URL.
+        folder: path or URL of the folder.
         name: name of the file.
     """
     if not is_url(folder):
@@ -80,7 +80,7 @@ def below(folder: Place, name: str) -> Place:
 
 
 def identity(place: Place) -> str:
-    """A string that is the same for different spellings of one place.
+    """Returns a string that is equal for different spellings of the same path or URL.
 
     Args:
         place: a path or a URL.
@@ -98,14 +98,16 @@ def identity(place: Place) -> str:
 
 @contextmanager
 def fetched(place: Place, stopped: Callable[[], bool] = lambda: False) -> Iterator[Path]:
-    """The local file of a place: the file itself, or a copy that is deleted with the context; errors name the place.
+    """Provides a local path of a file: its own path, or a copy that is deleted at the end of the context.
+
+    Errors name the place instead of the copy.
 
     Args:
-        place: a path or a URL of a file.
-        stopped: as in `fetch`.
+        place: path or URL of the file.
+        stopped: function that is called before each chunk is copied; the copy is cancelled if it returns True.
 
     Raises:
-        AtrousError: as in `fetch`.
+        AtrousError: for the same reasons as in `fetch`.
     """
     if (path := local_path(place)) is not None:
         yield path
@@ -118,13 +120,13 @@ def fetched(place: Place, stopped: Callable[[], bool] = lambda: False) -> Iterat
 
 @contextmanager
 def stored(place: Place) -> Iterator[Path]:
-    """A path to write a file to; for a URL, the file is stored there when the context ends without an error.
+    """Provides a local path for writing a file; the file is copied to a URL when the context ends without an error.
 
     Args:
-        place: a path or a URL of a file.
+        place: path or URL of the file.
 
     Raises:
-        AtrousError: as in `store`.
+        AtrousError: for the same reasons as in `store`.
     """
     if (path := local_path(place)) is not None:
         yield path
@@ -137,19 +139,19 @@ def stored(place: Place) -> Iterator[Path]:
 
 
 def fetch(url: str, folder: Path, stopped: Callable[[], bool] = lambda: False) -> Path:
-    """Copies a picture from a URL into a folder, whole or not at all.
+    """Copies a picture from a URL into a folder; after an error, no incomplete file remains.
 
     Args:
         url: URL of one file, as `listing_of` returns it.
         folder: target folder, created if missing; the file is named after the last part of the URL.
-        stopped: function called before each chunk; True cancels the copy.
+        stopped: function that is called before each chunk is copied; the copy is cancelled if it returns True.
 
     Returns:
         The path of the copy.
 
     Raises:
-        AtrousError: the file does not exist, cannot be accessed, is a web page instead of a picture, ends too early or
-            is larger than the free disk space, or an extra is not installed.
+        AtrousError: the file does not exist, cannot be accessed, is a web page, ends too early or is larger than the
+            free disk space; an extra is not installed; or ``stopped`` returned True.
     """
     kind = ""
     with errors_named(url):
@@ -171,8 +173,8 @@ def fetch(url: str, folder: Path, stopped: Callable[[], bool] = lambda: False) -
         with part.open("rb") as written:
             if kind == "text/html" or written.read(512).lstrip().lower().startswith(PAGES):
                 raise AtrousError(
-                    f"{shown_place(url)} gives a page of text and no picture: give the picture's own address, and "
-                    "check in a browser whether it asks to log in."
+                    f"{shown_place(url)} is a page of text and not a picture: give the address of the picture itself, "
+                    "and check in a browser whether the address requires a login."
                 )
     ending = mimetypes.guess_extension(kind) if kind.startswith("image/") else None
     if target.suffix.lower() not in PICTURE_SUFFIXES and ending in PICTURE_SUFFIXES:
@@ -195,7 +197,7 @@ def store(file: Path, url: str) -> None:
 
 
 def check_storable(url: str) -> None:
-    """Refuses a URL that cannot be written, before any work is done.
+    """Checks that a URL is of a kind that can be written, before any work is done.
 
     Args:
         url: URL of a file or a folder.
@@ -219,7 +221,7 @@ def _copy(
     url: str,
     stopped: Callable[[], bool],
 ) -> None:
-    """Copies a file of `size` bytes (None if unknown) and of at most `free` bytes.
+    """Copies a file in chunks; `size` is its number of bytes (None if unknown), and `free` the allowed number of bytes.
 
     Raises:
         AtrousError: the file is larger than `free` or ends before `size`, or the copy was cancelled.
@@ -245,7 +247,7 @@ def _copy(
 
 @contextmanager
 def _errors_name_place(copy: Path, place: Place) -> Iterator[None]:
-    """Replaces the path of the temporary copy by the place in errors."""
+    """Replaces the path of the temporary copy in errors by the place."""
     try:
         yield
     except Exception as error:
@@ -258,20 +260,20 @@ def _errors_name_place(copy: Path, place: Place) -> Iterator[None]:
 
 
 def _portable_name(name: str) -> str:
-    """A file name with `_` for characters that some systems do not allow."""
+    """Returns the name with `_` instead of characters that some systems do not allow in file names."""
     return re.sub(r'[:*?"<>|/\\\0-\x1f]', "_", name)
 
 
 def _name_of(url: str) -> str:
-    """The name of the local copy: the last part of the URL's path.
+    """Returns the name of the local copy: the last part of the URL's path.
 
     Raises:
-        AtrousError: the URL has no such name, or the name would lead out of the folder.
+        AtrousError: the URL ends in no file name, or in a name that could be outside the folder.
     """
     is_web = scheme_of(url) in WEB
     path = urlsplit(url).path if is_web else url.partition("://")[2]
     last = path.rstrip("/").rpartition("/")[2]
     name = unquote(last) if is_web else last
     if name in ("", ".", "..") or re.search(r"[/\\\0-\x1f]", name):
-        raise AtrousError(f"{shown_place(url)} names no file: its last part must be a file's name.")
+        raise AtrousError(f"{shown_place(url)} names no file: the last part of the URL must be the name of a file.")
     return _portable_name(name)

@@ -1,1 +1,1 @@
-"""Sources of pictures and sinks for masks, one file per kind."""
+"""Sources that read pictures and sinks that write masks, one module per kind."""

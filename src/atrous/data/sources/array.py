@@ -1,4 +1,4 @@
-"""Pictures and masks in memory."""
+"""A source for a picture in memory, and a sink for a mask in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ArraySource:
     Args:
         image: H×W×C.
         valid: H×W booleans, False where there is no data; None for data everywhere.
-        doubtful_alpha: as in `Pixels`, for the whole picture.
+        doubtful_alpha: whether the alpha band of the picture, which is not read as a channel, may be a channel.
     """
 
     image: np.ndarray
@@ -36,7 +36,7 @@ class ArraySource:
         return None
 
     def read(self, window: Window) -> Pixels:
-        """The pixels of the window, as views of the arrays."""
+        """Returns the pixels of the window, as views of the arrays."""
         valid = None if self.valid is None else self.valid[window.rows, window.columns]
         return Pixels(self.image[window.rows, window.columns], valid, self.doubtful_alpha)
 
@@ -49,12 +49,12 @@ class ArraySink:
         width: width of the picture, in pixels.
 
     Attributes:
-        mask: H×W uint8 class indices.
+        mask: H×W uint8 class indices; 255 (ignore) where no window was written.
     """
 
     def __init__(self, height: int, width: int) -> None:
         self.mask = np.full((height, width), IGNORE_INDEX, np.uint8)
 
     def write(self, window: Window, mask: np.ndarray) -> None:
-        """Writes the mask of a window."""
+        """Writes the mask of a window, H×W class indices."""
         self.mask[window.rows, window.columns] = mask

@@ -24,23 +24,23 @@ from atrous.software_tag import UNSEALED, seal
 
 #: Height and width, in pixels, of the blocks in which masks are compressed.
 BLOCK = 512
-#: Endings of files that may have coordinates on Earth.
+#: Suffixes of files that may have coordinates on Earth.
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2")
-#: The identifier of the box in JPEG 2000 that holds a GeoTIFF's tags.
+#: The identifier of the JPEG 2000 box that contains GeoTIFF tags.
 GEO_JP2 = bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03")
-#: Size of GDAL's cache of decoded blocks, in MB, for overlapping tiles; GDAL's default is 5 % of the memory.
+#: Size in MB of GDAL's cache of decoded blocks, which overlapping tiles use again; GDAL's default is 5 % of the memory.
 CACHE_MB = 128
 
 
 @dataclass(frozen=True)
 class Place:
-    """The position of a raster on Earth, for its upright pixels.
+    """The position on Earth of a raster whose pixels are turned upright.
 
     Attributes:
-        crs: rasterio's coordinate reference system, or None.
-        transform: rasterio's affine map from (column, row) to coordinates.
-        points: ground control points.
-        points_crs: coordinate reference system of the points.
+        crs: coordinate reference system as a rasterio object, or None.
+        transform: affine map from (column, row) to coordinates, as a rasterio object.
+        points: ground control points as rasterio objects.
+        points_crs: coordinate reference system of the ground control points, or None.
     """
 
     crs: Any
@@ -56,10 +56,11 @@ class GeoTiffSource:
 
     Args:
         path: a TIFF or JPEG 2000 file.
-        channels: number of channels C that the model takes, 1 or more. Of more than four bands the first C are
-            read. An alpha band is left out unless C is the number of all bands. One band may be used as three.
-        pages: as in `read_picture`.
-        missing: values that mean "no data", beside those that the file declares.
+        channels: number of channels C that the model takes, 1 or more. If the file has more than four bands, the first
+            C are read; fewer bands are converted as in `to_channels`. An alpha band is left out unless C is the number
+            of all bands. A file with one band is also accepted for C = 3.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
+        missing: values that mean "no data", in addition to the nodata value that the file declares.
 
     Attributes:
         geometry: position of the raster on Earth.
@@ -86,8 +87,8 @@ class GeoTiffSource:
         if count < channels and not (count == 1 and channels == 3):
             self.close()
             raise AtrousError(
-                f"{path}: {count} band(s), and the model takes the first {channels}: give a file with at least "
-                f"{channels} bands, or train a model with in_channels={count}."
+                f"{path}: the file has {count} band(s), and the model takes the first {channels}: give a file with at "
+                f"least {channels} bands, or train a model with in_channels={count}."
             )
         self._judges_alpha = True
         self._taken = 1 if count == 1 else channels
@@ -101,11 +102,11 @@ class GeoTiffSource:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(H, W, C); C is 1 if one band is used as three."""
+        """(H, W, C); C is 1 if the file has one band and the model takes three channels."""
         return *self._size, self._taken
 
     def read(self, window: tuple[int, int, int, int]) -> Pixels:
-        """The window's pixels: uint8 or uint16 as stored, float32 for all other types; see `StoredPixels.for_model`.
+        """Reads a window: uint8 and uint16 values as stored, other types as float32; see `StoredPixels.for_model`.
 
         Args:
             window: (top, left, height, width) in pixels.
@@ -123,7 +124,7 @@ class GeoTiffSource:
         if self._missing:
             valid = without(values, valid, self._missing)
         doubtful = self._judges_alpha and self._taken < self.bands and stored.alpha_may_be_a_channel
-        self._judges_alpha = self._judges_alpha and not doubtful  # one window is enough
+        self._judges_alpha = self._judges_alpha and not doubtful  # the doubt is reported for one window only
         return Pixels(values, valid, doubtful)
 
     def close(self) -> None:
@@ -133,15 +134,15 @@ class GeoTiffSource:
 
 
 class GeoTiffSink:
-    """A mask as a GeoTIFF with the picture's size: tiled, compressed, with coordinates, colours and the classes' names.
+    """A mask that is written as a tiled, compressed GeoTIFF with coordinates, colours and class names.
 
-    Use it in a `with` statement. After an error the path keeps its previous file, never a part of a mask.
+    Use it in a `with` statement. If an error occurs, no incomplete mask is written, and an existing file is unchanged.
 
     Args:
         path: the file to write.
-        source: the picture, which defines the size and coordinates of the mask.
+        source: the picture, which has the size and the coordinates of the mask.
         table: names, colours and raw values of the classes.
-        raw: write the raw values that the training masks had, instead of class indices.
+        raw: whether to write the first raw value of each class instead of class indices.
 
     Raises:
         AtrousError: the file cannot be written.
@@ -155,7 +156,7 @@ class GeoTiffSink:
         like = source.geometry or Place(None, rasterio.Affine.identity(), (), None)
         self.path, self._table, self._raw = Path(path), table, raw
         self._unfinished = ExitStack()
-        # where 255 is a class, there is no value for void; then only a mask with void pixels is refused
+        # if a class has the raw value 255, ignored pixels may have no value; masks with such pixels are then refused
         void = [IGNORE_INDEX] if table.has_ignore_value or not raw else []
         values = self._values(np.array([[*range(len(table.names)), *void]], np.uint8))[0]
         if values.ndim > 1:
@@ -186,7 +187,7 @@ class GeoTiffSink:
         self._top = 0
 
     def write(self, window: tuple[int, int, int, int], mask: np.ndarray) -> None:
-        """Writes the mask of a window; windows come in rows from the top, each row from the left.
+        """Writes the mask of a window; windows must be given in rows from the top, and in each row from the left.
 
         Values are kept in memory until they fill a whole row of blocks: at most width · (height of a window + 512)
         values. A block written in parts would be compressed, read again, and rewritten elsewhere in the file.
@@ -237,11 +238,11 @@ class GeoTiffSink:
 
 
 def needs_windows(path: str | Path, most_bytes: float) -> bool:
-    """Whether a picture needs `GeoTiffSource`: it has coordinates, more than 4 bands or too many bytes.
+    """Returns whether a picture must be read with `GeoTiffSource`: it has coordinates, over 4 bands or too many bytes.
 
     Args:
         path: path of a file; only TIFF and JPEG 2000 are opened, and only if rasterio is installed.
-        most_bytes: largest size of the decoded pixels, in bytes.
+        most_bytes: largest number of bytes of the decoded pixels that does not require windows.
     """
     if Path(path).suffix.lower() not in RASTER_SUFFIXES:
         return False
@@ -256,7 +257,13 @@ def needs_windows(path: str | Path, most_bytes: float) -> bool:
 
 
 def has_place_tags(path: str | Path) -> bool:
-    """Whether a raster has coordinates, checked without rasterio: without rasterio its mask would lose them."""
+    """Returns whether a raster has coordinates; rasterio is not needed for this check.
+
+    Masks that are written without rasterio have no coordinates.
+
+    Args:
+        path: path of a file; only TIFF and JPEG 2000 are opened.
+    """
     path = Path(path)
     if path.suffix.lower() not in RASTER_SUFFIXES:
         return False
@@ -279,7 +286,7 @@ def _is_tiff(path: str | Path) -> bool:
 
 
 def _moved(point: Any, matrix: np.ndarray) -> Any:
-    """A ground control point, moved to its upright pixel."""
+    """Returns a ground control point, moved from its stored pixel to its upright pixel."""
     column, row, _ = matrix @ (point.col, point.row, 1.0)
     return type(point)(row=row, col=column, x=point.x, y=point.y, z=point.z, id=point.id, info=point.info)
 
@@ -299,7 +306,7 @@ def _open(path: str | Path) -> Any:
 
 
 def _small_cache() -> Any:
-    """An environment with a small cache; GDAL reads the size when it first caches a block, in any thread."""
+    """Returns a rasterio environment with a small cache; GDAL reads the size once, when a thread caches a block."""
     import rasterio
 
     return rasterio.Env(GDAL_CACHEMAX=CACHE_MB)

@@ -14,10 +14,10 @@ from atrous.input_spec import Input, joint_dtype
 
 
 class JoinedSource:
-    """Several sources of the same size, read as one.
+    """Several sources of the same size that are read as one source; their channels are concatenated.
 
     Args:
-        sources: one per input.
+        sources: one source per input.
         inputs: inputs of the model, in the same order.
 
     Raises:
@@ -30,7 +30,7 @@ class JoinedSource:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of all inputs."""
+        """(H, W, C); C is the number of channels of all inputs together."""
         height, width, _ = self._sources[0].shape
         return height, width, sum(one.channels for one in self._inputs)
 
@@ -45,25 +45,26 @@ class JoinedSource:
             getattr(source, "close", lambda: None)()
 
     def read(self, window: Window) -> Pixels:
-        """The window of each source, joined."""
+        """Reads the window from each source, and joins the pixels; see `joined`."""
         return joined([source.read(window) for source in self._sources], self._inputs)
 
 
 def joined(parts: Sequence[Pixels], inputs: Sequence[Input]) -> Pixels:
-    """The channels of several inputs in one array, each in the range that the model was trained on.
+    """Concatenates the channels of several inputs.
 
-    A pixel has no data if the picture, the first input, has no data there. Where only a further input has no data, its
-    channels get their training mean, which is 0 after normalisation: a pixel without depth is still valid.
+    The picture, which is the first input, is converted to the data type that the model was trained on. A pixel is valid
+    if the picture has data there. If a further input has no data there, its channels get their mean in the training
+    data, which is 0 after normalisation. For example, a pixel without depth is valid.
 
     Args:
         parts: pixels of each input, all of the same size.
         inputs: inputs of the model, in the same order.
 
     Returns:
-        H×W×C of their common data type, or float32.
+        H×W×C of the inputs' common data type, or of float32.
 
     Raises:
-        AtrousError: the parts differ in size, or a data type is not that of the training.
+        AtrousError: the parts differ in size, or a further input does not have its data type of the training data.
     """
     check_sizes([part.values.shape[:2] for part in parts], [one.name for one in inputs])
     dtype = joint_dtype(inputs)
@@ -84,7 +85,7 @@ def joined(parts: Sequence[Pixels], inputs: Sequence[Input]) -> Pixels:
 
 
 def check_sizes(sizes: Sequence[tuple[int, ...]], names: Sequence[str]) -> None:
-    """Refuses inputs of one scene that differ in size.
+    """Checks that the inputs of one scene have the same size.
 
     Args:
         sizes: (H, W) of each input.
@@ -95,4 +96,6 @@ def check_sizes(sizes: Sequence[tuple[int, ...]], names: Sequence[str]) -> None:
     """
     if len(set(sizes)) > 1:
         listed = ", ".join(f"{name} {size[1]}×{size[0]} px" for name, size in zip(names, sizes, strict=True))
-        raise AtrousError(f"inputs of one scene are of one size, and these differ: {listed}. Resize them to one grid.")
+        raise AtrousError(
+            f"inputs of one scene must have one size, and these differ: {listed}. Resize them to one grid."
+        )

@@ -9,12 +9,14 @@ import numpy as np
 
 from atrous.data.sources.source import Pixels, Source, Window
 
-#: Number of rows read at once for the mean and the standard deviation.
+#: Number of rows that are read at once to compute the mean and the standard deviation.
 ROWS = 512
 
 
 class StandardisedSource:
-    """A source normalised by the mean and standard deviation of its whole picture, computed by two passes at first use.
+    """A source whose values are normalised by the mean and standard deviation of the whole picture.
+
+    The first call of `read` computes both in two passes over the picture.
 
     Args:
         source: the picture.
@@ -34,7 +36,7 @@ class StandardisedSource:
         return self.source.geometry
 
     def read(self, window: Window) -> Pixels:
-        """The window as float32; 0 where there is no data, and in constant channels."""
+        """Returns the normalised window as float32; values are 0 where there is no data, and in constant channels."""
         values, valid, doubtful = self.source.read(window)
         mean, std = self._statistics
         scaled = ((values - mean) / std).astype(np.float32)
@@ -46,7 +48,7 @@ class StandardisedSource:
 
     @cached_property
     def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each channel, in two passes, because a sum of squares loses precision."""
+        """The mean and standard deviation of each channel; two passes avoid the rounding errors of a sum of squares."""
         height, width, channels = self.source.shape
         windows = [Window(top, 0, min(ROWS, height - top), width) for top in range(0, height, ROWS)]
         count, total, squares = 0, np.zeros(channels), np.zeros(channels)

@@ -19,15 +19,15 @@ from atrous.input_spec import Input
 
 
 def read_scene(files: Sequence[Path], inputs: Sequence[Input]) -> Pixels:
-    """The values of all inputs of a scene.
+    """Reads the files of a scene, and joins the channels of several inputs.
 
     Args:
         files: one file per input.
         inputs: inputs of the model, in the same order.
 
     Returns:
-        For one input, its values H×W×C, as `as_input` returns them; for several, the joined channels, see
-        `joined.joined`.
+        H×W×C: the values of a single input, as `as_input` returns them; or the concatenated channels of several inputs,
+        as `joined.joined` returns them.
 
     Raises:
         AtrousError: a file is missing or damaged, no conversion to the channels is defined, or sizes differ.
@@ -67,11 +67,11 @@ def _windows_of(file: Path, one: Input, first: bool) -> Source:
 
 
 def as_input(pixels: Pixels, one: Input) -> Pixels:
-    """A whole picture, with the missing values and any per-image normalisation of an input applied.
+    """Applies the missing values and the per-image normalisation of an input to a whole picture.
 
     Args:
-        pixels: pixels as the file stores them, with the input's channels.
-        one: the input.
+        pixels: the stored pixels, with the channels of the input.
+        one: the input; it defines which values are missing, and whether pictures are normalised.
     """
     values, valid, doubtful = pixels
     if one.missing:
@@ -82,12 +82,12 @@ def as_input(pixels: Pixels, one: Input) -> Pixels:
 
 
 def read_picture_pixels(file: Path, channels: int | None, pages: str) -> Pixels:
-    """The pixels of a picture's file, before any settings of a model are applied.
+    """Reads the pixels of a picture, without the missing values and the normalisation of an input.
 
     Args:
-        file: the picture.
-        channels: number of channels C; None for all bands except alpha.
-        pages: as in `read_pixels`.
+        file: path of the picture.
+        channels: number of channels C of the result; None for all bands except alpha.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
 
     Raises:
         AtrousError: the file is missing or damaged, or no conversion to the channels is defined.
@@ -101,14 +101,15 @@ def read_picture_pixels(file: Path, channels: int | None, pages: str) -> Pixels:
 
 
 def read_input(file: Path, one: Input) -> Pixels:
-    """The values of one input of a scene.
+    """Reads one input of a scene; see `as_input`.
 
     Args:
-        file: the input's file.
+        file: path of the input's file, or of a slice of a volume.
         one: the input.
 
     Raises:
-        AtrousError: as `read_picture_pixels`.
+        AtrousError: the file is missing or damaged, no conversion to the channels is defined, or the input needs slices
+            of volumes and the file is a picture.
     """
     if (place := slice_place(file)) is not None:
         values, valid = read_slice(place, one)

@@ -1,4 +1,4 @@
-"""Protocols of all kinds of input and output: a source returns pixels window by window, a sink takes a mask."""
+"""Protocols for pictures and masks of any kind: sources are read, and sinks are written, window by window."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Window(NamedTuple):
-    """A rectangle of a picture, in pixels from its top left corner."""
+    """A rectangle of a picture, in pixels; (top, left) is relative to the top left corner of the picture."""
 
     top: int
     left: int
@@ -26,12 +26,12 @@ class Window(NamedTuple):
         return slice(self.left, self.left + self.width)
 
     def within(self, other: Window) -> Window:
-        """The same rectangle, relative to the top left corner of ``other``."""
+        """Returns the same rectangle, relative to the top left corner of ``other``."""
         return Window(self.top - other.top, self.left - other.left, self.height, self.width)
 
 
 class Pixels(NamedTuple):
-    """The pixels that a model gets: of a picture or of a window.
+    """The pixels of a picture or of a window.
 
     Attributes:
         values: H×W×C ``uint8``, ``uint16`` or ``float32``; 0 where there is no data.
@@ -58,20 +58,20 @@ class Source(Protocol):
         ...
 
     def read(self, window: Window) -> Pixels:
-        """The pixels of a window that is inside the picture."""
+        """Returns the pixels of a window that is inside the picture."""
         ...
 
 
 class Sink(Protocol):
-    """A mask that is written window by window: in rows of windows from the top, each row from the left."""
+    """A mask that is written window by window: rows of windows from top to bottom, and each row from left to right."""
 
     def write(self, window: Window, mask: np.ndarray) -> None:
-        """Writes the window's H×W uint8 class indices, 255 where the picture has no data."""
+        """Writes the H×W uint8 class indices of a window; 255 marks pixels without data."""
         ...
 
 
 def whole(source: Source) -> Pixels:
-    """All pixels of a source.
+    """Reads all pixels of a source.
 
     Args:
         source: a picture that fits in memory.

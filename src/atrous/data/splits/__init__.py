@@ -1,1 +1,1 @@
-"""The split and the group of each picture."""
+"""Determines the split and the group of each picture."""

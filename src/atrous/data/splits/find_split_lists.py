@@ -16,7 +16,7 @@ from atrous.data.text_files import decodings, table_of
 from atrous.errors import AtrousError
 from atrous.overwrite_checks import is_our_json
 
-# in a folder for lists, a file of these formats counts as a split list that cannot be read
+# a file with one of these suffixes in a folder for lists counts as a split list that cannot be read
 _UNREAD_SUFFIXES = frozenset({".xlsx", ".xls", ".ods", ".xml", ".pkl", ".parquet", ".npy", ".npz", ".mat"})
 _SETTINGS = YAML | {".toml", ".xml", ".cfg", ".ini", ".conf"}
 # programs, archives, logs and models may be named train or test, but are not split lists
@@ -31,22 +31,22 @@ miou dice accuracy errors report stats statistics
 """
 #: A file with one of these words in its name contains results, such as scores of pictures, and no split.
 RESULTS = frozenset(_RESULT_WORDS.split())
-_RECORD_FILES = 100  # most per folder; if there are more, they are labels of single pictures
+_RECORD_FILES = 100  # record files of a folder with more of them are skipped: each of them labels a single picture
 _FOLDERS = ("splits", "split", "lists", "ImageSets/Segmentation", "ImageSets")
 
 
 def find_lists(
     root: Path, images: Mapping[str, Path] | None = None, no_lists: Container[Path] = ()
 ) -> tuple[list[Path], tuple[str, ...]]:
-    """Returns the split lists of a dataset: those in ``splits/`` or a folder of a similar name, else those in ``root``.
+    """Returns the split lists in ``splits/`` or a folder with a similar name, else the split lists in ``root``.
 
     Args:
         root: the dataset's folder.
-        images: the pictures by stem. A file without the name of a list counts as one only if it names a picture.
+        images: the pictures by stem. A file whose name is not usual for a list is a list only if it names a picture.
         no_lists: files that are not split lists, whatever their names are.
 
     Returns:
-        The lists, sorted, and sentences about the lists that are not used.
+        The lists, sorted by path, and sentences about the lists that are not used.
 
     Raises:
         AtrousError: a list has a file format that cannot be read.
@@ -87,7 +87,7 @@ def unused_lists_note(
 
     Args:
         root: the dataset's folder.
-        used: the lists that are read nevertheless.
+        used: the lists that are read; they are not named.
         where: the source of the splits, as a sentence without the full stop.
 
     Returns:
@@ -130,12 +130,12 @@ def _is_list(path: Path, images: Mapping[str, Path], *, in_root: bool) -> bool:
     unread = is_unread_list(path, images) or (not in_root and suffix in _UNREAD_SUFFIXES)
     if suffix not in LIST_SUFFIXES and not unread:
         return False
-    if suffix == ".json" and is_our_json(path):  # such as the scores of a split, val.json
+    if suffix == ".json" and is_our_json(path):  # for example val.json, the scores of a split that atrous wrote
         return False
     if not in_root:
         return suffix != "" or LIST_NAME.fullmatch(path.stem.lower()) is not None
     if unread or LIST_NAME.fullmatch(path.stem.lower()):
-        # train.yaml may be a recipe
+        # a file such as train.yaml may be a recipe
         sure = suffix not in _SETTINGS or path.stem.lower().startswith("split")
         if sure or not os.access(path, os.R_OK):
             return sure
@@ -188,7 +188,7 @@ def _unread_record_notes(root: Path, images: Mapping[str, Path]) -> Iterator[str
             yield f"{path} is too large to be searched for splits."
         elif _holds_results(path) and tells_splits(path, images):
             yield (
-                f"{path} assigns pictures to splits but is not read, because its name is that of a file of results. "
+                f"{path} assigns pictures to splits but is not read, because its name is usual for a file of results. "
                 "If it is the split list, rename it to splits" + path.suffix + "."
             )
 

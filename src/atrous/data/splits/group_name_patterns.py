@@ -23,7 +23,7 @@ _LEAST_SHARE = 0.5  # least share of the pictures that must be in groups of two 
 
 
 def recognised_pattern(names: Collection[str]) -> str | None:
-    """Returns a pattern that finds, in each name, the patient, recording or scene that several pictures share.
+    """Returns a pattern that finds the patient, recording or scene in each name, if several pictures share it.
 
     Args:
         names: names of pictures, without suffix.
@@ -49,7 +49,7 @@ def groups_in_names(names: Collection[str]) -> dict[str, str]:
 
 
 def _patterns(names: Collection[str]) -> Iterator[str]:
-    """Yields the patterns in the order in which they are tried; words for a known source of pictures come first."""
+    """Yields the patterns in the order in which they are tried; patterns with words such as "patient" come first."""
     for words in (_PERSONS, _RECORDINGS, _SCENES):
         yield rf"^(.*?(?<![A-Za-z])(?i:{words}){_ID})(?!\d)"
     ending = re.escape(_common_ending(names))
@@ -75,7 +75,7 @@ def _short_patterns(names: Collection[str]) -> Iterator[str]:
 
 
 def _common_ending(names: Collection[str]) -> str:
-    """Returns the ending that all names share, without leading digits, such as "_leftImg8bit"."""
+    """Returns the common ending of all names, such as "_leftImg8bit", without digits at its beginning."""
     reversed_names = [name[::-1] for name in names]
     alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*reversed_names, strict=False))
     return "".join(letters[0] for letters in alike)[::-1].lstrip("0123456789")

@@ -17,6 +17,7 @@ from typing import Literal
 from atrous.data.splits.split_names import SPELLINGS
 from atrous.data.splits.split_rows import IMAGE_HEADS, stem_of
 from atrous.data.text_files import decodings, table_of
+from atrous.data.volumes.slices import is_volume
 from atrous.errors import AtrousError, counted
 
 GROUPS_FILE = "groups.csv"
@@ -30,7 +31,7 @@ flight drive track run study series volume scan stack specimen cluster
 _GROUP_HEAD = re.compile(rf"({'|'.join(_GROUP_WORDS.split())})s?([ _-]?(id|ids|name|no|nr|number|key|index))?")
 _EXAMPLE = r"^(.+)_\d+$"
 
-#: By layout: a pattern of its picture names with the group in brackets, and the kind of group.
+#: For each layout: a pattern for the names of its pictures, with the group in brackets, and the kind of group.
 _LAYOUTS = {
     "cityscapes": (re.compile(r"(.+_\d{6})_\d{6}_leftImg8bit"), "city and sequence"),
     "camvid": (re.compile(r"(\d{4}[A-Z\d]{2}|Seq\d{2}VD)_f?\d+.*"), "recording"),
@@ -43,7 +44,7 @@ class Groups:
     """The group of each picture, and the source of the groups.
 
     Attributes:
-        of: the group by the picture's path; None for a picture that is in no group.
+        of: the group of each picture by the picture's path; None for a picture that is in no group.
         source: "file" for a groups.csv, "pattern" for the user's pattern, "layout" for the names or folders of the
             layout, "" if no group is known.
         notes: sentences for the user.
@@ -60,14 +61,14 @@ def find_groups(
     """Returns the groups of a dataset's pictures: from ``groups.csv``, else from the pattern, else from the layout.
 
     Args:
-        pictures: the name of each picture by its path.
+        pictures: the name of each picture (file name without suffix) by its path.
         root: the dataset's folder.
-        layout: the name of the dataset's layout.
+        layout: the name of the dataset's layout; "" to use no names of a layout.
         pattern: a regular expression with one group, searched in each name; None to use no pattern.
-        above: a folder above ``root`` that may contain the ``groups.csv`` instead.
+        above: a folder above ``root`` that is also searched for ``groups.csv``; None to search ``root`` only.
 
     Raises:
-        AtrousError: the pattern or the groups.csv is invalid, or leaves out a picture.
+        AtrousError: the pattern or the groups.csv is invalid, or gives no group for a picture.
     """
     table, unread = _files({root, above or root})
     given = None if pattern is None else compiled_pattern(pattern)
@@ -115,9 +116,10 @@ def compiled_pattern(pattern: str) -> re.Pattern[str]:
 def _stated(of: Mapping[Path, str | None], source: str) -> str:
     named = {group for group in of.values() if group is not None}
     alone = sum(group is None for group in of.values())
-    more = f", and {counted(alone, 'picture')} in no group" if alone else ""
-    grouped = f"{counted(len(of) - alone, 'picture')} in {counted(len(named), 'group')}"
-    return f"Groups of pictures, from {source}: {grouped}{more}."
+    noun = "volume" if any(map(is_volume, of)) else "picture"
+    more = f", and {counted(alone, noun)} in no group" if alone else ""
+    grouped = f"{counted(len(of) - alone, noun)} in {counted(len(named), 'group')}"
+    return f"Groups of {noun}s, from {source}: {grouped}{more}."
 
 
 def _by_pattern(pattern: re.Pattern[str], pictures: Mapping[Path, str]) -> dict[Path, str | None]:
@@ -132,7 +134,7 @@ def _by_pattern(pattern: re.Pattern[str], pictures: Mapping[Path, str]) -> dict[
 
 
 def _by_layout(pictures: Mapping[Path, str], root: Path, layout: str) -> tuple[dict[Path, str | None], str]:
-    """Returns the groups by the layout's picture names or folders, and their kind; empty if there are none."""
+    """Returns the groups from the names or folders of the pictures, and the kind of group; empty if there are none."""
     if layout in _LAYOUTS:
         names, what = _LAYOUTS[layout]
         matches = {path: names.fullmatch(name) for path, name in pictures.items()}
@@ -166,7 +168,7 @@ def _inside(path: Path, root: Path) -> Path:
 
 
 def _files(folders: Iterable[Path]) -> tuple[Path | None, list[Path]]:
-    """Returns the table of groups in a dataset's folders, and unread files that may be meant as such a table.
+    """Returns the table of groups in the folders, or None, and the files ``groups.*`` that are not read.
 
     Raises:
         AtrousError: there are two tables.
@@ -181,14 +183,14 @@ def _files(folders: Iterable[Path]) -> tuple[Path | None, list[Path]]:
 
 
 def _from_file(path: Path, pictures: Mapping[Path, str], root: Path) -> tuple[dict[Path, str | None], tuple[str, ...]]:
-    """Reads the groups from a table, and returns notes about names in it that match no picture.
+    """Reads the groups from a table; also returns a note if the table contains names that match no picture.
 
     Raises:
-        AtrousError: the table is unreadable, contradicts itself or leaves out a picture.
+        AtrousError: the table is unreadable, contradicts itself or gives no group for a picture.
     """
     index = _index(pictures, root)
     readings = [_rows(path, _cells(path, text), index) for text in decodings(path)]
-    # if several encodings fit, use the one in which most names are names of pictures
+    # if several encodings fit, the encoding is used in which most names match pictures
     rows = max(readings, key=lambda rows: sum(stem_of(name, index) in index for name, _ in rows))
     groups: dict[Path, str | None] = {}
     strange = []
@@ -196,8 +198,8 @@ def _from_file(path: Path, pictures: Mapping[Path, str], root: Path) -> tuple[di
         found = index.get(stem_of(name, index), ())
         if len(found) > 1:
             raise AtrousError(
-                f"{path}: '{name}' matches {counted(len(found), 'picture')}: {found[0]} and {found[1]}. Write their "
-                f"paths in the data set instead, such as '{_inside(found[0], root).as_posix()}'."
+                f"{path}: '{name}' matches {counted(len(found), 'picture')}: {found[0]} and {found[1]}. Write "
+                f"paths relative to the dataset's folder instead, such as '{_inside(found[0], root).as_posix()}'."
             )
         if not found:
             strange.append(name)
@@ -220,7 +222,7 @@ def _from_file(path: Path, pictures: Mapping[Path, str], root: Path) -> tuple[di
 
 
 def _index(pictures: Mapping[Path, str], root: Path) -> dict[str, list[Path]]:
-    """Indexes the pictures by name and by every end of their paths, with and without suffix."""
+    """Returns the pictures by name and by every end of their path, such as "scene_1/a.png" or "a"."""
     index: dict[str, list[Path]] = {}
     for path, name in pictures.items():
         parts = _inside(path, root).parts
@@ -231,7 +233,7 @@ def _index(pictures: Mapping[Path, str], root: Path) -> dict[str, list[Path]]:
 
 
 def _cells(path: Path, text: str) -> list[list[str]]:
-    """Returns the cells of each line; if no line has a delimiter, its words."""
+    """Returns the cells of each line; if no line has a delimiter, the last word of each line is the second cell."""
     table = table_of(path, text)
     if all(len(cells) == 1 for cells in table):
         return [cells[0].rsplit(maxsplit=1) for cells in table]
@@ -239,7 +241,7 @@ def _cells(path: Path, text: str) -> list[list[str]]:
 
 
 def _rows(path: Path, table: list[list[str]], index: Mapping[str, object]) -> list[tuple[str, str | None]]:
-    """Returns (picture, group) for each line."""
+    """Returns the picture and the group in each line of a table; a header and comments are left out."""
     table = [cells for cells in table if not cells[0].startswith("#") or stem_of(cells[0], index) in index]
     width = max(map(len, table), default=0)
     if width < 2:

@@ -1,8 +1,8 @@
 """Split lists: files that assign pictures to splits, in the forms that people and tools write.
 
-A list is a text with one name or one pair of names per line, a CSV or TSV table with or without a header, or a JSON,
-JSON Lines, YAML or TOML file. A table with a column "split", or records with such a key, contain all splits in one
-file.
+A list is a text file with one name, or the names of a picture and its mask, in each line; a CSV or TSV table with or
+without a header; or a JSON, JSON Lines, YAML or TOML file. A table with a column "split", or records with a key
+"split", define all splits in one file.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ LIST_NAME = re.compile(
 def listed_splits(
     lists: list[Path], folder: Path, images: Mapping[str, Path], masks: Mapping[str, Path]
 ) -> dict[str, tuple[Item, ...]]:
-    """Returns the items of each split that the lists name, by the split's usual name.
+    """Returns the items of each split in the lists, by the usual name of the split.
 
     Args:
-        lists: the files.
-        folder: the folder to give in the path of a listed picture that is missing.
+        lists: the split lists.
+        folder: folder of the pictures; it is used in the path of a listed picture that is missing.
         images: the pictures by stem.
-        masks: the masks by the stem of their picture, and also by their own stem if a list pairs them.
+        masks: the masks by the stem of their picture; also by their own stem, for lists that name pictures and masks.
 
     Raises:
-        AtrousError: a list is unreadable or names nothing, or two lists of one split differ.
+        AtrousError: a list is unreadable or contains no name, or two lists of one split differ.
     """
     splits: dict[str, tuple[Item, ...]] = {}
     origin: dict[str, Path] = {}
@@ -71,31 +71,31 @@ def listed_splits(
 
 
 def listed(path: Path, folder: Path, images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Item, ...]:
-    """Returns the items that the list of one split names, in the order of the list.
+    """Returns the items in the list of one split, in the order of the list.
 
     Names are matched by their stem; their suffix and folder are ignored.
 
     Args:
-        path: the list.
-        folder: the folder to give in the path of a listed picture that is missing.
+        path: the split list.
+        folder: folder of the pictures; it is used in the path of a listed picture that is missing.
         images: the pictures by stem.
-        masks: the masks by stem.
+        masks: the masks by the stem of their picture; also by their own stem, if the list names pictures and masks.
 
     Raises:
-        AtrousError: the list is unreadable or names nothing.
+        AtrousError: the list is unreadable or contains no name.
     """
     return _items(path, read_list(path, images), folder, images, masks)
 
 
 def read_list(path: Path, images: Mapping[str, Path]) -> list[Row]:
-    """Reads the rows of a list; there is at least one.
+    """Reads the rows of a list, at least one.
 
     Args:
-        path: the file.
-        images: the pictures by stem; they determine the encoding of a file that is not Unicode.
+        path: the split list.
+        images: the pictures by stem. If the file is not Unicode, an encoding is used in which all names match pictures.
 
     Raises:
-        AtrousError: the list is unreadable or names nothing.
+        AtrousError: the list is unreadable or contains no name.
     """
     texts = [
         [
@@ -115,7 +115,7 @@ def read_list(path: Path, images: Mapping[str, Path]) -> list[Row]:
 
 
 def is_list_of_names(path: Path) -> bool:
-    """Returns whether a JSON file is a list of strings, rather than settings or labels."""
+    """Returns whether a JSON file contains a list of strings, and not settings or labels."""
     try:
         content = parse_json(next(iter(decodings(path))), str(path))
     except AtrousError:
@@ -139,7 +139,7 @@ def _items(
 
 
 def _place(path: Path, written: str) -> str:
-    """Returns the list and, if found, the line that contains a name: "splits/train.txt, line 3"."""
+    """Returns the path of a list and, if found, the line of a name, for messages: "splits/train.txt, line 3"."""
     name = re.compile(rf"(?<![\w.-]){re.escape(written)}(?![\w-])")
     lines = next(iter(decodings(path))).splitlines()
     line = next((number for number, text in enumerate(lines, 1) if name.search(text)), None)
@@ -147,7 +147,7 @@ def _place(path: Path, written: str) -> str:
 
 
 def _elsewhere(folder: Path, written: str, stem: str) -> Path:
-    """Returns the path of an unknown picture: an existing file of that name, else the path of the missing file."""
+    """Returns a path for a name that is not a known picture: an existing file with this name, else a missing file."""
     named = folder / Path(written.replace("\\", "/")).name
     return named if named.is_file() else folder / stem
 
@@ -190,7 +190,10 @@ def _rows(path: Path, text: str, images: Mapping[str, Path]) -> list[Row]:
 
 
 def _line_row(line: str) -> Row:
-    """Parses a line: one name, which may contain spaces, or "image mask" (space, tab, comma or semicolon)."""
+    """Parses a line: a name, which may contain spaces, or the names of a picture and a mask with a separator.
+
+    The separator is a comma, a semicolon, a tab or a space.
+    """
     words = [word.strip() for word in re.split(r"[,;\t]", line) if word.strip()]
     if len(words) < 2:
         words = line.split()

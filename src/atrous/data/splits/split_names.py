@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: Spellings of each split's name, in lower case, the usual one first; the first one that is found is used.
+#: Spellings of the name of each split, in lower case, in order of precedence; the first is the usual name.
 SPELLINGS = {
     "train": ("train", "training", "tr"),
     "val": ("val", "valid", "validation", "dev"),
@@ -11,6 +11,10 @@ SPELLINGS = {
 
 
 def canonical_split(name: str) -> str:
-    """Returns the usual name of a split: "val" for "Validation", "valid" or "dev"; other names are unchanged."""
+    """Returns the usual name of a split: "val" for "Validation", "valid" or "dev"; other names are unchanged.
+
+    Args:
+        name: name of a split, in upper or lower case.
+    """
     lowered = name.lower()
     return next((usual for usual, spellings in SPELLINGS.items() if lowered in spellings), name)

@@ -37,11 +37,11 @@ SPLIT_KEY = re.compile(
     r"([_-]?(?:set|split|list|ids?|images?|imgs?|files?|names|data|samples|items|idxs?|index|indices))?",
     re.IGNORECASE,
 )
-# under these heads every value is a split; under other SPLIT_HEADS it may be something else, such as a disease stage
+# under these keys, every value is a split; under other SPLIT_HEADS, a value may be, for example, a disease stage
 _SURE_HEADS = frozenset(["split", "splits", "subset", "partition"])
-#: Heads under which a value is a fold, or a flag of a single split.
+#: Keys of which the value is the number of a fold, or states whether a picture belongs to one split.
 FOLD_HEADS = frozenset(["fold", "kfold", "folds", "is_train", "is_training", "is_test"])
-#: Heads that name a split; true or false under such a head states whether a picture belongs to this split.
+#: Keys that name a split; the value true or false states whether a picture belongs to this split.
 FLAG_HEADS = frozenset(["trainval", *(spelling for spellings in SPELLINGS.values() for spelling in spellings)])
 #: A list of pictures under a key that contains one of these words is a split.
 SPLIT_LIKE = FLAG_HEADS | frozenset(
@@ -49,14 +49,14 @@ SPLIT_LIKE = FLAG_HEADS | frozenset(
 )
 _OF_MASKS = MASK_HEADS | {"y", "annotations", "annots", "labels", "segmentations", "targets", "anns", "gts"}
 _DEEPEST = 100  # levels; a deeper file is not a list and would exhaust Python's stack
-_TAG_HEADS = frozenset(["tag", "tags"])  # FiftyOne's samples
+_TAG_HEADS = frozenset(["tag", "tags"])  # keys of the split in FiftyOne's samples
 
 
 def record_rows(path: Path, text: str, known: Mapping[str, Path]) -> list[Row]:
     """Reads the pictures that a file of records names, and their splits if the file contains them.
 
-    The file may contain a list of names or of records, a mapping from splits to such lists or from pictures to splits,
-    or COCO's ``images``. These may also be inside other values; then only pictures with a split are read.
+    The file may contain a list of names or of records, a mapping from splits to such lists, a mapping from pictures to
+    splits, or COCO's ``images``. If these are nested in other values, only pictures with a split are read.
 
     Args:
         path: the file, with one of ``RECORD_SUFFIXES``.
@@ -70,8 +70,8 @@ def record_rows(path: Path, text: str, known: Mapping[str, Path]) -> list[Row]:
     if rows := _plain_rows(content) or list(_rows_with_split(content, None, known)):
         return rows
     raise AtrousError(
-        f'{path}: no list of pictures. Write ["a.png", …] or {{"train": ["a.png", …], "val": […]}}, or move the file '
-        "away to get a random split."
+        f'{path}: it contains no list of pictures. Write ["a.png", …] or {{"train": ["a.png", …], "val": […]}}, or '
+        "move the file away to get a random split."
     )
 
 
@@ -79,7 +79,7 @@ def tells_splits(path: Path, known: Mapping[str, Path]) -> bool:
     """Returns whether a file of records assigns pictures to splits; the name of the file does not matter.
 
     Args:
-        path: a readable file; a file that this program wrote never counts.
+        path: a readable file. The result is False for a file that this program wrote.
         known: the pictures by stem; if empty, every name with a picture suffix counts as a picture.
     """
     if is_too_large(path) or is_our_json(path) or is_our_recipe(path):
@@ -145,7 +145,7 @@ def _parsed(path: Path, text: str) -> Any:
 
 
 def _plain_rows(content: Any) -> list[Row]:
-    """Returns the rows of a content that is nothing but a list; its names may be names of missing pictures."""
+    """Returns the rows of content that has only pictures or a mapping of splits; else []. Pictures may be missing."""
     if isinstance(content, dict) and isinstance(content.get("images"), list):
         images, others = content["images"], {key: part for key, part in content.items() if key != "images"}
         if _has_splits(others):
@@ -157,7 +157,7 @@ def _plain_rows(content: Any) -> list[Row]:
         rows = [_entry_row(entry, _split_in(name)) for name, part in content.items() for entry in part]
     elif isinstance(content, dict) and content and all(isinstance(part, str) for part in content.values()):
         if all(SPLIT_KEY.fullmatch(str(key)) for key in content):
-            return []  # several names in one string
+            return []  # each string may contain several names
         rows = [Row(name, None, part) for name, part in content.items() if isinstance(name, str)]
     else:
         return []
@@ -166,7 +166,7 @@ def _plain_rows(content: Any) -> list[Row]:
 
 
 def _maps_splits(content: Any) -> bool:
-    """Returns whether a content is only a mapping from names to lists, such as splits or folds."""
+    """Returns whether the content is a mapping from names to lists without other values, such as splits or folds."""
     if not isinstance(content, dict) or not content or not all(isinstance(part, list) for part in content.values()):
         return False
     named = [SPLIT_KEY.fullmatch(str(name)) is not None for name in content]
@@ -240,14 +240,17 @@ def _rows_with_split(content: Any, split: str | None, known: Mapping[str, Path])
 def _rows_under_key(
     key: str, value: Any, split: str | None, known: Mapping[str, Path], *, by_picture: bool
 ) -> Iterator[Row]:
-    """Yields the rows of one entry of a mapping; ``by_picture`` if every picture in it has a split as its value."""
+    """Yields the rows of one entry of a mapping.
+
+    ``by_picture`` states whether the value of each picture in the mapping is a split.
+    """
     if match := SPLIT_KEY.fullmatch(key):
         yield from _rows_with_split(value, match[2], known)
-    elif by_picture and isinstance(value, str) and is_picture(key, known):  # else "train" may be a class
+    elif by_picture and isinstance(value, str) and is_picture(key, known):  # otherwise, "train" may be a class
         yield Row(key, None, value)
     elif is_picture(key, known) and isinstance(value, dict) and (own := split_of_record(value) or split):
         yield Row(key, _mask_of(value), own)
-    elif isinstance(value, list) and _is_like_split(key):  # the caller refuses an unknown split; it is never left out
+    elif isinstance(value, list) and _is_like_split(key):  # the caller raises an error for an unknown split
         yield from _rows_with_split(value, key, known)
     elif isinstance(value, list | dict):
         yield from _rows_with_split(value, split, known)
@@ -278,7 +281,7 @@ class _Part:
 
 
 def _rows_of(parts: list[_Part], known: Mapping[str, Path]) -> Iterator[Row]:
-    """Yields the rows of all parts; marks their fold if the parts define the same splits differently, as folds do."""
+    """Yields the rows of all parts; sets their fold if the parts define the same splits differently, as folds do."""
     tellers = [part for part in parts if part.may_be_fold and part.rows]
     folds = _contradict(tellers, known) or _is_list_of_one_fold(parts)
     for part in parts:
@@ -315,7 +318,7 @@ def _is_list_of_one_fold(parts: list[_Part]) -> bool:
 
 
 def _has_splits(content: Any) -> bool:
-    """Returns whether a content has lists, mappings or names under keys that are splits, at any depth."""
+    """Returns whether the content has, at any depth, the name of a split as a key of a list, a mapping or a text."""
     if isinstance(content, dict):
         return any(
             (SPLIT_KEY.fullmatch(str(key)) and isinstance(part, list | dict | str)) or _has_splits(part)
@@ -325,10 +328,10 @@ def _has_splits(content: Any) -> bool:
 
 
 def image_of(record: Mapping[str, Any]) -> str | None:
-    """Returns the picture that a record names, under a usual key or in a mapping under such a key.
+    """Returns the name of the picture in a record, from a usual key such as "image" or from a mapping under this key.
 
     Args:
-        record: the keys and values.
+        record: keys and values of the record.
 
     Returns:
         The first value that is a picture's file name, else the first value under a usual key, else None.
@@ -349,12 +352,12 @@ def _mask_of(record: Mapping[str, Any]) -> str | None:
 
 
 def split_of_record(record: Mapping[str, Any]) -> str | None:
-    """Returns the split of a record as written, or None.
+    """Returns the split of a record as it is written, or None.
 
     An unknown split is returned, too, so that the error message can name it.
 
     Args:
-        record: the keys and values.
+        record: keys and values of the record.
     """
     for key, value in record.items():
         head = str(key).lower()
@@ -375,7 +378,7 @@ def split_of_record(record: Mapping[str, Any]) -> str | None:
 
 
 def is_picture(name: str, known: Mapping[str, Path]) -> bool:
-    """Returns whether a name is that of a known picture or, if no pictures are known, has a picture suffix.
+    """Returns whether a name is the name of a known picture or, if no pictures are known, has a picture suffix.
 
     Args:
         name: the name as written in a file.

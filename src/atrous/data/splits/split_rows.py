@@ -1,4 +1,4 @@
-"""Rows of split lists, in a form common to all file formats, and the pictures that their names mean."""
+"""Rows of split lists, in one form for all file formats, and functions that match their names with pictures."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.splits.split_names import SPELLINGS
+from atrous.data.volumes.slices import volume_stem
 
 _IMAGE_WORDS = """
 image images img image_path image_name image_file image_id img_path img_name imagepath imagename file filename
@@ -22,7 +23,7 @@ mask masks label label_path label_name mask_path mask_name mask_file maskpath an
 segmentation seg seg_map seg_path gt
 """
 MASK_HEADS = frozenset(_MASK_WORDS.split())
-# under these heads there may be a class, a fold or a count instead of a mask
+# columns with these headers may contain classes, folds or counts instead of masks
 _DOUBTFUL_MASK_HEADS = frozenset(["label", "annotation", "ann", "segmentation", "seg", "gt"])
 SPLIT_HEADS = frozenset(["split", "splits", "subset", "set", "partition", "phase", "usage", "stage"])
 VAL_HEADS = frozenset(["is_valid", "is_val", "is_validation"])  # fastai's: true for val, false for train
@@ -36,8 +37,8 @@ class Row:
 
     Attributes:
         image: the picture's name, as written: a stem, a file name or a path.
-        mask: the mask's name, or None.
-        split: the name of its split, or None if the name of the list file is the split.
+        mask: the mask's name, as written, or None.
+        split: the split of the picture, as written; None if the name of the list file is the split.
         fold: the part of the file that contains the row, if several parts define the same splits differently; else
             None.
     """
@@ -49,9 +50,10 @@ class Row:
 
 
 def stem_of(written: str, known: Mapping[str, object]) -> str:
-    """Returns the stem of the picture that a name in a list means.
+    """Returns the stem of the picture to which a name in a list refers.
 
-    The whole name is tried first, then its first column, then its first word, each as a stem and as a file name.
+    The whole name is tried first, then the text before the first comma, semicolon or tab, then the first word. Each of
+    them may be a stem, a file name or a path. If none matches a picture, the stem of the first word is returned.
 
     Args:
         written: the name as written in the list.
@@ -61,13 +63,13 @@ def stem_of(written: str, known: Mapping[str, object]) -> str:
     if written not in known:
         written = re.sub(r"""^(['"])(.*)\1$""", r"\2", written)
     field, first = re.split(r"[,;\t]", written)[0].strip(), re.split(r"[,;\s]", written.strip())[0]
-    guesses = (guess for name in (written, field, first) for guess in (name, Path(name).stem, Path(name).name))
+    guesses = (guess for name in (written, field, first) for guess in (name, volume_stem(Path(name)), Path(name).name))
     spelled = (spelling for guess in guesses for spelling in _spellings(guess))
-    return next((spelling for spelling in spelled if spelling in known), Path(first).stem)
+    return next((spelling for spelling in spelled if spelling in known), volume_stem(Path(first)))
 
 
 def _spellings(name: str) -> tuple[str, ...]:
-    """Returns a name as file systems may spell it: composed (NFC), decomposed (NFD), or decoded by the locale."""
+    """Returns the spellings of a name on file systems: composed (NFC), decomposed (NFD), or decoded by the locale."""
     forms = (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
     if name.isascii():
         return (name,)
@@ -75,10 +77,10 @@ def _spellings(name: str) -> tuple[str, ...]:
 
 
 def split_of_validity(cell: str | None) -> str | None:
-    """Returns the split that a cell under ``is_valid`` means, "train" or "val"; None if it is neither true nor false.
+    """Returns the split for a cell of a column such as ``is_valid``: "val" for true, "train" for false, else None.
 
     Args:
-        cell: the content of the cell, in upper or lower case.
+        cell: the content of the cell, in upper or lower case, such as "true", "0" or "yes".
     """
     lowered = (cell or "").lower()
     if lowered not in ("true", "false", "1", "0", "1.0", "0.0", "yes", "no"):
@@ -89,12 +91,12 @@ def split_of_validity(cell: str | None) -> str | None:
 def is_mask_column(head: str, cells: Iterable[str | None]) -> bool:
     """Returns whether a column contains names of masks.
 
-    It does if all cells are names of picture files. Under a head that can only mean masks, it does if no cell is a
-    number.
+    A column contains masks if all cells are names of picture files. If its header can only mean masks, it also contains
+    masks if no cell is a number.
 
     Args:
-        head: the column's head, in lower case.
-        cells: the cells of the column.
+        head: the header of the column, in lower case.
+        cells: the cells of the column, without the header.
     """
     cells = list(cells)
     if all(map(names_file, cells)):

@@ -23,12 +23,12 @@ from atrous.data.splits.split_rows import IMAGE_HEADS, VAL_HEADS, stem_of
 from atrous.data.text_files import decodings
 from atrous.errors import AtrousError
 
-# in a file with one of these words in its name, numbers beside pictures are classes
+# if the name of a file contains one of these words, numbers beside pictures are classes, not splits
 _OF_CLASSES = frozenset(["class", "classes", "label", "labels", "count", "counts", "target", "targets"])
 
 
 def pictures_named(path: Path, known: Mapping[str, Path]) -> frozenset[str]:
-    """Returns the stems of the known pictures that the records of a file name, with or without a split.
+    """Returns the stems of the known pictures that are named in the records of a file, with or without a split.
 
     Args:
         path: a readable file.
@@ -68,12 +68,12 @@ def mentions_splits(path: Path, known: Mapping[str, Path]) -> bool:
 
 
 def _numbers_parts(content: Any, known: Mapping[str, Path], *, of_classes: bool) -> bool:
-    """Returns whether a content divides the pictures without naming splits: by lists of lists, numbers or flags.
+    """Returns whether content divides the pictures without names of splits: by lists of lists, numbers or flags.
 
     Args:
         content: the content of the file, or a part of it.
         known: the pictures by stem.
-        of_classes: whether, by the name of the file, numbers are classes.
+        of_classes: whether the name of the file shows that numbers are classes, not splits.
     """
     lists: list[Any] = content if isinstance(content, list) else []
     if isinstance(content, dict):
@@ -96,7 +96,7 @@ def _numbers_parts(content: Any, known: Mapping[str, Path], *, of_classes: bool)
 
 
 def _has_column(content: Any) -> bool:
-    """Returns whether a table, as lists or in pandas' form, has a column of flags or small numbers, such as "val"."""
+    """Returns whether a table in a form of pandas has a column for splits, such as "val", "is_train" or "fold"."""
     heads = FLAG_HEADS | FOLD_HEADS | VAL_HEADS
     if not isinstance(content, dict):
         return False
@@ -120,7 +120,7 @@ def _words_in(content: Any) -> Iterator[str]:
 
 
 def _numbers_pictures(content: Any, count: int) -> bool:
-    """Returns whether splits are lists of picture numbers without repeats, or records of a number and a split."""
+    """Returns whether pictures are given by number: splits are lists of different numbers, or records have numbers."""
     if isinstance(content, dict):
         parts = [part for key, part in content.items() if SPLIT_KEY.fullmatch(str(key))]
         numbers = [number for part in parts if isinstance(part, list) for number in part]

@@ -18,7 +18,7 @@ from atrous.overwrite_checks import is_our_json, is_our_metrics, is_our_recipe
 
 _SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".lst", ".list", ".md", ".xml", ".toml", ""}) | RECORD_SUFFIXES
 _TABLES = frozenset({".csv", ".tsv"})
-# words that mean splits; a name such as train (in _WORDS) is weaker evidence: any file of that split may be in train/
+# words for splits in general; the name of a split, such as train, is weaker evidence: train/ may contain any file
 _SPLIT_WORDS = frozenset(["split", "splits", "fold", "folds", "kfold", "partition", "partitions", "subset", "subsets"])
 _WORDS = _SPLIT_WORDS.union(["trainval"], *SPELLINGS.values())
 _COLUMNS = frozenset(["fold", "kfold", "folds", "is_train", "is_training", "is_test", "train", "val", "test"])
@@ -26,9 +26,9 @@ _OTHER_THINGS = RESULTS | {"recipe", "config", "readme", "notes"}
 _STATED = re.compile(
     rf"""\b(?:split|splits|subset|partition|phase|set)["']?\s*[:=]\s*["']?(trainval|{SPLIT_WORDS})\b""", re.IGNORECASE
 )
-_BYTES = 1 << 20  # searched at the beginning of a file
+_BYTES = 1 << 20  # number of bytes that are searched at the beginning of a file
 _DEPTH = 4  # levels of folders below the dataset's folder, as in meta/v1/fold0/seed1
-_FILES = 100  # most per folder; if there are more, they are labels of single pictures
+_FILES = 100  # text files of a folder with more of them are skipped: each of them labels a single picture
 
 
 def check_no_list_is_unread(root: Path, images: Mapping[str, Path]) -> None:
@@ -41,8 +41,8 @@ def check_no_list_is_unread(root: Path, images: Mapping[str, Path]) -> None:
         images: the pictures by stem.
 
     Raises:
-        AtrousError: a file is named like a split, or has a column for splits, and contains mostly names of pictures; or
-            its records assign pictures to splits; or two files that are named after splits name different pictures.
+        AtrousError: a file has the name of a split or a column for splits, and contains mostly names of pictures; the
+            records of a file assign pictures to splits; or two files with names of splits name different pictures.
     """
     by_split: dict[str, tuple[Path, frozenset[str]]] = {}
     for path in _texts(root):
@@ -71,7 +71,7 @@ def _unread(root: Path, problem: str) -> AtrousError:
 
 
 def _texts(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
-    """Yields the text files of a folder and of the folders in it."""
+    """Yields the files of a folder and its subfolders that may define splits."""
     if not os.access(folder, os.R_OK | os.X_OK):
         return
     entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith((".", "~"))]
@@ -101,7 +101,7 @@ def _is_misplaced(path: Path, root: Path, images: Mapping[str, Path]) -> bool:
 
 
 def _states_splits(path: Path, root: Path, images: Mapping[str, Path]) -> bool:
-    """Returns whether a text states the splits of pictures in an unread form, such as "split": "train" in XML."""
+    """Returns whether a file states the splits of pictures in a form that is not read, such as split="train" in XML."""
     if RESULTS.intersection(_path_words(path, root)) or path.stem in images:
         return False
     if path.suffix.lower() in _TABLES or is_our_recipe(path):
@@ -144,7 +144,7 @@ def _names_pictures(path: Path, images: Mapping[str, Path]) -> bool:
 
 
 def _is_of_names(path: Path, images: Mapping[str, Path]) -> bool:
-    """Returns whether over half of the entries name pictures, or every line is the name of one, even a number."""
+    """Returns whether over half of the entries name pictures, or each line is a picture's name (possibly a number)."""
     lines = _entries(path, images)
     entries = [entry for line in lines for entry in line]
     if 2 * sum(_is_picture(entry, images) for entry in entries) > len(entries):
@@ -157,7 +157,7 @@ def _entries(path: Path, images: Mapping[str, Path]) -> list[list[str]]:
     text = re.sub(r"<[^<>]*>", " ", _beginning(path))
     lines = []
     for line in map(str.strip, text.splitlines()):
-        if _is_picture(line, images) and line in images:  # a name that contains spaces
+        if _is_picture(line, images) and line in images:  # the name may contain spaces
             lines.append([line])
             continue
         tokens = re.findall(r"[^\s,;|\"'\[\]{}()<>=:]+(?:[\"']?\s*:(?=\s|$|[\"'\[{\d]))?", line)

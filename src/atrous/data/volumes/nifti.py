@@ -27,14 +27,15 @@ _TEXTS = ("descrip", "db_name", "aux_file", "intent_name")
 def read_nifti(path: Path) -> Volume:
     """Reads a NIfTI file.
 
-    Slope and intercept of the header are applied. The affine is the header's sform, else its qform.
+    Slope and intercept of the header are applied. The affine is the header's sform, else its qform. A
+    form whose code is 0 does not exist; if one of two forms is damaged or singular, the other one is used, with a note.
 
     Args:
         path: a ``.nii`` or ``.nii.gz`` file of two to five dimensions; every dimension after the third counts as
             contrasts or points in time.
 
     Returns:
-        The volume; its values have the type of the file, or float32 if they are scaled.
+        The volume; its values have the type of the file, or float32 if they are scaled or float64.
 
     Raises:
         AtrousError: nibabel is not installed, the file is missing, damaged or not NIfTI, its numbers are complex or
@@ -44,13 +45,28 @@ def read_nifti(path: Path) -> Volume:
     header = image.header
     stored, notes = _grid(header, path)
     try:
-        values = np.asanyarray(image.dataobj)
+        values = _scaled(image.dataobj, stored)
     except (OSError, EOFError, ValueError, zlib.error, MemoryError) as error:
         raise AtrousError(f"{path}: the file is damaged or incomplete: {error or type(error).__name__}.") from error
-    values = values.reshape(*stored.shape, -1)
-    if values.dtype == np.float64 or values.dtype.itemsize > 8:
-        values = values.astype(np.float32)
     return Volume(reorientation(stored).to_ras(values), stored, notes)
+
+
+def _scaled(proxy: Any, stored: Grid) -> np.ndarray:
+    """Returns the X×Y×Z×C values of a file. Scaled values and long floats become float32, one slice after the other.
+
+    nibabel would allocate float64 for the whole volume: four times the size of an int16 scan.
+    """
+    raw, slope, intercept = np.asanyarray(proxy.get_unscaled()), float(proxy.slope), float(proxy.inter)
+    raw = raw.reshape(*stored.shape, -1)
+    is_scaled = (slope, intercept) != (1, 0)
+    if not is_scaled and (raw.dtype.kind != "f" or raw.dtype.itemsize <= 4):
+        return raw
+    values = np.empty(raw.shape, np.float32, order="F")  # the order of the file
+    with np.errstate(over="ignore", invalid="ignore"):  # values that become infinite hold no data
+        for index in range(raw.shape[2]):
+            part = raw[:, :, index]
+            values[:, :, index] = part.astype(np.float64) * slope + intercept if is_scaled else part
+    return values
 
 
 def nifti_shape(path: Path) -> tuple[Grid, int]:
@@ -132,7 +148,8 @@ def write_nifti_on_grid(path: Path, labels: np.ndarray, stored: Grid, *, packed:
     nibabel, change = _nibabel(), reorientation(stored)
     if labels.shape != change.ras_grid(stored).shape:
         raise AtrousError(f"a mask of {labels.shape} voxels does not fit a grid of {change.ras_grid(stored).shape}.")
-    image = nibabel.Nifti1Image(np.asfortranarray(change.from_ras(labels)), stored.affine)
+    values = np.asfortranarray(change.from_ras(labels))
+    image = nibabel.Nifti1Image(values, stored.affine, dtype=values.dtype)  # it refuses int64 unless it is named
     image.set_sform(stored.affine, code="scanner")
     image.set_qform(stored.affine, code="scanner")
     image.header.set_xyzt_units("mm")
@@ -175,39 +192,49 @@ def _opened(path: Path) -> Any:
 
 def _grid(header: Any, path: Path) -> tuple[Grid, tuple[str, ...]]:
     """Returns the grid of a header in millimetres, and notes on what the header leaves open."""
-    x, y, z = (*header.get_data_shape()[:3], 1)[:3]
-    sform, qform = _form(header, "sform"), _form(header, "qform")
-    scale = np.diag([_MILLIMETRES.get(int(header["xyzt_units"]) % 8, 1.0)] * 3 + [1.0])
-    notes: tuple[str, ...] = ()
-    affine = sform if sform is not None else qform
-    if affine is None:
-        affine = np.diag([*(float(side) or 1.0 for side in header["pixdim"][1:4]), 1.0])
-        notes = (
+    grids, errors = {}, {}
+    for name in ("sform", "qform"):
+        if int(header[f"{name}_code"]) != 0:
+            try:
+                grids[name] = _form(header, name)
+            except AtrousError as error:
+                errors[name] = error
+    if not grids and errors:
+        reasons = "; ".join(f"its {name}: {error}" for name, error in errors.items())
+        raise AtrousError(f"{path}: no position of the voxels is usable. {reasons} Correct the header.")
+    if not grids:
+        x, y, z = (abs(float(side)) or 1.0 for side in header["pixdim"][1:4])
+        note = (
             f"{path.name} does not state its orientation (sform_code and qform_code are 0): its axes are taken as "
-            "right, anterior, superior. Check left and right.",
+            "right, anterior, superior. Check left and right."
         )
-    try:
-        grid = Grid((x, y, z), scale @ affine)
-    except AtrousError as error:
-        raise AtrousError(f"{path}: {error}") from error
-    if sform is not None and qform is not None:
+        return _in_millimetres(header, np.diag([x, y, z, 1.0])), (note,)
+    used, grid = next(iter(grids.items()))
+    notes = [f"{path.name}: its {name} is unusable, so its {used} is used. {errors[name]}" for name in errors]
+    if len(grids) == 2:
         try:
-            check_same_grid(grid, Grid((x, y, z), scale @ qform), "the sform", "the qform")
+            check_same_grid(grid, grids["qform"], "the sform", "the qform")
         except AtrousError:
-            notes = (
+            notes.append(
                 f"{path.name} has two positions that differ (sform and qform): the sform is used. Other programs may "
-                "use the qform.",
+                "use the qform."
             )
-    return grid, notes
+    return grid, tuple(notes)
 
 
-def _form(header: Any, name: str) -> np.ndarray | None:
-    """Returns one of a header's two affines; None if the header declares it unknown or it is damaged."""
+def _form(header: Any, name: str) -> Grid:
+    """Returns the grid of one of a header's two affines; raises an error if the affine is damaged or singular."""
     try:
-        affine, code = getattr(header, f"get_{name}")(coded=True)
-    except Exception:  # a quaternion that is none
-        return None
-    return np.asarray(affine) if code else None
+        affine = getattr(header, f"get_{name}")()
+    except Exception as error:  # nibabel raises several types for damaged quaternions and sides
+        raise AtrousError(f"its numbers are not a turn and three sides ({error}).") from error
+    return _in_millimetres(header, affine)
+
+
+def _in_millimetres(header: Any, affine: np.ndarray) -> Grid:
+    """Returns the grid of an affine in the header's unit of length."""
+    x, y, z = (*header.get_data_shape()[:3], 1)[:3]
+    return Grid((x, y, z), np.diag([_MILLIMETRES.get(int(header["xyzt_units"]) % 8, 1.0)] * 3 + [1.0]) @ affine)
 
 
 def _nibabel() -> Any:

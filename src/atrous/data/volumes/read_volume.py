@@ -1,4 +1,7 @@
-"""Reads volumes of any format, and keeps the last ones in memory, because their slices are read one by one."""
+"""Reads volumes of any format, and keeps the last ones in memory, because their slices are read one by one.
+
+If the volumes do not fit into memory together, a volume that was read before gets a scratch file (see `scratch`).
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,25 @@ from collections import OrderedDict
 from pathlib import Path
 from threading import Lock
 
+import numpy as np
+
 from atrous.data.volumes.dicom_series import read_series, series_shape
 from atrous.data.volumes.grid import Grid
 from atrous.data.volumes.nifti import nifti_shape, read_nifti
+from atrous.data.volumes.scratch import open_scratch, with_scratch
 from atrous.data.volumes.series_places import chosen_series, is_series
 from atrous.data.volumes.volume import Volume
 
 #: Number of bytes of volumes that stay in memory in each process.
 KEPT = 2**29
 
-_kept: OrderedDict[tuple[str, int, int], Volume] = OrderedDict()
+Key = tuple[str, int, int]
+
+_kept: OrderedDict[Key, Volume] = OrderedDict()
+#: Volumes that were decoded before; a second decoding shows that memory cannot keep the volumes in use.
+_decoded: set[Key] = set()
+#: One lock per volume, so that threads do not decode it at the same time.
+_decoding: dict[Key, Lock] = {}
 _lock = Lock()
 
 
@@ -38,16 +50,40 @@ def read_volume(path: Path) -> Volume:
     except OSError:
         return read_nifti(path)  # raises the error
     with _lock:
+        decoding = _decoding.setdefault(key, Lock())
+    with decoding:
+        volume = _in_memory(key)
+        if volume is None:
+            volume = open_scratch(key) or _decode(path, key)
+            _keep(key, volume)
+    return volume
+
+
+def _in_memory(key: Key) -> Volume | None:
+    with _lock:
         if key in _kept:
             _kept.move_to_end(key)
-            return _kept[key]
+        return _kept.get(key)
+
+
+def _decode(path: Path, key: Key) -> Volume:
     volume = read_series(*chosen_series(path)) if is_series(path) else read_nifti(path)
+    if key in _decoded:
+        volume = with_scratch(key, volume)
+    _decoded.add(key)
     volume.values.flags.writeable = False
+    return volume
+
+
+def _keep(key: Key, volume: Volume) -> None:
     with _lock:
         _kept[key] = volume
-        while len(_kept) > 1 and sum(one.values.nbytes for one in _kept.values()) > KEPT:
+        while len(_kept) > 1 and sum(map(_bytes_in_memory, _kept.values())) > KEPT:
             _kept.popitem(last=False)
-    return volume
+
+
+def _bytes_in_memory(volume: Volume) -> int:
+    return 0 if isinstance(volume.values, np.memmap) else volume.values.nbytes
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -73,9 +109,10 @@ def volume_shape(path: Path) -> tuple[Grid, int]:
 
 
 def forget_in_child() -> None:
-    """Replaces the lock, which another thread of the parent may have held when the process forked."""
+    """Replaces the locks, which other threads of the parent may have held when the process forked."""
     global _lock
     _lock = Lock()
+    _decoding.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from atrous.data.pixels import PictureKind, StoredPixels
-from atrous.data.volumes.read_volume import read_volume
+from atrous.data.volumes.read_volume import read_volume, volume_shape
 from atrous.data.volumes.slices import SlicePlace, pictures_of, with_neighbours
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError
 from atrous.input_spec import Input
+
+#: Smallest whole number from which on float32 does not represent all whole numbers.
+EXACT = 2**24
 
 
 def slice_kind(place: SlicePlace) -> PictureKind:
@@ -19,9 +22,9 @@ def slice_kind(place: SlicePlace) -> PictureKind:
         place: place of the slice.
 
     Raises:
-        AtrousError: as for `read_volume`.
+        AtrousError: as for `volume_shape`.
     """
-    contrasts = read_volume(place.file).values.shape[3]
+    contrasts = volume_shape(place.file)[1]
     return PictureKind(contrasts, "float32", contrasts)
 
 
@@ -98,11 +101,17 @@ def read_slice_mask(place: SlicePlace) -> np.ndarray:
         place: place of the slice.
 
     Raises:
-        AtrousError: as for `read_volume`; there is no such slice; or the mask has several values per voxel.
+        AtrousError: as for `read_volume`; there is no such slice; the mask has several values per voxel; or its numbers
+            are floats, or scaled, and too large to be exact.
     """
     values = _slices(place, 1)
     if values.shape[2] != 1:
         raise AtrousError(f"{place.file}: a mask has one value per voxel, and the file has {values.shape[2]}.")
+    if values.dtype.kind == "f" and (np.abs(values[np.isfinite(values)]) >= EXACT).any():
+        raise AtrousError(
+            f"{place.file}: the mask holds numbers of {EXACT} or more as floats, or with a slope or an intercept, so "
+            "they are not exact. Save it as integers (int32) without a scale."
+        )
     return values[:, :, 0]
 
 

@@ -45,13 +45,21 @@ def is_volume(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
-def holds_volume(path: Path) -> bool:
+def is_volume_place(path: Path) -> bool:
     """Returns whether a path is read as a volume: a file of a volume, or the place of a DICOM series."""
     return is_volume(path) or is_series(path)
 
 
 def volume_stem(path: Path) -> str:
-    """Returns the file name of a volume or a picture without its suffix; ``.nii.gz`` is one suffix."""
+    """Returns the file name of a volume or a picture without its suffix; ``.nii.gz`` is one suffix.
+
+    The name of a slice is that of its volume, its plane and its number, such as ``scan_axial_0012``.
+
+    Args:
+        path: path of a volume, a slice or a picture.
+    """
+    if (place := slice_place(path)) is not None:
+        return f"{volume_stem(place.file)}_{place.plane}_{place.index:04d}"
     suffix = next((one for one in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(one)), None)
     return path.stem if suffix is None else path.name[: -len(suffix)]
 

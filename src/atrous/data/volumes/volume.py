@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from atrous.data.volumes.grid import Grid, Reorientation, reorientation
+
+#: Number of values from which statistics are computed at once.
+SLAB = 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +47,10 @@ class Volume:
         Args:
             missing: values that mean "no data", as in `Input.missing`.
         """
-        gaps = ~np.isfinite(self.values)
-        if len(missing):
-            gaps |= np.isin(self.values, np.asarray(missing, np.float64).astype(self.values.dtype))
-        return np.asarray(~gaps.any(axis=3))
+        valid = np.empty(self.values.shape[:3], bool)
+        for slab in self._slabs():
+            valid[:, :, slab] = _with_data(self.values[:, :, slab], missing).all(axis=3)
+        return valid
 
     def mean_and_std(self, missing: Sequence[float] = ()) -> tuple[np.ndarray, np.ndarray]:
         """Returns the mean and the standard deviation of each of C contrasts, over its voxels with data that are not 0.
@@ -60,9 +63,32 @@ class Volume:
         """
         key = tuple(missing)
         if key not in self._statistics:
-            inside = [self.values[..., one][self.valid(missing)] for one in range(self.values.shape[3])]
-            inside = [values[values != 0].astype(np.float64) for values in inside]
-            means = np.array([values.mean() if values.size else 0.0 for values in inside])
-            deviations = np.array([values.std() if values.size else 0.0 for values in inside])
-            self._statistics[key] = means, np.where(deviations > 0, deviations, 1.0)
+            contrasts = range(self.values.shape[3])
+            means = [self._mean_power(one, missing, 0.0, 1) for one in contrasts]
+            deviations = np.sqrt([self._mean_power(one, missing, means[one], 2) for one in contrasts])
+            self._statistics[key] = np.array(means), np.where(deviations > 0, deviations, 1.0)
         return self._statistics[key]
+
+    def _mean_power(self, contrast: int, missing: Sequence[float], center: float, power: int) -> float:
+        """Returns the mean of (value − center)^power over the voxels of a contrast with data that are not 0."""
+        total, count = 0.0, 0
+        for slab in self._slabs():
+            values = self.values[:, :, slab]
+            inside = values[..., contrast][_with_data(values, missing).all(axis=3)]
+            inside = inside[inside != 0].astype(np.float64) - center
+            total, count = total + float((inside**power).sum()), count + inside.size
+        return total / count if count else 0.0
+
+    def _slabs(self) -> Iterator[slice]:
+        """Yields parts of the third axis, so that temporary arrays stay small."""
+        depth = self.values.shape[2]
+        thickness = max(1, SLAB * depth // self.values.size)
+        return (slice(first, first + thickness) for first in range(0, depth, thickness))
+
+
+def _with_data(values: np.ndarray, missing: Sequence[float]) -> np.ndarray:
+    """Returns booleans, False for values that are not finite or that mean "no data"."""
+    found = np.isfinite(values)
+    for value in missing:
+        found &= values != np.float32(value)  # compared as numbers: -1 is not 255 in a volume of uint8
+    return found

@@ -22,7 +22,7 @@ FORMULAS = {
     "median_frequency": lambda f: np.median(f) / f,
     #: ENet, arXiv:1606.02147 §4.
     "log": lambda f: 1 / np.log(1.02 + f),
-    #: arXiv:1901.05555 eq. 4, (1 − β)/(1 − βⁿ), with n the pixels of the class out of 100,000.
+    #: arXiv:1901.05555 eq. 4, (1 − β)/(1 − βⁿ); n is the number of pixels of the class per 100,000 pixels.
     "effective_number": lambda f: (1 - EFFECTIVE_BETA) / (1 - EFFECTIVE_BETA ** np.maximum(f * EFFECTIVE_PIXELS, 1)),
 }
 

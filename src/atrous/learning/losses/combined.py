@@ -11,7 +11,7 @@ from atrous.learning.losses.class_weights import class_weights
 from atrous.learning.losses.dice import Tversky
 from atrous.learning.losses.lovasz import LovaszSoftmax
 from atrous.learning.losses.pixel import CrossEntropy
-from atrous.learning.recipe import Loss
+from atrous.learning.recipe_sections import Loss
 
 
 class TotalLoss(nn.Module):

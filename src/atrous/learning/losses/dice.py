@@ -1,4 +1,4 @@
-"""The Tversky loss, with the Dice loss as a special case; both compare whole masks with their labels."""
+"""The Tversky loss, with the Dice loss as a special case; both compare predicted masks as a whole with the labels."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ SMOOTH = 1.0
 
 
 class Tversky(nn.Module):
-    """Tversky loss (arXiv:1706.05721): 1 − TP / (TP + α·FP + β·FN) of soft masks, the mean over the classes in labels.
+    """Tversky loss (arXiv:1706.05721): mean of 1 − TP / (TP + α·FP + β·FN) of soft masks over the classes in labels.
 
-    With α = β = ½ it is the Dice loss (arXiv:1606.04797). The sums are over a whole batch. As `pixel.CrossEntropy`, it
-    is computed in bands of rows: one pass for the sums, and a second one for the gradient.
+    With α = β = ½ it is the Dice loss (arXiv:1606.04797). TP, FP and FN are sums over a whole batch. Like
+    `pixel.CrossEntropy`, the loss is computed in bands of rows: a first pass for the sums, a second for the gradient.
 
     Args:
         alpha: weight of false positives, ≥ 0.
         beta: weight of false negatives, ≥ 0; if it is above alpha, masks of rare classes grow.
-        class_weights: weight of each class in the mean, ≥ 0; None for 1 each.
+        class_weights: weight of each class in the mean, ≥ 0; None for equal weights.
     """
 
     class_weights: Tensor | None
@@ -43,7 +43,7 @@ class Tversky(nn.Module):
         Args:
             scores: N×K×h×w logits; K = 1 is one logit for two classes, and the loss is that of the second class.
             labels: N×H×W class indices, 255 = ignore.
-            align_corners: the model's convention of bilinear resizing.
+            align_corners: whether the model's bilinear resizing aligns corners, as in `F.interpolate`.
         """
         loss: Any = _TwoPasses.apply(scores, labels, self._of_sums, align_corners)
         return loss
@@ -51,7 +51,8 @@ class Tversky(nn.Module):
     def _of_sums(self, sums: Tensor) -> Tensor:
         """Returns the loss of 3×K sums.
 
-        The sums of a class: its probabilities on its own pixels, its probabilities on all pixels, and its pixels.
+        The sums of a class are: its probabilities at pixels labelled with it, its probabilities at all labelled pixels,
+        and the number of pixels labelled with it.
         """
         hit, predicted, true = sums
         index = (hit + SMOOTH) / (hit + self.alpha * (predicted - hit) + self.beta * (true - hit) + SMOOTH)

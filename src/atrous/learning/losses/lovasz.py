@@ -13,13 +13,13 @@ from atrous.models.layers import class_probabilities, resize
 
 
 class LovaszSoftmax(nn.Module):
-    """Lovász-softmax loss (arXiv:1705.08790): the Lovász extension of 1 − IoU over a batch, the mean over its classes.
+    """Lovász-softmax loss (arXiv:1705.08790): mean of the Lovász extension of 1 − IoU over the classes in a batch.
 
     It sorts the errors of all pixels. So, unlike the other losses, it needs full-size probabilities of all classes in
     memory.
 
     Args:
-        class_weights: weight of each class in the mean, ≥ 0; None for 1 each.
+        class_weights: weight of each class in the mean, ≥ 0; None for equal weights.
     """
 
     class_weights: Tensor | None
@@ -30,7 +30,7 @@ class LovaszSoftmax(nn.Module):
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, scores: Tensor, labels: Tensor, align_corners: bool = False) -> Tensor:
-        """As `dice.Tversky.forward`."""
+        """Returns the loss as a float32 scalar; arguments as in `dice.Tversky.forward`."""
         labelled = labels != IGNORE_INDEX
         truth = labels[labelled]
         full = resize(scores.float(), labels.shape[-2:], align_corners)

@@ -22,7 +22,7 @@ from atrous.models.layers import resize_rows
 BAND_BYTES = 8 * 2**20
 #: A pixel is hard if the probability of its true class is below this (mmsegmentation's OHEM configurations).
 HARD_BELOW = 0.7
-#: Distance in pixels to another class within which a pixel counts as near a boundary.
+#: Largest distance from another class, in pixels, at which a pixel counts as near a boundary.
 BOUNDARY_REACH = 2
 
 
@@ -31,11 +31,11 @@ class CrossEntropy(nn.Module):
 
     Args:
         class_weights: weight of each class, ≥ 0; None for 1 each. The loss is the weighted mean over labelled pixels.
-        label_smoothing: 0–1, as in `torch.nn.CrossEntropyLoss`.
+        label_smoothing: label smoothing, 0–1, as in `torch.nn.CrossEntropyLoss`.
         focal: γ ≥ 0 of the focal loss (arXiv:1708.02002): the loss of each pixel is multiplied by (1 − p)^γ, with p the
             probability of its true class; 0 for plain cross-entropy.
-        hardest: smallest share of hard pixels in the labelled pixels, 0–1; 0 for all pixels. Above 0, only hard pixels
-            count (OHEM, arXiv:1604.03540), see `hard_pixels`.
+        hardest: smallest number of hard pixels, as a share of the labelled pixels, 0–1. Above 0, only hard pixels count
+            (OHEM, arXiv:1604.03540; see `hard_pixels`); at 0, all labelled pixels count.
         boundary: extra weight, ≥ 0: pixels within two pixels of another class get the weight 1 + boundary.
         mean_of: function that returns the mean of a tensor over all training processes (`ProcessGroup.mean_of`); None
             for one process.
@@ -62,13 +62,13 @@ class CrossEntropy(nn.Module):
     def forward(self, scores: Tensor, labels: Tensor, align_corners: bool = False) -> Tensor:
         """Returns the mean loss over labelled pixels; 0 with a zero gradient if there are none.
 
-        With `mean_of`, each process divides its sum by the total weight of a process, averaged over all processes. So
-        the mean of the processes' losses is the mean over the pixels of all processes.
+        With `mean_of`, each process divides its sum of losses by the mean of the processes' total weights. So the mean
+        of the processes' losses is the mean over the pixels of all processes.
 
         Args:
             scores: N×K×h×w logits of any float type; K = 1 is one logit for two classes.
             labels: N×H×W class indices, 255 = ignore.
-            align_corners: the model's convention of bilinear resizing.
+            align_corners: whether the model's bilinear resizing aligns corners, as in `F.interpolate`.
 
         Returns:
             A float32 scalar.
@@ -86,7 +86,7 @@ class CrossEntropy(nn.Module):
 
 
 class _Banded(torch.autograd.Function):
-    """Loss and gradient of upsample + cross-entropy in one pass over bands of rows."""
+    """Cross-entropy of upsampled scores; one pass over bands of rows computes the loss and its gradient."""
 
     @staticmethod
     def forward(ctx, scores, labels, counted, weights, smoothing, focal, align_corners, mean_of):
@@ -133,15 +133,15 @@ def near_boundary(labels: Tensor) -> Tensor:
 
 
 def hard_pixels(scores: Tensor, labels: Tensor, share: float, align_corners: bool = False) -> Tensor:
-    """Returns N×H×W booleans, True for hard pixels: those whose true class has a probability below 0.7.
+    """Returns N×H×W booleans, True for hard pixels: labelled pixels whose true class has a probability below 0.7.
 
-    If fewer pixels than the share are hard by this rule, the pixels with the largest losses are added up to the share.
+    If the share of these pixels is too small, the pixels with the next larger losses count as hard, too.
 
     Args:
         scores: N×K×h×w logits.
         labels: N×H×W class indices, 255 = ignore.
-        share: least share of hard pixels in the labelled pixels, 0–1.
-        align_corners: the model's convention of bilinear resizing.
+        share: smallest number of hard pixels, as a share of the labelled pixels, 0–1.
+        align_corners: whether the model's bilinear resizing aligns corners, as in `F.interpolate`.
     """
     with torch.no_grad():
         low, losses = scores.detach().float(), []
@@ -197,7 +197,7 @@ def _each(scores: Tensor, labels: Tensor, smoothing: float, weights: Tensor | No
 
 
 def _total_weight(labels: Tensor, counted: Tensor | None, weights: Tensor | None) -> Tensor:
-    """Returns the sum of the weights of the labelled pixels, by which the mean divides."""
+    """Returns the sum of the weights of the labelled pixels, which is the divisor of the mean."""
     flat = labels.flatten().int()
     if counted is None:
         counts = torch.bincount(flat, minlength=IGNORE_INDEX + 1)

@@ -37,11 +37,11 @@ Terms = Mapping[str, Term]
 
 
 class Supervised(nn.Module):
-    """Sum of the losses of all outputs except the auxiliary head's: "main", and each scale of DeepLabV2.
+    """Sum of the losses of all outputs except the auxiliary head's: the output "main" and each scale of DeepLabV2.
 
     Args:
-        loss: called with (N×K×h×w scores, N×H×W labels, align_corners); returns a scalar.
-        align_corners: the model's convention of bilinear resizing.
+        loss: function of (N×K×h×w scores, N×H×W labels, align_corners) that returns a scalar.
+        align_corners: whether the model's bilinear resizing aligns corners, as in `F.interpolate`.
     """
 
     def __init__(self, loss: nn.Module, *, align_corners: bool) -> None:
@@ -49,7 +49,7 @@ class Supervised(nn.Module):
         self.loss, self.align_corners = loss, align_corners
 
     def forward(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        """As `Term`."""
+        """Returns the sum of the losses as a scalar; arguments as in `Term`."""
         main = [output for name, output in outputs.items() if name != AUXILIARY]
         return torch.stack([self.loss(output, batch.labels, self.align_corners) for output in main]).sum()
 
@@ -60,7 +60,7 @@ class Auxiliary(nn.Module):
     Args:
         loss: as in `Supervised`.
         weight: weight of the loss, ≥ 0.
-        align_corners: the model's convention of bilinear resizing.
+        align_corners: whether the model's bilinear resizing aligns corners, as in `F.interpolate`.
     """
 
     def __init__(self, loss: nn.Module, weight: float, *, align_corners: bool) -> None:
@@ -68,7 +68,7 @@ class Auxiliary(nn.Module):
         self.loss, self.weight, self.align_corners = loss, weight, align_corners
 
     def forward(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        """As `Term`."""
+        """Returns the weighted loss as a scalar; arguments as in `Term`."""
         if AUXILIARY not in outputs:
             return outputs["main"].new_zeros((), dtype=torch.float32)
         return self.weight * self.loss(outputs[AUXILIARY], batch.labels, self.align_corners)
@@ -79,7 +79,7 @@ def supervised_terms(loss: nn.Module, model: SegmentationModel, auxiliary: float
     """Returns the terms of supervised training.
 
     Args:
-        loss: called with (N×K×h×w scores, N×H×W labels, align_corners); returns a scalar.
+        loss: function of (N×K×h×w scores, N×H×W labels, align_corners) that returns a scalar.
         model: model whose outputs the terms get.
         auxiliary: weight of an auxiliary head's loss, ≥ 0.
 

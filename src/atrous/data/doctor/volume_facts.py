@@ -1,0 +1,124 @@
+"""The facts about a volume that the checks of volumes need: intensities, a fingerprint, and how its mask fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from atrous.data.volumes.grid import Grid
+
+#: Number of cells of a fingerprint along each axis, and of the cubes whose mean is removed from it.
+_CELLS, _CUBE = 16, 4
+#: Percentiles of the intensities of a contrast; the extremes of a scan are noise and metal.
+PERCENTILES = (1, 50, 99)
+#: About the largest number of voxels that are measured; more change percentiles and shares very little.
+_SAMPLE = 2 * 10**6
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeFacts:
+    """Further facts about a volume.
+
+    Attributes:
+        grid: its grid, with RAS axes.
+        mask_grid: the grid of its mask, with RAS axes; None if it has no mask or its mask cannot be read.
+        notes: sentences about what its file leaves open.
+        percentiles: C×3, `PERCENTILES` of each contrast, over its voxels with data that are not 0.
+        fits: how the foreground of its mask lies in the volume: rows for the mask as it is and mirrored left–right,
+            front–back and head–foot; columns for the share on dark voxels, such as air, and the standard deviation of
+            the intensities, as a share of their range. None without foreground, or if the shapes differ.
+    """
+
+    grid: Grid
+    mask_grid: Grid | None
+    notes: tuple[str, ...]
+    percentiles: np.ndarray
+    fits: np.ndarray | None = None
+
+
+def intensities(values: np.ndarray) -> np.ndarray:
+    """Returns the percentiles of each contrast, over its finite voxels that are not 0; all 0 without such voxels.
+
+    Args:
+        values: X×Y×Z×C.
+
+    Returns:
+        C×3 float64.
+    """
+    values = values[_evenly(values.shape)]
+    found = np.zeros((values.shape[3], len(PERCENTILES)))
+    for index in range(values.shape[3]):
+        sample = values[..., index].astype(np.float64)
+        sample = sample[np.isfinite(sample) & (sample != 0)]
+        if sample.size:
+            found[index] = np.percentile(sample, PERCENTILES)
+    return found
+
+
+def _evenly(shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
+    """Returns the slices that choose about `_SAMPLE` voxels of a larger volume, at equal distances."""
+    every = slice(None, None, max(1, round((shape[0] * shape[1] * shape[2] / _SAMPLE) ** (1 / 3))))
+    return every, every, every
+
+
+def fingerprint(values: np.ndarray) -> tuple[np.ndarray, float]:
+    """Returns a small picture of a volume for the search of copies, without its slow changes of brightness.
+
+    Args:
+        values: X×Y×Z, along right, anterior and superior.
+
+    Returns:
+        4096 float32 of mean 0 and length 1, all 0 for a blank volume; and their root mean square before they were
+        scaled, in grey levels of 1/255 of the range of the cells.
+    """
+    finite = np.isfinite(values)
+    cells = values if finite.all() else np.where(finite, values, values[finite].mean() if finite.any() else 0)
+    for axis in range(3):
+        cells = _means(cells, axis)
+    level = float(np.ptp(cells)) / 255
+    number = _CELLS // _CUBE
+    cubes = cells.reshape(number, _CUBE, number, _CUBE, number, _CUBE)
+    details = (cubes - cubes.mean(axis=(1, 3, 5), keepdims=True)).ravel()
+    length = float(np.linalg.norm(details))
+    if not level or length <= 1e-6 * level:
+        return np.zeros(details.size, np.float32), 0.0
+    return (details / length).astype(np.float32), length / (details.size**0.5 * level)
+
+
+def _means(values: np.ndarray, axis: int) -> np.ndarray:
+    """Returns the means of `_CELLS` parts of an axis; the parts of a shorter axis repeat its values."""
+    side = values.shape[axis]
+    starts = np.arange(_CELLS) * side // _CELLS
+    if side < _CELLS:
+        return np.take(values, starts, axis=axis).astype(np.float64)
+    sums = np.add.reduceat(values, starts, axis=axis, dtype=np.float64)
+    sizes = np.diff([*starts, side])
+    return sums / sizes.reshape([-1 if one == axis else 1 for one in range(3)])
+
+
+def mask_fits(values: np.ndarray, foreground: np.ndarray) -> np.ndarray | None:
+    """Returns how the foreground of a mask lies in its volume, as the mask is and mirrored.
+
+    Dark and bright voxels are divided by Otsu's threshold (IEEE Trans. SMC 9(1), 1979) of the whole volume.
+
+    Args:
+        values: X×Y×Z intensities.
+        foreground: X×Y×Z booleans.
+
+    Returns:
+        4×2, see `VolumeFacts.fits`; None without foreground or without contrast.
+    """
+    every = _evenly(values.shape)
+    values, foreground = values[every].astype(np.float32), foreground[every]
+    finite = np.isfinite(values)
+    if not foreground.any() or not finite.any():
+        return None
+    low, high = np.percentile(values[finite], (PERCENTILES[0], PERCENTILES[-1]))
+    if high <= low:
+        return None
+    grey = np.where(finite, (values - low) * (255 / (high - low)), 0).clip(0, 255).astype(np.uint8)
+    threshold, _ = cv2.threshold(np.ascontiguousarray(grey).reshape(-1, 1), 0, 255, cv2.THRESH_OTSU)
+    inside = [grey[one] for one in (foreground, *(np.flip(foreground, axis) for axis in range(3)))]
+    return np.array([((part <= threshold).mean(), part.std() / 255) for part in inside])

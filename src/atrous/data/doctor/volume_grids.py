@@ -1,0 +1,79 @@
+"""Checks the grids and the contrasts of volumes and their masks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
+
+from atrous.data.dataset import Dataset
+from atrous.data.doctor.judge import SHOWN, Finding, shown
+from atrous.data.doctor.scan import Pair
+from atrous.data.volumes.grid import check_same_grid
+from atrous.errors import AtrousError, counted
+
+
+def find_other_grids(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
+    """Masks that are not on the grid of their volume.
+
+    Args:
+        dataset: the dataset.
+        pairs: its volumes, each once.
+    """
+    examples = []
+    for pair in pairs:
+        if pair.volume is not None and pair.volume.mask_grid is not None:
+            names = shown(dataset, pair.item.image), shown(dataset, pair.item.mask)
+            try:
+                check_same_grid(pair.volume.grid, pair.volume.mask_grid, *names)
+            except AtrousError as error:
+                examples.append(str(error))
+    if examples:
+        yield Finding(
+            "grid_mismatch",
+            "Masks are not on the grid of their volume, so their voxels are at other positions in the patient. "
+            "Resample each mask to the grid of its volume.",
+            len(examples),
+            tuple(examples[:SHOWN]),
+        )
+
+
+def find_wrong_contrasts(
+    dataset: Dataset, pairs: list[Pair], slices: int, in_channels: int | None
+) -> Iterator[Finding]:
+    """Volumes whose number of contrasts differs from the others, or does not give the channels of the model.
+
+    Args:
+        dataset: the dataset.
+        pairs: its volumes, each once.
+        slices: number of neighbouring slices that are channels.
+        in_channels: number of channels that the model takes; None for that of the volumes.
+    """
+    counts = Counter(pair.picture.channels for pair in pairs if pair.picture)
+    first = {pair.picture.channels: pair for pair in reversed(pairs) if pair.picture}
+    if len(counts) > 1:
+        listed = ", ".join(f"{counted(count, 'volume')} with {number}" for number, count in sorted(counts.items()))
+        rare = min(counts, key=lambda number: (counts[number], number))
+        yield Finding(
+            "mixed_contrasts",
+            f"The volumes differ in their number of contrasts (their fourth dimension): {listed}. A model takes the "
+            "same number from each volume: write all volumes with the same contrasts.",
+            counts[rare],
+            tuple(f"{number}: {shown(dataset, first[number].item.image)}" for number in sorted(first)),
+        )
+    elif counts and in_channels is not None and in_channels != (given := next(iter(counts)) * slices):
+        contrasts = counted(next(iter(counts)), "contrast")
+        yield Finding(
+            "channels_without_a_way",
+            f"The model takes {in_channels} channels, and a slice has {given}: {contrasts} × {slices} neighbouring "
+            f"{'slice' if slices == 1 else 'slices'}. Leave model.in_channels out, or change data.slices.",
+        )
+
+
+def volume_notes(pairs: list[Pair]) -> list[str]:
+    """Returns what the files of volumes leave open, such as their orientation.
+
+    Args:
+        pairs: the volumes of a dataset, each once.
+    """
+    return list(chain.from_iterable(pair.volume.notes for pair in pairs if pair.volume))

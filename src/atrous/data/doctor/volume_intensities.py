@@ -1,0 +1,78 @@
+"""Finds volumes whose intensities are far from those of the other volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from atrous.data.dataset import Dataset
+from atrous.data.doctor.judge import SHOWN, Finding, shown
+from atrous.data.doctor.outliers import outliers
+from atrous.data.doctor.scan import Pair
+
+#: Smallest shift of an outlier, as a share of the range of its intensities.
+_SHIFT = 0.5
+#: Smallest ratio of an outlier's range to the median range.
+_RATIO = 4.0
+
+
+def find_unusual_intensities(dataset: Dataset, pairs: list[Pair], normalize: str) -> Iterator[Finding]:
+    """Volumes of a single value, and volumes whose percentiles are robust outliers.
+
+    The range is that from percentile 1 to 99. The position of the range (its middle divided by its size) and the
+    position of the median in the range do not depend on the scale. The scale is compared only if training keeps it:
+    MRI scanners have no common scale, and "per_image" divides each volume by its own standard deviation.
+
+    Args:
+        dataset: the dataset.
+        pairs: its volumes, each once.
+        normalize: normalisation of the input, as in `Input.normalize`.
+    """
+    known = [(pair, pair.volume.percentiles) for pair in pairs if pair.volume]
+    blank = [shown(dataset, pair.item.image) for pair, found in known if (found[:, 0] == found[:, 2]).all()]
+    if blank:
+        yield Finding(
+            "blank_volume",
+            "Volumes in which nearly all voxels have one value, so nothing can be learned from them. Remove them or "
+            "write them again.",
+            len(blank),
+            tuple(blank[:SHOWN]),
+        )
+    examples: dict[Path, str] = {}
+    by_contrasts: dict[int, list[tuple[Pair, np.ndarray]]] = {}
+    for pair, found in known:
+        by_contrasts.setdefault(len(found), []).append((pair, found))
+    for contrasts, part in by_contrasts.items():
+        for contrast in range(contrasts):
+            one = [(pair, found[contrast]) for pair, found in part if found[contrast, 2] > found[contrast, 0]]
+            for pair, text in _outliers([pair for pair, _ in one], np.array([row for _, row in one]), normalize):
+                named = f"contrast {contrast}: " if contrasts > 1 else ""
+                examples.setdefault(pair.item.image, f"{shown(dataset, pair.item.image)}: {named}{text}")
+    if examples:
+        yield Finding(
+            "intensity_outlier",
+            "Volumes whose intensities are far from those of the other volumes (percentiles 1, 50 and 99 of the voxels "
+            "that are not 0). Check their unit, offset and scale, such as a missing rescale intercept of CT, and "
+            "whether they show the same kind of scan.",
+            len(examples),
+            tuple(list(examples.values())[:SHOWN]),
+        )
+
+
+def _outliers(pairs: list[Pair], percentiles: np.ndarray, normalize: str) -> Iterator[tuple[Pair, str]]:
+    """Yields the outliers among the volumes, given the N×3 percentiles of one contrast, each with a description."""
+    if not pairs:
+        return
+    low, median, high = percentiles.T
+    far = outliers((low + high) / 2 / (high - low), _SHIFT) | outliers((median - low) / (high - low), _SHIFT)
+    if normalize != "per_image":
+        far |= outliers(np.log(high - low), float(np.log(_RATIO)))
+    usual = _written(np.median(percentiles, axis=0))
+    for index in np.flatnonzero(far):
+        yield pairs[index], f"{_written(percentiles[index])}, usually {usual}"
+
+
+def _written(percentiles: np.ndarray) -> str:
+    return ", ".join(f"{value:.4g}" for value in percentiles)

@@ -1,0 +1,62 @@
+"""Finds masks that lie outside the body or on other tissue, for example because left and right are exchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from atrous.data.dataset import Dataset
+from atrous.data.doctor.judge import SHOWN, Finding, shown
+from atrous.data.doctor.outliers import is_usual, outliers
+from atrous.data.doctor.scan import Pair
+
+#: Smallest difference of an outlier from the median share on dark voxels.
+_OUTSIDE = 0.5
+#: Smallest differences from the median share on dark voxels and from the median deviation, if a mirrored mask fits.
+_MIRRORED = (0.05, 0.04)
+_DIRECTIONS = ("left and right", "front and back", "head and foot")
+
+
+def find_misplaced_masks(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
+    """Masks whose foreground lies on dark voxels far more than, or far less than, in the other volumes.
+
+    Only a comparison of volumes shows this, because the foreground may be dark itself, such as lungs. A smaller
+    difference, also of the deviation of the intensities, counts if the mirrored mask is as usual in both.
+
+    Args:
+        dataset: the dataset.
+        pairs: its volumes, each once.
+    """
+    known = [(pair, pair.volume.fits) for pair in pairs if pair.volume and pair.volume.fits is not None]
+    if not known:
+        return
+    fits = np.array([found for _, found in known])
+    here, usual = fits[:, 0], np.median(fits[:, 0], axis=0)
+    outside = outliers(here[:, 0], _OUTSIDE)
+    doubtful = outliers(here[:, 0], _MIRRORED[0]) | outliers(here[:, 1], _MIRRORED[1])
+    examples = []
+    for index in np.flatnonzero(outside | doubtful):
+        axes = [
+            axis
+            for axis, found in enumerate(fits[index, 1:])
+            if all(is_usual(found[column], here[:, column], _MIRRORED[column]) for column in (0, 1))
+        ]
+        if outside[index] or axes:
+            text = f"{shown(dataset, known[index][0].item.mask)}: {_written(here[index])}, usually {_written(usual)}"
+            if axes:
+                text += f"; it fits with {' or with '.join(_DIRECTIONS[axis] for axis in axes)} exchanged"
+            examples.append(text)
+    if examples:
+        yield Finding(
+            "misplaced_mask",
+            "Masks that may not fit their volumes: the share of their foreground on dark voxels, such as air, or the "
+            "standard deviation of the intensities in it is far from that of the other volumes. Check whether the mask "
+            "belongs to the volume, and whether one of them is mirrored.",
+            len(examples),
+            tuple(examples[:SHOWN]),
+        )
+
+
+def _written(fit: np.ndarray) -> str:
+    return f"{fit[0]:.0%} on dark voxels, deviation {fit[1]:.0%} of the range"

@@ -1,0 +1,133 @@
+"""Reads every volume and mask of a dataset once and keeps only the facts that the checks need."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from atrous.data.dataset import Item
+from atrous.data.doctor.scan import MaskFacts, Pair, PictureFacts, describe_mask, file_error, read_all
+from atrous.data.doctor.volume_facts import VolumeFacts, fingerprint, intensities, mask_fits
+from atrous.data.mask_value_map import IGNORE_INDEX, UNKNOWN, ClassTable
+from atrous.data.pictures import StoredMask, whole_numbers
+from atrous.data.volumes.read_volume import read_volume
+from atrous.data.volumes.slices import pictures_of
+from atrous.data.volumes.volume import Volume
+from atrous.errors import AtrousError
+
+_READERS = 4  # number of threads at most: each holds a volume and its mask, of up to some hundred MB
+
+
+def survey_volumes(
+    items: list[Item], classes: ClassTable | None, progress: Callable[[int, int], None] | None = None
+) -> list[Pair]:
+    """Reads all volumes.
+
+    Args:
+        items: the volumes to read.
+        classes: the table that maps values to labels, or None.
+        progress: as in `survey`.
+
+    Returns:
+        One pair per volume, in their order; damaged files become problems, not errors. The numbers of pixels are those
+        of voxels.
+    """
+    return read_all(items, partial(_read_pair, classes=classes), progress, _READERS)
+
+
+def _read_pair(item: Item, classes: ClassTable | None) -> Pair:
+    problems: list[str] = []
+    scan = _read(item.image, problems) if item.image.exists() else None
+    stored = None if item.mask is None else _read(item.mask, problems)
+    valid = None if scan is None else scan.valid()
+    mask, labelled = None, None
+    if item.mask is not None and stored is not None:
+        try:
+            labelled = _mask_values(stored, item.mask)
+            void = valid is not None and valid.shape == labelled.values.shape and not valid.all()
+            mask = _describe_mask(labelled, classes, valid if void else None)
+        except Exception as error:  # no memory, or fractions: one file must not end the examination
+            problems.append(file_error(item.mask, error))
+    if scan is None or valid is None:
+        return Pair(item, None, mask, tuple(problems))
+    facts = VolumeFacts(scan.grid, None if stored is None else stored.grid, scan.notes, intensities(scan.values))
+    if mask is not None and labelled is not None and labelled.values.shape == valid.shape:
+        fits = mask_fits(scan.values[..., 0], np.isin(labelled.values, _foreground(mask)))
+        facts = replace(facts, fits=fits)
+    return Pair(item, _describe_scan(scan, valid), mask, tuple(problems), volume=facts)
+
+
+def _read(path: Path, problems: list[str]) -> Volume | None:
+    try:
+        return read_volume(path)
+    except Exception as error:  # of a decoder, or no memory: one file must not end the examination
+        problems.append(file_error(path, error))
+        return None
+
+
+def _mask_values(stored: Volume, path: Path) -> StoredMask:
+    """Returns the values of a mask, X×Y×Z; raises AtrousError if they are not one whole number per voxel."""
+    if stored.values.shape[3] != 1:
+        raise AtrousError(f"{path}: a mask has one value per voxel, and the file has {stored.values.shape[3]}.")
+    values, nodata = stored.values[..., 0], None
+    if values.dtype.kind == "f":
+        values, nodata = whole_numbers(values, None, path)
+    if values.min() >= 0 and values.max() <= np.iinfo(np.uint8).max:
+        values = values.astype(np.uint8)  # whose values are counted without sorting
+    return StoredMask(values, None, None if nodata is None else int(nodata), 1, False, None)
+
+
+def _describe_mask(stored: StoredMask, classes: ClassTable | None, valid: np.ndarray | None) -> MaskFacts:
+    """Returns the facts of a mask of X×Y×Z voxels, which are described as one picture of all axial slices."""
+
+    def stacked(voxels: np.ndarray) -> np.ndarray:
+        slices = pictures_of(voxels, "axial")
+        return np.ascontiguousarray(slices).reshape(-1, slices.shape[2])
+
+    facts = describe_mask(
+        stored._replace(values=stacked(stored.values)), False, classes, None if valid is None else stacked(valid)
+    )
+    height = stored.values.shape[1]
+
+    def in_slices(place: tuple[int, ...]) -> tuple[int, ...]:
+        return place[0], place[1] % height, place[1] // height
+
+    return replace(
+        facts,
+        size=stored.values.shape,
+        places={value: in_slices(place) for value, place in facts.places.items()},
+        between_places={value: in_slices(place) for value, place in facts.between_places.items()},
+    )
+
+
+def _foreground(mask: MaskFacts) -> list[int]:
+    """Returns the values of a mask that mean a class other than the first; without class table, all except 0."""
+    values = [value for value in mask.values if isinstance(value, int)]
+    if mask.labels is None:
+        return [value for value in values if value != 0]
+    labels = dict(zip(mask.values, mask.labels.tolist(), strict=True))
+    return [value for value in values if labels[value] not in (0, IGNORE_INDEX, UNKNOWN)]
+
+
+def _describe_scan(scan: Volume, valid: np.ndarray) -> PictureFacts:
+    values = scan.values
+    digest = hashlib.blake2b(np.ascontiguousarray(values).data, digest_size=16)
+    digest.update(repr(values.shape).encode())
+    thumbnail, contrast = fingerprint(values[..., 0])
+    contrasts = values.shape[3]
+    return PictureFacts(
+        size=values.shape[:3],
+        channels=contrasts,
+        bands=contrasts,
+        dtype="float32",  # the type in which every slice is read
+        void=1 - float(valid.mean()),
+        doubtful_alpha=False,
+        digest=digest.digest(),
+        thumbnail=thumbnail,
+        contrast=contrast,
+    )

@@ -1,0 +1,136 @@
+"""Scratch files: decoded volumes on disk, for volumes that do not fit into memory together.
+
+Training reads slices in random order. Without scratch files, it would decompress a whole volume for almost every slice.
+The files are private to the user. They are removed when the main process ends; those of a killed process are removed
+when the next process needs scratch files.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from atrous.atomic_write import atomic_path, write_text
+from atrous.data.volumes.grid import Grid
+from atrous.data.volumes.volume import Volume
+from atrous.errors import AtrousError
+
+#: Environment variable with the folder of scratch files; the system's folder of temporary files by default.
+VARIABLE = "ATROUS_SCRATCH"
+#: Number of values that are copied at once into a file.
+_BLOCK = 2**24
+
+
+def open_scratch(key: tuple[object, ...]) -> Volume | None:
+    """Returns a volume whose values are read from its scratch file; None if there is no such file.
+
+    Args:
+        key: the volume's path and version, as given to `with_scratch`.
+    """
+    file = _file(key)
+    try:
+        record = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        values = np.lib.format.open_memmap(file, "r")
+    except OSError:
+        return None
+    return Volume(values, Grid(tuple(record["shape"]), np.array(record["affine"])), tuple(record["notes"]))
+
+
+def with_scratch(key: tuple[object, ...], volume: Volume) -> Volume:
+    """Writes a volume to a scratch file.
+
+    Args:
+        key: the volume's path and version.
+        volume: the decoded volume.
+
+    Returns:
+        The same volume, with its values on disk; the given volume if the disk is full or read-only.
+    """
+    file, values = _file(key), volume.values
+    record = {"shape": volume.stored.shape, "affine": volume.stored.affine.tolist(), "notes": volume.notes}
+    try:
+        _make_folder(file.parent)
+        if shutil.disk_usage(file.parent).free < 2 * values.nbytes:
+            return volume
+        write_text(file.with_suffix(".json"), json.dumps(record))
+        with atomic_path(file) as part:
+            # In Fortran order, the voxels of an axial slice are neighbours in the file.
+            stored = np.lib.format.open_memmap(part, "w+", values.dtype, values.shape, fortran_order=True)
+            step = max(1, _BLOCK // (values.size // values.shape[2]))
+            for first in range(0, values.shape[2], step):
+                stored[:, :, first : first + step] = values[:, :, first : first + step]
+            stored.flush()
+    except OSError:
+        return volume
+    return open_scratch(key) or volume
+
+
+@contextmanager
+def scratch_file() -> Iterator[Path]:
+    """Gives an empty scratch file that is removed when the context ends.
+
+    Raises:
+        AtrousError: the folder of scratch files cannot be written to.
+    """
+    folder = scratch_folder()
+    try:
+        _make_folder(folder)
+        handle, name = tempfile.mkstemp(dir=folder)
+    except OSError as error:
+        raise AtrousError(
+            f"{folder}: no scratch file can be written ({error.strerror or error}): set the environment variable "
+            f"{VARIABLE} to another folder."
+        ) from error
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def scratch_folder() -> Path:
+    """Returns the folder of this process and of its workers; it need not exist."""
+    parent = multiprocessing.parent_process()
+    return _all_folders() / str(parent.pid if parent is not None else os.getpid())
+
+
+def _all_folders() -> Path:
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    return Path(os.environ.get(VARIABLE) or tempfile.gettempdir()) / f"atrous-volumes-{user}"
+
+
+def _file(key: tuple[object, ...]) -> Path:
+    return scratch_folder() / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.npy"
+
+
+def _make_folder(folder: Path) -> None:
+    """Creates the folder of this process, readable by its user only, and removes those of processes that have ended."""
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if hasattr(os, "getuid") and folder.parent.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder.parent} belongs to another user.")
+    if folder.is_dir():
+        return
+    for other in folder.parent.iterdir():
+        if other.name.isdigit() and not psutil.pid_exists(int(other.name)):
+            shutil.rmtree(other, ignore_errors=True)
+    folder.mkdir(exist_ok=True, mode=0o700)
+
+
+def remove_scratch() -> None:
+    """Removes the scratch files of this process; does nothing in its workers, which share them."""
+    if multiprocessing.parent_process() is None:
+        shutil.rmtree(scratch_folder(), ignore_errors=True)
+
+
+atexit.register(remove_scratch)

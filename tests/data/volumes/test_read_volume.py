@@ -1,0 +1,105 @@
+"""Volumes that memory cannot keep together: scratch files, and the number of times a volume is decoded."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from atrous.data.volumes import read_volume as module
+from atrous.data.volumes.read_volume import read_volume
+from atrous.data.volumes.scratch import scratch_folder
+
+nibabel = pytest.importorskip("nibabel")
+AFFINE = np.array([[-1.5, 0.2, 0, 7], [0.1, 2, 0, -3], [0, 0, 3, 11], [0, 0, 0, 1]])
+
+
+@pytest.fixture
+def volumes(tmp_path, monkeypatch):
+    """Four volumes of which memory keeps one, and the list of decoded files."""
+    monkeypatch.setenv("ATROUS_SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setattr(module, "KEPT", 4000)
+    decoded, decode = [], module.read_nifti
+    monkeypatch.setattr(module, "read_nifti", lambda path: decoded.append(path) or decode(path))
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"{number}.nii.gz" for number in range(4)]
+    for path in paths:
+        nibabel.save(nibabel.Nifti1Image(rng.integers(-999, 999, (9, 10, 11, 2), np.int16), AFFINE), path)
+    return paths, decoded
+
+
+def test_in_random_order_each_volume_is_decoded_at_most_twice(volumes):
+    paths, decoded = volumes
+    expected = {path: (module.read_nifti(path).values.copy(), module.read_nifti(path)) for path in paths}
+    decoded.clear()
+    for number in np.random.default_rng(1).integers(0, 4, 60):
+        path = paths[number]
+        found, (values, volume) = read_volume(path), expected[path]
+        np.testing.assert_array_equal(found.values, values)
+        assert found.values.dtype == values.dtype and not found.values.flags.writeable
+        np.testing.assert_array_equal(found.grid.affine, volume.grid.affine)
+        assert found.notes == volume.notes
+        for one, other in zip(found.mean_and_std(), volume.mean_and_std(), strict=True):
+            np.testing.assert_allclose(one, other)
+    assert max(decoded.count(path) for path in paths) == 2
+    assert len(list(scratch_folder().glob("*.npy"))) == 3  # the fourth then fits into memory
+    if os.name == "posix":
+        assert scratch_folder().stat().st_mode & 0o077 == 0
+
+
+def test_volumes_that_are_read_once_have_no_scratch_file(volumes):
+    paths, decoded = volumes
+    for path in paths:
+        read_volume(path)
+        read_volume(path)
+    assert decoded == paths
+    assert not scratch_folder().exists()
+
+
+def test_threads_decode_a_volume_once(volumes):
+    paths, decoded = volumes
+    threads = [threading.Thread(target=read_volume, args=(paths[0],)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert decoded == [paths[0]]
+
+
+def test_without_a_writable_folder_volumes_are_decoded_again(volumes, monkeypatch, tmp_path):
+    paths, decoded = volumes
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ATROUS_SCRATCH", str(tmp_path / "file"))
+    for path in [*paths, *paths, *paths]:
+        assert read_volume(path).values.shape == (9, 10, 11, 2)
+    assert decoded == [*paths, *paths, *paths]
+
+
+SCRIPT = """
+import os, sys
+from atrous.data.volumes import read_volume as module
+module.KEPT = 1
+from pathlib import Path
+for path in sys.argv[2:] * 2:
+    module.read_volume(Path(path))
+print(len(list(module.with_scratch.__globals__["scratch_folder"]().glob("*.npy"))), flush=True)
+if sys.argv[1] == "killed":
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a process is killed with SIGKILL")
+def test_no_process_leaves_scratch_files(volumes, tmp_path):
+    paths, _ = volumes
+
+    def run(end):
+        command = [sys.executable, "-c", SCRIPT, end, *map(str, paths)]
+        return subprocess.run(command, capture_output=True, encoding="utf-8").stdout
+
+    (folder,) = (tmp_path / "scratch" / f"atrous-volumes-{os.getuid()}",)
+    assert run("killed") == "4\n"
+    assert len(list(folder.glob("*/*.npy"))) == 4
+    assert run("ended") == "4\n"
+    assert not list(folder.iterdir())

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from atrous.data.transforms import Augment, augment, crop_at, recolour, resample, window
+from atrous.data.transforms import Augment, augment, color_channels, crop_at, recolour, resample, window
 from atrous.errors import AtrousError
+from atrous.input_spec import Input
 
 STILL = Augment(scale=(1.0, 1.0), flip=0.0)
 EVERYTHING = Augment(
@@ -368,3 +369,17 @@ def test_a_growing_crop_has_its_full_size_from_the_epoch_growth_on():
     assert sizes[0] == (64, 96)
     assert sizes[4:] == [(100, 150)] * 2
     assert sizes == sorted(sizes)
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"normalize": "per_image", "planes": ("axial",)}, [(0, 5)]),  # MRI: brightness has no meaning
+        ({"normalize": "window", "window": (-160, 240), "planes": ("axial",)}, []),  # Hounsfield units
+        ({"normalize": "per_image"}, []),
+        ({"colors": 3}, [(0, 3)]),
+    ],
+)
+def test_the_channels_whose_brightness_varies(more, expected):
+    one = Input((0.0,) * 5, (1.0,) * 5, dtype="float32", **more)
+    assert [(group.start, group.channels) for group in color_channels([one])] == expected

@@ -140,7 +140,8 @@ def calibrate(
 def _files_of(items: Sequence[Item]) -> Iterator[tuple[str, Path | None]]:
     """Yields the pictures and masks as protected inputs.
 
-    Masks that `atrous predict` wrote have the same mark as a chart, so the chart could otherwise replace them.
+    A chart may replace any file that has the mark of atrous. Masks that `atrous predict` wrote have this mark, too. So
+    without this protection a chart could replace such a mask.
     """
     for item in items:
         yield "a picture of the split", item.image

@@ -24,5 +24,5 @@ class Buffers(threading.local):
         return self._arrays[name][:size]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Makes every copy, also a copy in another process, start without arrays."""
+        """Returns the call with which copy and pickle create a copy: a new `Buffers` that contains no arrays."""
         return Buffers, ()

@@ -130,14 +130,20 @@ class _Recolouring(NamedTuple):
 
 
 def color_channels(inputs: Sequence[Input]) -> tuple[ColorChannels, ...]:
-    """Returns the colour channels in the concatenated inputs of a model.
+    """Returns the channels whose colour is varied in training, in the concatenated inputs of a model.
+
+    For a volume that is normalised by its own mean and deviation, such as MRI, these are all channels: its values have
+    no unit, so a scan of other brightness or contrast is as probable. For Hounsfield units, none vary.
 
     Args:
         inputs: the inputs of the model.
     """
     starts = accumulate((one.channels for one in inputs), initial=0)
+    counts = (one.channels if one.planes and one.normalize == "per_image" else one.colors for one in inputs)
     return tuple(
-        ColorChannels(start, one.colors, one.dtype) for start, one in zip(starts, inputs, strict=False) if one.colors
+        ColorChannels(start, count, one.dtype)
+        for start, count, one in zip(starts, counts, inputs, strict=False)
+        if count
     )
 
 

@@ -82,7 +82,7 @@ class _Depthwise(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             if stride == (1, 1):
                 for_image = _image_gradient(gradient, weight, padding, dilation)
-            else:  # with a larger stride, only oneDNN's bfloat16 kernel is slow
+            else:  # with a larger stride, oneDNN is slow in bfloat16 but not in float32, so float32 is used
                 for_image = _library(gradient, image, weight, ctx.geometry, torch.float32, (True, False)).to(
                     image.dtype
                 )

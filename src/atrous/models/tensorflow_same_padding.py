@@ -43,7 +43,8 @@ class SameConv2d(nn.Conv2d):
         if kernel < stride:
             return 0, 0
         total = kernel - stride
-        if stride > 1:  # missing pixels of the last window; without %, which OpenVINO cannot read in exported sizes
+        if stride > 1:  # adds the pixels that the last window lacks, which are (−taps) modulo the stride
+            # The operator % is avoided, because OpenVINO cannot read it in exported expressions of the size.
             taps = (size + rate - 1) // rate
             total = total + (taps + stride - 1) // stride * stride - taps
         before = (total // 2) * rate

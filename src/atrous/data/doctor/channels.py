@@ -77,9 +77,9 @@ def note_without_colors(dataset: Dataset, kinds: Mapping[Path, PictureKind], cha
         channels: number of channels that the model takes; None if a training would not start.
     """
     kind = next(iter(kinds.values()), None)
-    if kind is None or channels is None:
+    if kind is None or channels is None or dataset.inputs[0].planes:  # see `color_channels` on volumes
         return
-    usual = 0 if dataset.inputs[0].planes else usual_colors(channels, kind.dtype)
+    usual = usual_colors(channels, kind.dtype)
     color_counts = [one.colors for one in dataset.inputs]
     if not any([usual if color_counts[0] is None else color_counts[0], *color_counts[1:]]):
         yield (

@@ -115,7 +115,9 @@ def _tags(entries: bytes, form: _Form) -> Iterable[_Tag]:
 def _check(tags: list[_Tag], end: int, name: object, strangers: bool) -> None:
     seen: set[int] = set()
     for tag in tags:
-        if tag.code in seen and (strangers or tag.code in _OF_PIXELS):  # tifffile keeps all copies in memory
+        # A repeated tag of `_OF_PIXELS` is ambiguous. In a file of a stranger, any repeated tag is refused, because
+        # tifffile keeps all copies in memory.
+        if tag.code in seen and (strangers or tag.code in _OF_PIXELS):
             raise AtrousError(f"{name}: cannot be read (tag {tag.code} occurs twice in one page); the file is damaged.")
         seen.add(tag.code)
         if tag.code in _OF_PIXELS and tag.length * _SIZES.get(tag.type, 1) > end:

@@ -17,8 +17,8 @@ from atrous.errors import AtrousError, missing_extra
 
 #: Most files of a folder or a zip.
 MOST_FILES = 50_000
-#: A zip of more bytes than this, uncompressed, may not be more than `ZIP_RATIO` times its size on disk. CT shrinks two
-#: to five times.
+#: A zip is refused if its uncompressed files have more than `ZIP_FREE` bytes together, and also more than `ZIP_RATIO`
+#: times the bytes of the zip. Compression makes CT files only two to five times smaller.
 ZIP_FREE, ZIP_RATIO = 2**26, 50
 #: Largest ratio of size that compressed pixels may promise: that of deflate.
 _COMPRESSED = 1032
@@ -67,7 +67,10 @@ def _check_count(path: Path, count: int) -> None:
 
 
 def _check_zip(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    """Checks what a zip promises before anything is unpacked. Members never give more bytes than they promise."""
+    """Checks number, sizes, encryption and compression of the files of a zip before any of them is unpacked.
+
+    The sizes come from the zip's directory. They are upper bounds: zipfile returns no more bytes for a file.
+    """
     _check_count(path, len(members))
     total, size = sum(one.file_size for one in members), path.stat().st_size
     if total > max(ZIP_FREE, ZIP_RATIO * size):
@@ -133,12 +136,12 @@ def check_promise(dataset: Any, size: int) -> None:
 
 
 def damaged(path: Path, number: int, error: Exception) -> AtrousError:
-    """Returns the error for a damaged file, which it names by its number, because the name may name a patient.
+    """Returns the error for a damaged file. It contains the number of the file, because the name may name a patient.
 
     Args:
         path: the folder or zip.
         number: index of the file.
-        error: what happened; only its type is told.
+        error: the original error; the message contains only its type.
     """
     return AtrousError(
         f"{path}: file {number + 1} in the order of names is damaged or not valid DICOM ({type(error).__name__}). "

@@ -1,0 +1,95 @@
+"""Removes small connected parts of the classes in the mask of a volume."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from atrous.data.volumes.grid import Grid
+from atrous.errors import AtrousError, missing_extra, named, shown
+from atrous.option_fields import in_words
+
+#: Word that stands for every class but the first one, the background.
+ALL = "all"
+
+
+class VolumeParts:
+    """The connected parts of each class that a mask keeps; voxels of other parts become the first class.
+
+    Voxels are connected if they share a face, an edge or a corner, as in nnU-Net's postprocessing.
+
+    Args:
+        classes: names of the K classes.
+        largest: names of classes of which only the largest part is kept, such as ("liver",); ("all",) for every class
+            but the first one.
+        smallest: for classes by name, the smallest volume of a part that is kept, in millilitres; the name "all" stands
+            for every class but the first one that is not named itself.
+
+    Raises:
+        AtrousError: a name is not that of a class or is that of the first one, or a volume is not a number above 0.
+    """
+
+    def __init__(
+        self, classes: Sequence[str], *, largest: Sequence[str] = (), smallest: Mapping[str, float] | None = None
+    ) -> None:
+        smallest = {} if smallest is None else smallest
+        for name in (*largest, *smallest):
+            if name != ALL and name not in classes[1:]:
+                raise AtrousError(
+                    f"'{named(name)}' is not a class whose parts can be removed: the classes are "
+                    f"{in_words(tuple(classes[1:]), 'and')}; {ALL} stands for all of them."
+                )
+        for name, volume in smallest.items():
+            if not isinstance(volume, int | float) or not 0 < volume < float("inf"):
+                raise AtrousError(f"the smallest volume of '{named(name)}' must be above 0 ml, got {shown(volume)}.")
+        every = range(1, len(classes))
+        #: Indices of the classes of which only the largest part is kept.
+        self.largest = {index for index in every if ALL in largest or classes[index] in largest}
+        #: Smallest volume of a part by class index, in millilitres.
+        self.smallest = {
+            index: volume for index in every if (volume := smallest.get(classes[index], smallest.get(ALL))) is not None
+        }
+
+    def clean(self, labels: np.ndarray, grid: Grid) -> None:
+        """Removes the parts from a mask, in place.
+
+        Args:
+            labels: X×Y×Z class indices; 255 for no data, which is kept.
+            grid: grid of the mask.
+
+        Raises:
+            AtrousError: scipy is needed and not installed.
+        """
+        milliliters = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
+        for index in sorted(self.largest | self.smallest.keys()):
+            box = _box(labels == index)
+            if box is None:
+                continue
+            inside = labels[box]
+            parts, sizes = _connected(inside == index)
+            removed = sizes * milliliters < self.smallest.get(index, 0.0)
+            if index in self.largest:
+                removed |= np.arange(len(sizes)) != sizes.argmax()
+            inside[np.concatenate([[False], removed])[parts]] = 0
+
+
+def _box(where: np.ndarray) -> tuple[slice, ...] | None:
+    """Returns the smallest box that contains all True voxels; None if there are none."""
+    found = []
+    for axis in range(3):
+        along = np.flatnonzero(where.any(axis=tuple(other for other in range(3) if other != axis)))
+        if not len(along):
+            return None
+        found.append(slice(along[0], along[-1] + 1))
+    return tuple(found)
+
+
+def _connected(where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the number of each voxel's part, 0 outside, and the number of voxels of each part."""
+    try:
+        from scipy import ndimage
+    except ImportError:
+        raise missing_extra("scipy", "medical") from None
+    parts, count = ndimage.label(where, structure=np.ones((3, 3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
+    return parts, np.bincount(parts.ravel(), minlength=count + 1)[1:]

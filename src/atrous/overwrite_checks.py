@@ -42,21 +42,7 @@ HEAD_BYTES = 4096
 PICTURES_AND_VOLUMES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".nii", ".nii.gz"})
 #: File name suffixes that are refused as the name of an output folder.
 FILE_SUFFIXES = PICTURES_AND_VOLUMES | frozenset(
-    {
-        ".html",
-        ".json",
-        ".yaml",
-        ".yml",
-        ".xml",
-        ".safetensors",
-        ".pt",
-        ".pth",
-        ".pt2",
-        ".onnx",
-        ".tflite",
-        ".zip",
-        ".gz",
-    }
+    ".html .json .yaml .yml .xml .safetensors .pt .pth .pt2 .onnx .tflite .zip .gz".split()
 )
 #: Longest accepted header of a model file (safetensors' own limit is 100 MB).
 MAX_HEADER_BYTES = 16 * 2**20

@@ -40,10 +40,12 @@ PAGE_MARK = re.compile(r'<meta name="generator" content="atrous\b|<title>[^<]* Â
 HEAD_BYTES = 4096
 #: File name suffixes of pictures and volumes.
 PICTURES_AND_VOLUMES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".nii", ".nii.gz"})
-#: File name suffixes that are refused as the name of an output folder.
-FILE_SUFFIXES = PICTURES_AND_VOLUMES | frozenset(
-    ".html .json .yaml .yml .xml .safetensors .pt .pth .pt2 .onnx .tflite .zip .gz".split()
+#: File name suffixes of texts and models.
+TEXTS_AND_MODELS = frozenset(
+    {".html", ".json", ".yaml", ".yml", ".xml", ".safetensors", ".pt", ".pth", ".pt2", ".onnx"}
 )
+#: File name suffixes that are refused as the name of an output folder.
+FILE_SUFFIXES = PICTURES_AND_VOLUMES | TEXTS_AND_MODELS | {".tflite", ".zip", ".gz"}
 #: Longest accepted header of a model file (safetensors' own limit is 100 MB).
 MAX_HEADER_BYTES = 16 * 2**20
 

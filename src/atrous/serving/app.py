@@ -70,13 +70,12 @@ BINARY = {"schema": {"type": "string", "format": "binary"}}
 PICTURE_BODY = {
     "required": True,
     "description": "A picture (JPEG, PNG, WebP, TIFF, BMP or GIF), as the request body or as the only file of a form. "
-    "For a model of volumes (one with planes): a NIfTI file (.nii, .nii.gz) or a zip of a DICOM series. "
+    "For a model of volumes (one with planes): a NIfTI file (.nii, .nii.gz). "
     "For a model with several inputs: a form with one file for each input, in fields with the names of the inputs.",
     "content": {
         "image/*": BINARY,
         "application/octet-stream": BINARY,
         "application/gzip": BINARY,
-        "application/zip": BINARY,
         "multipart/form-data": {
             "schema": {
                 "type": "object",

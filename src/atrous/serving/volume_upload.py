@@ -56,7 +56,7 @@ class VolumeUpload:
         if suffix is None:
             raise AtrousError(
                 "this file is not a volume, and this model was trained on slices of volumes. Give a NIfTI file (.nii "
-                f"or .nii.gz) or a zip of a DICOM series. {self._hint}"
+                f"or .nii.gz). {self._hint}"
             )
         self._path = self._files.enter_context(_stored(self._content[0], suffix))
         with self._anonymous():

@@ -1,8 +1,9 @@
-"""The mark in PNG, TIFF and NIfTI files of this program: its name and a checksum of the pixels and their position.
+"""The mark in PNG, TIFF, NIfTI and DICOM files of this program: its name and a checksum of pixels and their position.
 
 The mark is in the Software field (in NIfTI: descrip) and changes no pixel. If an editor changes pixels but keeps this
 field, the checksum no longer matches the pixels. The checksum covers the position on Earth of a GeoTIFF and the header
-of a NIfTI file, too, because users correct these.
+of a NIfTI file, too, because users correct these. In DICOM, the mark is in the preamble, with a checksum of all bytes
+that follow it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 GZIP_START = b"\x1f\x8b"
 #: For NIfTI-1 and NIfTI-2: (offset of the magic number, magic number, offset of descrip).
 NIFTI = ((344, b"n+1\0", 148), (4, b"n+2\0", 240))
+#: Length of the preamble of DICOM files (PS3.10 section 7.1).
+DICOM_PREAMBLE = 128
 #: Length of the longer header, length of descrip, and the number of bytes of voxels that are read at once.
 NIFTI_HEADER, NIFTI_TEXT, VOXELS_AT_ONCE = 540, 80, 2**24
 
@@ -65,8 +68,18 @@ def sealed_nifti(content: bytes) -> bytes:
     return content[:place] + text + content[place + len(text) :]
 
 
+def sealed_dicom(content: bytes) -> bytes:
+    """Returns a DICOM file whose preamble is the mark.
+
+    Args:
+        content: the file, whose preamble is replaced.
+    """
+    text = f"{UNSEALED[:-8]}{zlib.crc32(content[DICOM_PREAMBLE:]):08x}".encode()
+    return text.ljust(DICOM_PREAMBLE, b"\0") + content[DICOM_PREAMBLE:]
+
+
 def is_sealed(file: Path | BinaryIO) -> bool:
-    """Returns whether a PNG, TIFF or NIfTI file has the mark, and unchanged pixels in the same position.
+    """Returns whether a PNG, TIFF, NIfTI or DICOM file has the mark, and unchanged pixels in the same position.
 
     Args:
         file: path of the file, or the file open for reading.
@@ -76,7 +89,7 @@ def is_sealed(file: Path | BinaryIO) -> bool:
 
 
 def is_marked(file: Path | BinaryIO) -> bool:
-    """Returns whether a PNG, TIFF or NIfTI file has the mark, also if its pixels or position were changed afterwards.
+    """Returns whether a PNG, TIFF, NIfTI or DICOM file has the mark, also if pixels or position were changed later.
 
     Args:
         file: path of the file, or the file open for reading.
@@ -98,7 +111,7 @@ def _read(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int]:
     """Returns the offset and the text of the Software field, and the checksum of the pixels (0 if not read)."""
     if _is_png(file):
         return _read_png(file, with_pixels)
-    return _read_nifti(file, with_pixels) or _read_tiff(file, with_pixels)
+    return _read_dicom(file, with_pixels) or _read_nifti(file, with_pixels) or _read_tiff(file, with_pixels)
 
 
 def _is_png(file: BinaryIO) -> bool:
@@ -135,6 +148,18 @@ def _read_nifti(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int] | N
             checksum = zlib.crc32(voxels, checksum)
         return place, software, checksum
     return None
+
+
+def _read_dicom(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int] | None:
+    """As `_read`, for DICOM files; None for a file of another format."""
+    file.seek(0)
+    preamble = file.read(DICOM_PREAMBLE + 4)
+    if preamble[DICOM_PREAMBLE:] != b"DICM":
+        return None
+    checksum = zlib.crc32(b"DICM")
+    while with_pixels and (content := file.read(VOXELS_AT_ONCE)):
+        checksum = zlib.crc32(content, checksum)
+    return 0, preamble[:DICOM_PREAMBLE].rstrip(b"\0"), checksum
 
 
 def _read_tiff(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int]:

@@ -1,3 +1,6 @@
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -213,3 +216,33 @@ def test_a_file_of_others_is_not_replaced_by_a_table(tmp_path):
     assert ClassTable.from_yaml(path).names == ("a",)
     with pytest.raises(AtrousError, match="is a folder"):
         table.to_yaml(tmp_path)
+
+
+def test_codes_are_read_written_and_checked(tmp_path):
+    path = tmp_path / "classes.yaml"
+    path.write_text(
+        "classes:\n"
+        "  - {name: background}\n"
+        "  - {name: liver, code: [SCT, 10200004, Liver]}\n"
+        "  - {name: tumour, code: [SCT, '4147007', Mass], category: [SCT, '49755003', Morphologically Abnormal]}\n"
+    )
+    table = ClassTable.from_yaml(path)
+    liver, mass = ("SCT", "10200004", "Liver"), ("SCT", "4147007", "Mass")
+    assert table.codes == ((), (liver,), (mass, ("SCT", "49755003", "Morphologically Abnormal")))
+    table.to_yaml(tmp_path / "again.yaml")
+    assert ClassTable.from_yaml(tmp_path / "again.yaml") == table
+    assert ClassTable(**json.loads(json.dumps(asdict(table)))) == table
+    assert ClassTable(("a",), ((0, 0, 0),), ((0,),), codes=((),)).codes == ()
+    for entry, match in (
+        ("code: [SCT, 1]", "class 'a' has the code"),
+        ("code: SCT", "give .scheme, value, meaning."),
+        (f"code: [SCT, 1, {'m' * 65}]", "at most 16, 16 and 64"),
+        ("code: [SCT, 1, 'a\\b']", "without a backslash"),
+        ("category: [SCT, 1, a]", "a category but no code"),
+    ):
+        path.write_text(f"classes:\n  - {{name: a, {entry}}}\n")
+        with pytest.raises(AtrousError, match=match):
+            ClassTable.from_yaml(path)
+    for codes in ((liver,), ((liver, liver, liver),), (7,), ((), ())):
+        with pytest.raises(AtrousError):
+            ClassTable(("a",), ((0, 0, 0),), ((0,),), codes=codes)

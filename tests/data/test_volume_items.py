@@ -1,6 +1,8 @@
 """Datasets of volumes: one item per slice, whole volumes in one split, and masks on the grid of their scan."""
 
 import json
+import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -176,3 +178,33 @@ def test_scans_without_orientation_are_noted(tmp_path):
         nibabel.save(image, root / f"{folder}.nii.gz")
     notes = [note for note in open_dataset(root).notes if "does not state its orientation" in note]
     assert len(notes) == 1 and notes[0].startswith("case_1_0000.nii.gz")
+
+
+def test_series_are_pictures_of_the_layout_folder(shared, tmp_path):
+    """A real CT series as a zip and as a folder, with its liver mask in NIfTI."""
+    pytest.importorskip("pydicom")
+    source, root = shared / "data/chaos_ct_liver", tmp_path / "data"
+    (root / "images").mkdir(parents=True)
+    (root / "masks").mkdir()
+    (root / "classes.yaml").write_text("classes: [{name: background}, {name: liver, code: [SCT, 10200004, Liver]}]")
+    shutil.copy(source / "series.zip", root / "images/zipped.zip")
+    with zipfile.ZipFile(source / "series.zip") as archive:
+        archive.extractall(root / "images/case.01")
+    for name in ("zipped", "case.01"):
+        shutil.copy(source / "liver_mask.nii.gz", root / f"masks/{name}.nii.gz")
+    dataset = open_dataset(root)
+    assert not dataset.masks_without_image and not any("skipped" in note for note in dataset.notes)
+    items = {item.name: item for part in dataset.splits.values() for item in part}
+    assert len(items) == 2 * 30 and {item.group for item in items.values()} == {"zipped", "case.01"}
+    one, other = (dataset.read(items[f"{name}_axial_0012"]) for name in ("zipped", "case.01"))
+    np.testing.assert_array_equal(one.image, other.image)
+    np.testing.assert_array_equal(one.label, other.label)
+    assert one.image[one.label == 1].mean() == pytest.approx(142, abs=15)  # in Hounsfield units
+    report = examine(root)
+    assert not report.errors
+    mask = nibabel.load(root / "masks/zipped.nii.gz")
+    shifted = mask.affine.copy()
+    shifted[2, 3] += 2
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(mask.dataobj), shifted), root / "masks/zipped.nii.gz")
+    with pytest.raises(AtrousError, match=r"zipped\.nii\.gz is not on the grid of .*zipped\.zip"):
+        open_dataset(root)

@@ -1,9 +1,11 @@
 """Volumes over HTTP: the same file as `atrous predict` writes, limits, and refusals without names."""
 
 import gzip
+import io
 import json
 import re
 import tracemalloc
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import torch
 
 import atrous
 from atrous.commands.predict import predict
+from atrous.data.volumes.dicom_seg_read import read_dicom_seg
+from atrous.data.volumes.dicom_series import read_series
 from atrous.data.volumes.nifti import read_nifti
 from atrous.errors import AtrousError
 from atrous.inference.model_spec import ModelSpec
@@ -20,6 +24,7 @@ from atrous.inference.segmenter import Segmenter
 from atrous.input_spec import Input
 from atrous.models.info import Preprocessing
 from atrous.serving import response_formats
+from atrous.serving.client import Client
 from atrous.serving.inference_queue import Abandoned, InferenceQueue, Job
 from atrous.serving.model_store import InferenceOptions, Model
 from atrous.serving.request_limits import Limits
@@ -30,7 +35,7 @@ from .conftest import ZOO, png
 
 nibabel = pytest.importorskip("nibabel")
 
-SECRET = "Doe^Jane"
+SECRET, ONE_WORD = "Doe^Jane", "JANEDOE"
 SEGMENT = "/v1/models/volumes/segment"
 TORCH = ("--engine", "torch", "--device", "cpu", "--precision", "float32")
 OPTIONS = {"engine": "torch", "device": "cpu", "precision": "float32"}
@@ -73,7 +78,7 @@ def running(start, model, scratch):
     yield server
     server.stop()
     assert not any(one.is_file() for one in scratch.rglob("*"))
-    assert SECRET not in "\n".join(server.lines)
+    assert not any(name in line for line in server.lines for name in (SECRET, ONE_WORD))
 
 
 def problem_of(answer: tuple[int, dict[str, str], bytes], status: int) -> str:
@@ -106,6 +111,19 @@ def test_the_mask_is_the_file_that_predict_writes(running, model, scan, scratch,
     assert len(np.unique(image.dataobj)) > 1
     np.testing.assert_array_equal(image.affine, nibabel.load(scan).affine)
     assert SECRET.encode() not in gzip.decompress(mask)
+
+
+def test_the_client_writes_the_mask(running, model, scan, tmp_path):
+    (expected,) = predict(model, [scan], out=tmp_path / "masks", flip=True, **OPTIONS)
+    client = Client(running.address)
+    for _ in range(2):  # its own mask is replaced
+        client.segment_volume(scan, tmp_path / "mask.nii.gz", model="volumes", flip=True)
+    assert (tmp_path / "mask.nii.gz").read_bytes() == expected.read_bytes()
+    with pytest.raises(AtrousError, match="replace"):
+        client.segment_volume(scan, scan, model="volumes")
+    with pytest.raises(AtrousError, match="segments pictures"):
+        client.segment_volume(scan, tmp_path / "other.nii.gz", model="camvid")
+    assert not (tmp_path / "other.nii.gz").exists()
 
 
 def test_options_are_those_of_predict(running, model, scan, tmp_path):
@@ -145,6 +163,54 @@ def test_limits(running, scan, tmp_path):
     assert "at most 1 MiB" in problem_of(running.ask(SEGMENT, bytes(2**21)), 413)
     two = nibabel.Nifti1Image(np.zeros((10, 10, 10, 2), np.uint8), np.eye(4))
     assert "contrasts" in problem_of(running.ask(SEGMENT, two.to_bytes()), 422)
+
+
+@pytest.fixture
+def series(shared, tmp_path) -> Path:
+    """A zip of a real series of three slices, cropped, whose files and headers name a patient."""
+    pydicom = pytest.importorskip("pydicom")
+    path = tmp_path / "series.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for index in (1, 2, 3):
+            one = pydicom.dcmread(shared / f"data/dicom_seg/dcmqi_ct-3slice_0{index}.dcm")
+            one.PatientName = one.PatientID = ONE_WORD  # highdicom warns of such names
+            pixels = np.frombuffer(one.PixelData, np.int16).reshape(-1, 512)[200:240, 100:140]
+            one.Rows, one.Columns, one.PixelData = *pixels.shape, pixels.tobytes()
+            content = io.BytesIO()
+            one.save_as(content, enforce_file_format=True)
+            archive.writestr(f"{SECRET}/{index}.dcm", content.getvalue())
+    return path
+
+
+def test_a_zip_of_a_dicom_series_gives_nifti_or_dicom_seg(running, model, series, scratch, tmp_path):
+    (expected,) = predict(model, [series], out=tmp_path / "masks", **OPTIONS)
+    status, headers, mask = running.ask(SEGMENT, series.read_bytes())
+    assert (status, headers["content-type"]) == (200, "application/gzip"), mask
+    assert mask == expected.read_bytes() and SECRET.encode() not in gzip.decompress(mask)
+    assert SECRET not in str(headers)
+    pytest.importorskip("highdicom")
+    status, headers, mask = running.ask(f"{SEGMENT}?format=dicom-seg", series.read_bytes())
+    assert (status, headers["content-type"]) == (200, "application/dicom"), mask
+    (tmp_path / "mask.dcm").write_bytes(mask)
+    found = read_dicom_seg(tmp_path / "mask.dcm", read_series(series).stored)
+    labels = read_nifti(expected).values[..., 0]
+    present = np.unique(labels)
+    assert len(present) > 1 and all(len(np.unique(found.volume.values[..., 0][labels == one])) == 1 for one in present)
+    assert not files_in(scratch)
+
+
+def test_dicom_seg_needs_a_dicom_series(running, scan, series):
+    detail = problem_of(running.ask(f"{SEGMENT}?format=dicom-seg", scan.read_bytes()), 422)
+    assert "DICOM-SEG is written only for DICOM series" in detail
+    for content in (series.read_bytes()[:-30], empty_zip("a.txt"), empty_zip(f"{SECRET}.dcm")):
+        problem_of(running.ask(SEGMENT, content), 422)
+
+
+def empty_zip(name: str) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr(name, bytes(128) + b"DICM" + SECRET.encode() if name.endswith("dcm") else b"text")
+    return content.getvalue()
 
 
 def changed(content: bytes, offset: int, new: bytes) -> bytes:

@@ -26,6 +26,7 @@ from atrous.data.file_headers import kinds_of
 from atrous.data.input_files import input_folders
 from atrous.data.prefetch import in_background
 from atrous.data.remote.transfer import as_path, local_path
+from atrous.data.volumes.write_mask import MaskFormat
 from atrous.errors import SomeInputsFailed, counted
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import doubts_of_files
@@ -56,6 +57,7 @@ def predict(
     out: Place = Path("predictions"),
     overlay: bool = False,
     raw: bool = False,
+    format: MaskFormat = "nifti",
     json: Path | None = None,
     overwrite: bool = False,
     **options: Any,
@@ -64,12 +66,14 @@ def predict(
 
     Args:
         model: model file or exported file.
-        paths: pictures, folders of pictures, or glob patterns, as paths or URLs (https://, s3://, gs://, file:// …).
+        paths: pictures, folders of pictures, or glob patterns, as paths or URLs (https://, s3://, gs://, file:// …);
+            also NIfTI files, and DICOM series: a folder of slices or a zip of one.
         out: folder for the masks, a path or a URL; a mask has the name of its picture with .png, with .tif (for a
             GeoTIFF, a large or many-band TIFF, a TIFF at a URL, or raw values that a PNG cannot hold), or with .nii.gz
-            (for a volume).
+            or .dcm (for a volume).
         overlay: also write each picture with the colours of its mask over it and a legend below, as NAME.overlay.png.
         raw: write the values that the training masks had, instead of class indices with a palette.
+        format: format of the masks of volumes: nifti, or dicom-seg for DICOM series.
         json: JSON file to write the results to; for each picture, it contains the path of the mask, the share of each
             class in the pixels with data, and the share of pixels without data (if any), or the error if it failed.
         overwrite: also replace files that atrous did not write; inputs are never replaced.
@@ -95,6 +99,7 @@ def predict(
                 inputs=input_folders(options.get("input") or ()),
                 raw=raw,
                 overlay=overlay,
+                format=format,
                 overwrite=overwrite,
                 also=also,
             )

@@ -22,7 +22,7 @@ from atrous.data.sample import Sample
 from atrous.data.sources.scene_files import read_picture_pixels, read_scene
 from atrous.data.sources.source import Pixels
 from atrous.data.splits.split_names import canonical_split
-from atrous.data.volumes.slices import file_of_picture, is_volume
+from atrous.data.volumes.slices import file_of_picture, is_volume_place
 from atrous.errors import AtrousError, nearest, shown
 from atrous.input_spec import Input
 
@@ -98,7 +98,7 @@ class Dataset:
     def nouns(self) -> tuple[str, str]:
         """What an item and its smallest part are called in messages: picture and pixel, or volume and voxel."""
         first = next((item.image for items in self.splits.values() for item in items), Path())
-        return ("volume", "voxel") if is_volume(file_of_picture(first)) else ("picture", "pixel")
+        return ("volume", "voxel") if is_volume_place(file_of_picture(first)) else ("picture", "pixel")
 
     @checked
     def split(self, name: str) -> tuple[Item, ...]:

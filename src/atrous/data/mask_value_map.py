@@ -13,6 +13,7 @@ import yaml
 
 from atrous.atomic_write import write_text
 from atrous.checked_arguments import checked, checked_fields
+from atrous.data.class_codes import Codes, check_codes
 from atrous.data.class_colors import Color, default_colors, packed_colors, unpacked_color
 from atrous.data.text_files import read_text_file
 from atrous.errors import AtrousError, counted, named, shown, unknown_name
@@ -23,6 +24,9 @@ IGNORE_INDEX = 255
 MAX_CLASSES = 255  # labels are uint8, and 255 is the ignore index
 
 Raw: TypeAlias = int | Color
+
+#: Keys of a class entry for its coded meanings, in the order of `Codes`.
+_CODE_KEYS = ("code", "category")
 
 UNKNOWN = 256  # the label that `look_up` returns for raw values that are not in the table; labels are at most 255
 
@@ -38,15 +42,17 @@ class ClassTable:
         raw: the raw values of each class; `decode` writes the first of them. All raw values are signed integers of up
             to 64 bits or, for colour-coded masks, all are (red, green, blue) triples.
         ignore: raw values of pixels that belong to no class.
+        codes: coded meanings of each class, as in `class_codes`; () if no class has any.
     """
 
     names: tuple[str, ...]
     colors: tuple[Color, ...]
     raw: tuple[tuple[Raw, ...], ...]
     ignore: tuple[Raw, ...] = ()
+    codes: tuple[Codes, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("colors", "raw", "ignore"):
+        for name in ("colors", "raw", "ignore", "codes"):
             if not isinstance(rows := getattr(self, name), tuple | list):
                 raise AtrousError(f"{name} of a class table must be a tuple, got {shown(rows)}.")
             object.__setattr__(self, name, _tupled(rows))
@@ -65,6 +71,13 @@ class ClassTable:
                 raise AtrousError(f"class '{name}' has the colour {named(color)}; give three whole numbers, 0–255.")
             if not isinstance(raw, tuple) or not raw:
                 raise AtrousError(f"class '{name}' has no raw value in a tuple; give a tuple of at least one value.")
+        if self.codes and len(self.codes) != len(self.names):
+            raise AtrousError(
+                f"{len(self.codes)} lists of codes given for {len(self.names)} classes; give one of each."
+            )
+        named_codes = zip(self.names, self.codes, strict=False)
+        checked_codes = tuple(check_codes(codes, f"class '{name}'") for name, codes in named_codes)
+        object.__setattr__(self, "codes", checked_codes if any(checked_codes) else ())
         self._check_raw_values()
 
     def _check_raw_values(self) -> None:
@@ -179,7 +192,8 @@ class ClassTable:
 
         The file has ``classes``, a list of ``{name, color, raw}``, and optionally ``ignore``, a list of raw
         values. ``color`` defaults to the Pascal VOC colour of the index and ``raw`` to the index itself;
-        for colour-coded masks ``raw`` is a list of ``[r, g, b]``.
+        for colour-coded masks ``raw`` is a list of ``[r, g, b]``. ``code`` and ``category``, each ``[scheme, value,
+        meaning]``, are optional: the coded meaning of the class for DICOM.
 
         Args:
             path: the file.
@@ -199,8 +213,10 @@ class ClassTable:
     def yaml_text(self) -> str:
         """Returns the table as the text of a ``classes.yaml``, one class per line."""
         lines = [f"ignore: {_flow([_plain(value) for value in self.ignore])}", "classes:"]
-        for name, color, raw in zip(self.names, self.colors, self.raw, strict=True):
+        codes = self.codes or ((),) * len(self)
+        for name, color, raw, given in zip(self.names, self.colors, self.raw, codes, strict=True):
             entry = {"name": name, "color": list(color), "raw": [_plain(value) for value in raw]}
+            entry |= {key: list(code) for key, code in zip(_CODE_KEYS, given, strict=False)}
             lines.append(f"  - {_flow(entry)}")
         return "\n".join(lines) + "\n"
 
@@ -303,19 +319,23 @@ def _parsed(content: Any) -> dict[str, Any]:
     entries = content.get("classes")
     if not isinstance(entries, list) or not entries:
         raise AtrousError("classes: must be a list of {name, color, raw}, one per class.")
-    names, colors, raw = [], [], []
+    names, colors, raw, codes = [], [], [], []
     fallback = default_colors(len(entries))
     for index, entry in enumerate(entries):
-        _check_keys("a class entry", entry, ("name", "color", "raw"))
+        _check_keys("a class entry", entry, ("name", "color", "raw", *_CODE_KEYS))
         name = entry.get("name")
         if not isinstance(name, str) or not name:
             raise AtrousError(f"class {index} has the name {name!r}; give text, in quotes if YAML reads another type.")
         names.append(name)
         colors.append(_tupled(entry.get("color", fallback[index])))
         raw.append(_raw_values(entry.get("raw", index), f"class '{name}'"))
+        if "category" in entry and "code" not in entry:
+            raise AtrousError(f"class '{name}' has a category but no code; give both, or the code alone.")
+        codes.append(tuple(_tupled(entry[key]) for key in _CODE_KEYS if key in entry))
     given = content.get("ignore")
     ignore = _raw_values(() if given is None else given, "ignore")  # `given or ()` would lose the ignore value 0
-    return {"names": tuple(names), "colors": tuple(colors), "raw": tuple(raw), "ignore": ignore}
+    found = {"names": names, "colors": colors, "raw": raw, "codes": codes}
+    return {**{key: tuple(values) for key, values in found.items()}, "ignore": ignore}
 
 
 def _check_keys(kind: str, given: Any, allowed: Sequence[str]) -> None:

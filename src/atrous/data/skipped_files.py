@@ -7,6 +7,7 @@ from pathlib import Path
 
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.volumes.nifti import SUFFIXES
+from atrous.data.volumes.series_places import holds_dicom
 from atrous.errors import counted
 
 #: Suffixes of files that are not pictures but often occur in folders of pictures, such as texts and settings.
@@ -44,12 +45,17 @@ _CURES = {
 }
 
 
+#: Suffixes of files whose format is known, so that they cannot be DICOM files.
+KNOWN_ENDINGS = frozenset(PICTURE_SUFFIXES) | _NO_PICTURES | {*SUFFIXES, ".gz"}
+
+
 def passed_over(folder: Path) -> list[Path]:
     """Returns the files of a folder that may be pictures in a format that is not read, sorted."""
     if not folder.is_dir():
         return []
     files = (path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
-    return sorted(path for path in files if ending_of(path) not in PICTURE_SUFFIXES | _NO_PICTURES | {*SUFFIXES})
+    unread = (path for path in files if ending_of(path) not in PICTURE_SUFFIXES | _NO_PICTURES | {*SUFFIXES})
+    return sorted(path for path in unread if path.suffix.lower() != ".zip" or not holds_dicom(path, below=True))
 
 
 def passed_over_notes(folders: Iterable[Path]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from atrous.data.input_files import InputFiles
 from atrous.data.volumes.grid import check_same_grid
 from atrous.data.volumes.nifti import nifti_notes
 from atrous.data.volumes.read_volume import volume_shape
-from atrous.data.volumes.slices import AXES, SlicePlace, is_volume
+from atrous.data.volumes.slices import AXES, SlicePlace, is_volume, is_volume_place
 from atrous.errors import AtrousError
 
 #: Largest number of volumes whose notes are listed.
@@ -43,7 +43,7 @@ def with_slices(dataset: Dataset, planes: tuple[str, ...], slices: int | None) -
         return tuple(one for item in part for one in found[item.image])
 
     splits = {name: sliced(part) for name, part in dataset.splits.items()}
-    notes = first_notes([note for file in found if file.exists() for note in nifti_notes(file)])
+    notes = first_notes([note for file in found if is_volume(file) and file.exists() for note in nifti_notes(file)])
     return replace(
         dataset, notes=(*dataset.notes, *notes), splits=splits, unlisted=sliced(dataset.unlisted), inputs=(image,)
     )
@@ -86,9 +86,9 @@ def holds_volumes(dataset: Dataset) -> bool:
         AtrousError: it mixes volumes and pictures, or its volumes have further inputs.
     """
     items = [item for part in dataset.splits.values() for item in part]
-    if not any(is_volume(item.image) for item in items):
+    if not any(is_volume_place(item.image) for item in items):
         return False
-    if pictures := [item.image for item in items if not is_volume(item.image)]:
+    if pictures := [item.image for item in items if not is_volume_place(item.image)]:
         raise AtrousError(
             f"{dataset.root}: the dataset mixes volumes and pictures, such as {pictures[0]}: separate them."
         )

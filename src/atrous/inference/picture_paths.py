@@ -13,10 +13,11 @@ from atrous.console import console, note
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.remote.listing import Listing, listing_of
 from atrous.data.remote.transfer import identity, local_path
-from atrous.data.skipped_files import passed_over_notes
+from atrous.data.skipped_files import KNOWN_ENDINGS, passed_over_notes
 from atrous.data.unread_folders import folders_with_pictures
 from atrous.data.volumes.nifti import SUFFIXES
-from atrous.data.volumes.slices import is_volume
+from atrous.data.volumes.series_places import chosen_series, holds_dicom, is_dicom_file, series_in
+from atrous.data.volumes.slices import is_volume, slice_place
 from atrous.errors import AtrousError, counted
 from atrous.inference.remote_overwrite_checks import marked_pictures
 from atrous.overwrite_checks import is_our_picture
@@ -29,6 +30,9 @@ SUBFOLDERS = 4
 
 def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
     """Returns the given files, the pictures in folders and the files that glob patterns match, each once, in order.
+
+    A DICOM series is one picture: a zip or a folder of slices. In a folder without pictures, the series of its
+    subfolders are found, too.
 
     In a folder, pictures that atrous wrote are skipped, because masks may lie beside the pictures. This holds also for
     masks that were edited later. Subfolders are not searched; a note names those with pictures.
@@ -74,11 +78,15 @@ def _at_path(path: Path) -> list[Path]:
     """Returns the pictures at a path: a file, a folder or a pattern.
 
     Raises:
-        AtrousError: the path does not exist and matches nothing.
+        AtrousError: the path does not exist and matches nothing, or it is one file of a DICOM series.
     """
     if path.is_dir():
         return _in_folder(path)
     if path.exists():
+        if path.suffix.lower() not in KNOWN_ENDINGS and is_dicom_file(path):
+            raise AtrousError(f"{path} is one file of a DICOM series: give the folder of the series, or a zip of it.")
+        return _in_zip(path) or [path]
+    if chosen_series(path)[1] is not None or slice_place(path) is not None:
         return [path]
     matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]  # noqa: PTH207 (absolute patterns)
     if not matches:
@@ -90,10 +98,19 @@ def _in_folder(folder: Path) -> list[Path]:
     """Returns the pictures in a folder; prints which files are skipped."""
     candidates = sorted(file for file in folder.iterdir() if _is_picture(file))
     marked = {file: is_our_picture(file) for file in candidates if is_marked(file)}
+    dicom = holds_dicom(folder, below=not candidates, skipped=KNOWN_ENDINGS)
+    series = series_in(folder) if dicom else []
+    for file in sorted(folder.glob("*.[zZ][iI][pP]")):
+        series += _in_zip(file)
     _say_passed_over(folder, [file.name for file, as_written in marked.items() if not as_written], len(marked))
-    for sentence in passed_over_notes([folder]):
+    for sentence in () if dicom or series else passed_over_notes([folder]):  # names of DICOM files may name a patient
         console.print(escape(sentence))
-    return [file for file in candidates if file not in marked]
+    return [*(file for file in candidates if file not in marked), *series]
+
+
+def _in_zip(file: Path) -> list[Path]:
+    """Returns the DICOM series of a zip; none for any other file."""
+    return series_in(file) if file.suffix.lower() == ".zip" and holds_dicom(file, below=True) else []
 
 
 def _listed(url: str, listing: Listing) -> list[str]:

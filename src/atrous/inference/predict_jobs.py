@@ -29,10 +29,12 @@ from atrous.data.sources.geotiff import RASTER_SUFFIXES, GeoTiffSink, GeoTiffSou
 from atrous.data.sources.joined import JoinedSource
 from atrous.data.sources.per_image_standardisation import StandardisedSource
 from atrous.data.sources.scene_files import open_windows
-from atrous.data.volumes.nifti import write_nifti_mask
+from atrous.data.volumes.dicom_seg_write import check_sources
 from atrous.data.volumes.read_volume import read_volume
-from atrous.data.volumes.slices import is_volume
+from atrous.data.volumes.series_places import chosen_series
+from atrous.data.volumes.slices import is_volume_place
 from atrous.data.volumes.volume import Volume
+from atrous.data.volumes.write_mask import MaskFormat, check_mask_format, write_volume_mask
 from atrous.errors import AtrousError, counted, shown
 from atrous.inference.mask_paths import mask_places, overlay_of
 from atrous.inference.memory_estimate import limit_bytes
@@ -69,6 +71,7 @@ class Job:
         raw: True to write the values of the training masks instead of class indices with a palette.
         overlay: True to also write the picture with the mask's colours over it; not for windowed pictures.
         more: files of the scene's further inputs, such as its depth, in the order of the model's inputs.
+        format: format of the mask of a volume: "nifti", or "dicom-seg", which needs a DICOM series.
     """
 
     picture: Place
@@ -77,6 +80,7 @@ class Job:
     raw: bool = False
     overlay: bool = False
     more: tuple[Place, ...] = ()
+    format: MaskFormat = "nifti"
 
     @property
     def overlay_target(self) -> Place:
@@ -100,6 +104,7 @@ def plan(
     inputs: Mapping[str, str] | None = None,
     raw: bool = False,
     overlay: bool = False,
+    format: MaskFormat = "nifti",
     overwrite: bool = False,
     also: Sequence[Output | None] = (),
 ) -> list[Job]:
@@ -113,6 +118,7 @@ def plan(
         inputs: folders of further inputs by name, such as {"depth": "depth/"}; files have the stems of their pictures.
         raw: see `Job`.
         overlay: see `Job`.
+        format: see `Job`.
         overwrite: True to allow replacing files that atrous did not write; inputs are never replaced.
         also: other files that the caller will write; they must not be among the masks or the inputs.
 
@@ -134,13 +140,14 @@ def plan(
         note(NO_COORDINATES.format(counted(lost, "GeoTIFF")))
     deep = raw and not _fits_png(info)
     suffixes = {place: ".tif" if deep or windowed[place] is not False else ".png" for place in pictures}
-    suffixes |= {place: ".nii.gz" for place in here if is_volume(place)}
+    check_mask_format(format, pictures, raw=raw)
+    suffixes |= {place: ".dcm" if format == "dicom-seg" else ".nii.gz" for place in here if is_volume_place(place)}
     targets = mask_places(suffixes, out if folder is None else folder)
     scenes = SceneFiles([one.name for one in info.preprocessing.inputs], inputs or {})
     more = {place: scenes.further(as_path(place)) for place in pictures}
     if not any(all(file.exists() for file in files) for files in more.values()):
         scenes.of(as_path(pictures[0]))  # raises an error about the folder; a single missing file fails only its job
-    jobs = [Job(place, targets[place], windowed[place], raw, overlay, more[place]) for place in pictures]
+    jobs = [Job(place, targets[place], windowed[place], raw, overlay, more[place], format) for place in pictures]
     masks = [mask for job in jobs for mask in (job.target, *([job.overlay_target] if overlay else []))]
     check_outputs(
         "predict",
@@ -208,7 +215,9 @@ class Worker:
         """
         names = [one.name for one in self.segmenter.info.preprocessing.inputs]
         try:
-            if isinstance(job.picture, Path) and is_volume(job.picture):
+            if isinstance(job.picture, Path) and is_volume_place(job.picture):
+                if job.format == "dicom-seg":
+                    check_sources(job.picture)
                 volume = read_volume(job.picture)
                 for sentence in volume.notes:
                     self._say(sentence)
@@ -298,8 +307,7 @@ class Worker:
         assert isinstance(job.picture, Path)
         info = self.segmenter.info
         with stored(job.target) as file:
-            raw = info.table.decode(labels.reshape(len(labels), -1)).reshape(labels.shape) if job.raw else labels
-            write_nifti_mask(file, raw, job.picture, packed=True)
+            write_volume_mask(file, labels, job.picture, info.table, format=job.format, raw=job.raw)
         counts = np.bincount(labels.ravel(), minlength=256)
         return Record(shown_place(job.picture), shown_place(job.target), **class_shares(counts, info))
 
@@ -326,7 +334,7 @@ def _needs_windows(place: Place, spec: ModelSpec) -> bool | None:
 
 def _files(words: str, places: Iterable[Place]) -> Iterator[tuple[str, Path]]:
     """Yields (description, file) for files on this machine that must not be overwritten."""
-    return ((words, place) for place in places if isinstance(place, Path))
+    return ((words, chosen_series(place)[0]) for place in places if isinstance(place, Path))
 
 
 def _holds(question: Callable[..., bool], path: Path, *more: float) -> bool:

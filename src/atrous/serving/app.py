@@ -26,7 +26,7 @@ from atrous.version import __version__
 
 HERE = Path(__file__).parent
 #: The keys of `response_formats.FORMATS`.
-Form = Literal["mask", "indices", "overlay", "areas", "rle", "polygons", "nifti"]
+Form = Literal["mask", "indices", "overlay", "areas", "rle", "polygons", "nifti", "dicom-seg"]
 #: "model" and the presets of `DenseCRF`. Their names are repeated here because importing `DenseCRF` takes seconds.
 Crf = Literal["model", "deeplabv1", "deeplabv2", "pydensecrf"]
 #: Smallest and largest scale of a picture.
@@ -70,12 +70,13 @@ BINARY = {"schema": {"type": "string", "format": "binary"}}
 PICTURE_BODY = {
     "required": True,
     "description": "A picture (JPEG, PNG, WebP, TIFF, BMP or GIF), as the request body or as the only file of a form. "
-    "For a model of volumes (one with planes): a NIfTI file (.nii, .nii.gz). "
+    "For a model of volumes (one with planes): a NIfTI file (.nii, .nii.gz) or a zip of a DICOM series. "
     "For a model with several inputs: a form with one file for each input, in fields with the names of the inputs.",
     "content": {
         "image/*": BINARY,
         "application/octet-stream": BINARY,
         "application/gzip": BINARY,
+        "application/zip": BINARY,
         "multipart/form-data": {
             "schema": {
                 "type": "object",
@@ -195,7 +196,8 @@ def make_app(store: ModelStore, queue: InferenceQueue, request_handler: RequestH
                 description="format of the mask: mask, a PNG with a palette; indices, a grey PNG of class indices; "
                 "overlay, a JPEG of the picture with the mask drawn over it; areas, the number of pixels of each class "
                 "as JSON; rle, areas and the run-length encoding of each class as in COCO; polygons, GeoJSON with "
-                "coordinates in pixels. For a model of volumes: nifti, a .nii.gz on the grid of the upload. "
+                "coordinates in pixels. For a model of volumes: nifti, a .nii.gz on the grid of the upload; "
+                "dicom-seg, only for a DICOM series. "
                 "By default, the format that matches the header Accept best"
             ),
         ] = None,

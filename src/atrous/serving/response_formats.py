@@ -24,6 +24,7 @@ FORMATS = {
     "rle": "application/json",
     "polygons": "application/geo+json",
     "nifti": "application/gzip",
+    "dicom-seg": "application/dicom",
 }
 #: Largest number of corners of all polygons of a response: a million corners take two seconds, 200 MB of memory and
 #: 12 MB of text.
@@ -36,7 +37,7 @@ ACCEPTED = {
     "image/jpeg": "overlay",
 }
 #: As `ACCEPTED`, for volumes.
-VOLUME_ACCEPTED = {"application/gzip": "nifti"}
+VOLUME_ACCEPTED = {"application/gzip": "nifti", "application/dicom": "dicom-seg"}
 
 
 @dataclass(frozen=True)

@@ -48,11 +48,13 @@ def packing_of(content: bytes) -> str | None:
 
 
 def volume_suffix(content: bytes) -> str | None:
-    """Returns the file name suffix of a volume from its first bytes: .nii or .nii.gz; None for other files.
+    """Returns the file name suffix of a volume from its first bytes: .nii, .nii.gz or .zip; None for other files.
 
     Args:
         content: bytes of an upload.
     """
+    if content.startswith(b"PK\x03\x04"):
+        return ".zip"
     if _is_nifti(content):
         return ".nii"
     if content.startswith(b"\x1f\x8b"):
@@ -72,7 +74,7 @@ def volume_format(content: bytes) -> str | None:
     """
     if content[128:132] == b"DICM":
         return "a DICOM file"
-    return None if volume_suffix(content) is None else "a NIfTI file"
+    return "a NIfTI file" if volume_suffix(content) in (".nii", ".nii.gz") else None
 
 
 def _is_nifti(start: bytes) -> bool:

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from atrous.data.formats.decoder_errors import TooLarge, in_words
-from atrous.data.volumes.nifti import write_nifti_mask
+from atrous.data.volumes.dicom_seg_write import check_sources
 from atrous.data.volumes.read_volume import decode_volume, volume_shape
 from atrous.data.volumes.scratch import scratch_file, scratch_folder
+from atrous.data.volumes.write_mask import MaskFormat, check_mask_format, write_volume_mask
 from atrous.errors import AtrousError
 from atrous.inference.segment_volume import IN_MEMORY
 from atrous.serving.inference_queue import Job
@@ -43,6 +44,7 @@ class VolumeUpload:
     def __init__(self, content: tuple[bytes, ...], settings: RequestSettings, limits: Limits, upload_hint: str) -> None:
         self._content, self._settings, self._limits, self._hint = content, settings, limits, upload_hint
         self._files, self._path = ExitStack(), Path()
+        self._seg = settings.response.form == "dicom-seg"
 
     def memory(self) -> float:
         """Stores the upload and returns the peak memory from decoding to response, in bytes, without the network's.
@@ -56,11 +58,14 @@ class VolumeUpload:
         if suffix is None:
             raise AtrousError(
                 "this file is not a volume, and this model was trained on slices of volumes. Give a NIfTI file (.nii "
-                f"or .nii.gz). {self._hint}"
+                f"or .nii.gz) or a zip of a DICOM series. {self._hint}"
             )
         self._path = self._files.enter_context(_stored(self._content[0], suffix))
         with self._anonymous():
             grid, contrasts = volume_shape(self._path)
+            if self._seg:
+                check_mask_format("dicom-seg", [self._path], raw=False)
+                check_sources(self._path)
         info = self._settings.model.segmenter.info
         planes = len(info.preprocessing.image.planes)
         voxels = int(np.prod(grid.shape, dtype=np.int64))
@@ -94,8 +99,10 @@ class VolumeUpload:
         Args:
             mask: X×Y×Z uint8 class indices of the volume.
         """
-        with self._anonymous(), scratch_file(".nii.gz") as file:
-            write_nifti_mask(file, mask, self._path, packed=True)
+        classes = self._settings.model.segmenter.info.table
+        with self._anonymous(), scratch_file(".dcm" if self._seg else ".nii.gz") as file:
+            form: MaskFormat = "dicom-seg" if self._seg else "nifti"
+            write_volume_mask(file, mask, self._path, classes, format=form, raw=False)
             return file.read_bytes()
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ def read_folder(root: Path, classes: ClassTable | None = None) -> Dataset:
         AtrousError: a folder is missing or empty, there is no class table, or a split list is unusable.
     """
     folders = _folders(root) or (root / "images", root / "masks")
-    images, files = pictures_in(folders[0]), pictures_in(folders[1])
+    images, files = pictures_in(folders[0], series=True), pictures_in(folders[1])
     lists, more_notes = find_lists(root, images)
     notes, unlisted = list(more_notes), ()
     if lists:

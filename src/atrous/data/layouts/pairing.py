@@ -9,8 +9,9 @@ from pathlib import Path
 from atrous.data.dataset import Item
 from atrous.data.mask_value_map import ClassTable
 from atrous.data.pictures import PICTURE_SUFFIXES
-from atrous.data.skipped_files import passed_over_notes
+from atrous.data.skipped_files import KNOWN_ENDINGS, passed_over_notes
 from atrous.data.volumes.nifti import SUFFIXES
+from atrous.data.volumes.series_places import holds_dicom, is_series, series_name
 from atrous.data.volumes.slices import is_volume, volume_stem
 from atrous.errors import AtrousError
 
@@ -58,19 +59,20 @@ def classes_of(root: Path, given: ClassTable | None, default: ClassTable | None 
     )
 
 
-def pictures_in(folder: Path) -> dict[str, Path]:
+def pictures_in(folder: Path, *, series: bool = False) -> dict[str, Path]:
     """Returns the pictures and volumes of a folder by stem, sorted.
 
     Args:
         folder: the folder, whose subfolders are not searched.
+        series: whether its subfolders and zips with a DICOM series are pictures, too, by their names.
 
     Raises:
         NoPicturesError: the folder is missing or contains no pictures.
         AtrousError: two files share a stem.
     """
     found: dict[str, Path] = {}
-    for path in picture_files(folder):
-        stem = volume_stem(path)
+    for path in [*picture_files(folder), *(_series_places(folder) if series else ())]:
+        stem = series_name(path) if is_series(path) else volume_stem(path)
         if stem in found:
             raise AtrousError(
                 f"{folder}: '{found[stem].name}' and '{path.name}' share the name '{stem}', by which pictures and "
@@ -100,6 +102,13 @@ def picture_files(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:  # scandir reports folders without a system call for each entry
         files = (folder / entry.name for entry in entries if not (entry.name.startswith(".") or entry.is_dir()))
         return sorted(path for path in files if path.suffix.lower() in PICTURE_SUFFIXES or is_volume(path))
+
+
+def _series_places(folder: Path) -> list[Path]:
+    """The subfolders and the zips of a folder that hold DICOM files, sorted."""
+    with os.scandir(folder) as entries:
+        inside = [folder / entry.name for entry in entries if not entry.name.startswith(".")]
+    return sorted(path for path in inside if is_series(path) and holds_dicom(path, below=True, skipped=KNOWN_ENDINGS))
 
 
 def paired(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Item, ...]:

@@ -7,6 +7,7 @@ their cause for the same reason.
 from __future__ import annotations
 
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,14 +21,17 @@ MOST_FILES = 50_000
 #: A zip is refused if its uncompressed files have more than `ZIP_FREE` bytes together, and also more than `ZIP_RATIO`
 #: times the bytes of the zip. Compression makes CT files only two to five times smaller.
 ZIP_FREE, ZIP_RATIO = 2**26, 50
+#: Largest ratio of size that compressed pixels may promise: that of deflate.
+_COMPRESSED = 1032
 #: Deflated Explicit VR: pydicom would inflate it without a limit.
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
 class SeriesFile(NamedTuple):
-    """A file of a folder or a zip: its number of bytes, and a function that opens it."""
+    """A file of a folder or a zip: its number of bytes, its folder (or the zip), and a function that opens it."""
 
     size: int
+    folder: Path
     reader: Callable[[], Any]
 
 
@@ -44,7 +48,7 @@ def series_files(path: Path) -> Iterator[list[SeriesFile]]:
     if path.is_dir():
         paths = sorted(one for one in path.rglob("*") if one.is_file())
         _check_count(path, len(paths))
-        yield [SeriesFile(one.stat().st_size, lambda one=one: one.open("rb")) for one in paths]
+        yield [SeriesFile(one.stat().st_size, one.parent, lambda one=one: one.open("rb")) for one in paths]
         return
     try:
         archive = zipfile.ZipFile(path)
@@ -55,7 +59,7 @@ def series_files(path: Path) -> Iterator[list[SeriesFile]]:
     with archive:
         members = sorted((one for one in archive.infolist() if not one.is_dir()), key=lambda one: one.filename)
         _check_zip(path, members)
-        yield [SeriesFile(one.file_size, lambda one=one: archive.open(one)) for one in members]
+        yield [SeriesFile(one.file_size, path, lambda one=one: archive.open(one)) for one in members]
 
 
 def _check_count(path: Path, count: int) -> None:
@@ -81,14 +85,14 @@ def _check_zip(path: Path, members: list[zipfile.ZipInfo]) -> None:
         raise AtrousError(f"{path}: the zip has members that are neither stored nor deflated; pack it again.")
 
 
-def read_dataset(path: Path, files: list[SeriesFile], number: int, tags: list[str]) -> Any:
+def read_dataset(path: Path, files: list[SeriesFile], number: int, tags: list[str] | None) -> Any:
     """Reads some tags of a file.
 
     Args:
         path: the folder or zip, for messages.
         files: its files.
         number: index of the file to read.
-        tags: keywords of the tags. Without PixelData, reading stops before the pixels.
+        tags: keywords of the tags; None for all but PixelData. Without PixelData, reading stops before the pixels.
 
     Returns:
         A pydicom dataset; None if the file does not start as DICOM does.
@@ -96,14 +100,14 @@ def read_dataset(path: Path, files: list[SeriesFile], number: int, tags: list[st
     Raises:
         AtrousError: pydicom is not installed, or the file is damaged.
     """
-    pydicom = _pydicom()
+    pydicom = pydicom_module()
     try:
         with files[number].reader() as file:
             if file.read(132)[128:] != b"DICM":
                 return None
             if _transfer_syntax(file) != _DEFLATED:
                 file.seek(0)
-                return pydicom.dcmread(file, specific_tags=tags, stop_before_pixels="PixelData" not in tags)
+                return pydicom.dcmread(file, specific_tags=tags, stop_before_pixels="PixelData" not in (tags or ()))
     except Exception as error:  # pydicom and zlib raise many types for damaged files
         raise damaged(path, number, error) from None
     raise AtrousError(f"{path}: the DICOM files are deflated (transfer syntax {_DEFLATED}); store them uncompressed.")
@@ -114,6 +118,22 @@ def _transfer_syntax(file: BinaryIO) -> str:
     from pydicom.filereader import _read_file_meta_info
 
     return str(_read_file_meta_info(file).get("TransferSyntaxUID", ""))
+
+
+def check_promise(dataset: Any, size: int) -> None:
+    """Checks that a file can hold as many pixels as its header promises, before memory is allocated for them.
+
+    Args:
+        dataset: pydicom dataset with the tags of the pixels.
+        size: number of bytes of the file.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    count = int(dataset.get("NumberOfFrames") or 1)
+    promised = count * int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) / 8
+    if promised > size * (_COMPRESSED if dataset.file_meta.TransferSyntaxUID.is_compressed else 1) or promised <= 0:
+        raise ValueError("the pixels do not fit into the file")
 
 
 def damaged(path: Path, number: int, error: Exception) -> AtrousError:
@@ -130,9 +150,16 @@ def damaged(path: Path, number: int, error: Exception) -> AtrousError:
     )
 
 
-def _pydicom() -> Any:
+def pydicom_module() -> Any:
+    """Returns the module pydicom.
+
+    Raises:
+        AtrousError: it is not installed.
+    """
     try:
         import pydicom
     except ImportError as error:
         raise missing_extra("pydicom", "medical") from error
+    # Their warnings quote values of headers, which may name a patient.
+    warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\.")
     return pydicom

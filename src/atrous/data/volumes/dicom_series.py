@@ -17,14 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from atrous.data.volumes.dicom_files import MOST_FILES, SeriesFile, damaged, read_dataset, series_files
+from atrous.data.volumes.dicom_files import MOST_FILES, SeriesFile, check_promise, damaged, read_dataset, series_files
 from atrous.data.volumes.dicom_grid import slice_order
 from atrous.data.volumes.grid import Grid, reorientation
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError
 
-#: Largest ratio of size that a compressed slice may promise: that of deflate.
-_COMPRESSED = 1032
 #: Most series of a folder.
 _MOST_SERIES = 1000
 #: Largest difference of direction cosines within a series.
@@ -130,9 +128,43 @@ def series_shape(path: Path, series: str | None = None) -> tuple[Grid, int]:
     Raises:
         AtrousError: as for `read_series`.
     """
-    with series_files(path) as files:
-        grid = _planned(path, files, series).grid
+    grid = stored_grid(path, series)
     return reorientation(grid).ras_grid(grid), 1
+
+
+def stored_grid(path: Path, series: str | None = None) -> Grid:
+    """Reads the grid of a DICOM series from its headers, with the axes columns, rows and slices, as `Volume.stored`.
+
+    Args:
+        path: as for `read_series`.
+        series: as for `read_series`.
+
+    Raises:
+        AtrousError: as for `read_series`.
+    """
+    with series_files(path) as files:
+        return _planned(path, files, series).grid
+
+
+def series_headers(path: Path, series: str | None = None) -> tuple[list[Any], list[tuple[int, int]], Grid]:
+    """Reads the complete headers of a DICOM series, without its pixels; they name the patient.
+
+    Args:
+        path: as for `read_series`.
+        series: as for `read_series`.
+
+    Returns:
+        The pydicom datasets of the files; for each slice in the order of the grid, the index of its file and of its
+        frame; and the grid, as of `stored_grid`.
+
+    Raises:
+        AtrousError: as for `read_series`.
+    """
+    with series_files(path) as files:
+        frames, grid, _ = _planned(path, files, series)
+        numbers = list(dict.fromkeys(frame.file for frame in frames))
+        headers = [read_dataset(path, files, number, None) for number in numbers]
+    return headers, [(numbers.index(frame.file), frame.index) for frame in frames], grid
 
 
 def _planned(path: Path, files: list[SeriesFile], series: str | None) -> _Series:
@@ -164,16 +196,27 @@ def _planned(path: Path, files: list[SeriesFile], series: str | None) -> _Series
     return ordered._replace(notes=(note, *ordered.notes))
 
 
+def is_scan(dataset: Any) -> bool:
+    """Returns whether a DICOM dataset is an image of a scan: it has pixels and is not a segmentation.
+
+    Args:
+        dataset: pydicom dataset with its SOPClassUID, Rows, Columns and BitsStored.
+
+    Raises:
+        ValueError: the file is an image whose header ends early; without this error, its slice would be missing.
+    """
+    has_pixels = all(name in dataset for name in ("Rows", "Columns", "BitsStored"))
+    if not has_pixels and "Image Storage" in getattr(dataset.file_meta.get("MediaStorageSOPClassUID"), "name", ""):
+        raise ValueError("the header ends early")
+    return has_pixels and not str(dataset.get("SOPClassUID")).startswith(_SEGMENTATION)
+
+
 def _frames(number: int, dataset: Any, size: int) -> list[_Frame]:
     """Returns the slices of a file; none if it is not an image of a scan."""
-    has_pixels = all(name in dataset for name in ("Rows", "Columns", "BitsStored"))
-    if not has_pixels or str(dataset.get("SOPClassUID")).startswith(_SEGMENTATION):
+    if not is_scan(dataset):
         return []
     count, shape = int(dataset.get("NumberOfFrames") or 1), (int(dataset.Rows), int(dataset.Columns))
-    syntax = dataset.file_meta.TransferSyntaxUID
-    promised = count * shape[0] * shape[1] * int(dataset.BitsAllocated) / 8
-    if promised > size * (_COMPRESSED if syntax.is_compressed else 1) or promised <= 0:
-        raise ValueError("the pixels do not fit into the file")
+    check_promise(dataset, size)
     if not 0 < int(dataset.BitsStored) <= _high_bit(dataset) + 1 <= int(dataset.BitsAllocated):
         raise ValueError("the bits of a pixel contradict each other")
     if not isinstance(dataset.PhotometricInterpretation, str) or int(dataset.get("SamplesPerPixel") or 1) < 1:

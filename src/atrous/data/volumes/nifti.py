@@ -130,7 +130,37 @@ def write_nifti_mask(path: Path, labels: np.ndarray, like: Path, *, packed: bool
     header.set_data_shape(values.shape)
     header.set_data_dtype(values.dtype)
     header.set_slope_inter(1, 0)
-    content = sealed_nifti(type(source)(values, None, header).to_bytes())
+    _write(path, type(source)(values, None, header), packed)
+
+
+def write_nifti_on_grid(path: Path, labels: np.ndarray, stored: Grid, *, packed: bool) -> None:
+    """Writes a mask whose affine and axes are those of a grid; sform and qform are equal up to float32.
+
+    Args:
+        path: file to write, atomically.
+        labels: X×Y×Z whole numbers along right, anterior and superior, as in `Volume`.
+        stored: grid of the scan with its own axes, as `Volume.stored`.
+        packed: as for `write_nifti_mask`.
+
+    Raises:
+        AtrousError: nibabel is not installed, the mask does not have the shape of the grid, or the file cannot be
+            written.
+    """
+    nibabel, change = _nibabel(), reorientation(stored)
+    if labels.shape != change.ras_grid(stored).shape:
+        raise AtrousError(f"a mask of {labels.shape} voxels does not fit a grid of {change.ras_grid(stored).shape}.")
+    values = np.asfortranarray(change.from_ras(labels))
+    image = nibabel.Nifti1Image(values, stored.affine, dtype=values.dtype)  # it refuses int64 unless it is named
+    image.set_sform(stored.affine, code="scanner")
+    image.set_qform(stored.affine, code="scanner")
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = UNSEALED.encode()
+    _write(path, image, packed)
+
+
+def _write(path: Path, image: Any, packed: bool) -> None:
+    """Writes an image whose descrip is `UNSEALED`, with the checksum of its voxels."""
+    content = sealed_nifti(image.to_bytes())
     with atomic_path(path) as file:
         file.write_bytes(gzip.compress(content, mtime=0) if packed else content)
 

@@ -16,6 +16,7 @@ from atrous.data.volumes.dicom_series import read_series, series_shape
 from atrous.data.volumes.grid import Grid
 from atrous.data.volumes.nifti import nifti_shape, read_nifti
 from atrous.data.volumes.scratch import open_scratch, with_scratch
+from atrous.data.volumes.series_places import chosen_series, is_series
 from atrous.data.volumes.volume import Volume
 
 #: Number of bytes of volumes that stay in memory in each process.
@@ -35,7 +36,8 @@ def read_volume(path: Path) -> Volume:
     """Reads a volume.
 
     Args:
-        path: a NIfTI file, or a DICOM series: a folder of slices or a ``.zip`` of one.
+        path: a NIfTI file, or a DICOM series: a folder of slices or a ``.zip`` of one; if it holds several series, one
+            of them as ``folder/SeriesInstanceUID`` or ``file.zip/SeriesInstanceUID``.
 
     Returns:
         The volume. Do not change its values: it may be read again.
@@ -44,7 +46,7 @@ def read_volume(path: Path) -> Volume:
         AtrousError: the file is missing, damaged, or in no known format.
     """
     try:
-        key = (str(path), *_stamp(path))
+        key = (str(path), *_stamp(chosen_series(path)[0]))
     except OSError:
         return read_nifti(path)  # raises the error
     with _lock:
@@ -66,7 +68,7 @@ def decode_volume(path: Path) -> Volume:
     Raises:
         AtrousError: as for `read_volume`.
     """
-    return read_series(path) if is_series(path) else read_nifti(path)
+    return read_series(*chosen_series(path)) if is_series(path) else read_nifti(path)
 
 
 def _in_memory(key: Key) -> Volume | None:
@@ -96,15 +98,6 @@ def _bytes_in_memory(volume: Volume) -> int:
     return 0 if isinstance(volume.values, np.memmap) else volume.values.nbytes
 
 
-def is_series(path: Path) -> bool:
-    """Returns whether a path is read as a DICOM series: a folder or a zip.
-
-    Args:
-        path: any path.
-    """
-    return path.suffix.lower() == ".zip" or path.is_dir()
-
-
 def _stamp(path: Path) -> tuple[int, int]:
     """Returns the time of the last change, in ns, and the number of bytes of a file or of all files of a folder."""
     inside = (one for one in path.rglob("*") if one.is_file()) if path.is_dir() else ()
@@ -124,7 +117,7 @@ def volume_shape(path: Path) -> tuple[Grid, int]:
     Raises:
         AtrousError: as for `read_volume`.
     """
-    return series_shape(path) if is_series(path) else nifti_shape(path)
+    return series_shape(*chosen_series(path)) if is_series(path) else nifti_shape(path)
 
 
 def forget_in_child() -> None:

@@ -1,7 +1,8 @@
 """Slices of a volume as pictures: their names, their direction of view, and their neighbours as channels.
 
 A slice is named by a path below its file: ``scan.nii.gz/axial/0012`` is the axial slice 12 of ``scan.nii.gz``, counted
-from 0 at the inferior end. So a slice has one place like every other picture, and the one reader of pictures opens it.
+from 0 at the inferior end. The file may also be a DICOM series: a folder or a zip. So a slice has one place like every
+other picture, and the one reader of pictures opens it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from atrous.data.volumes.nifti import SUFFIXES
+from atrous.data.volumes.series_places import is_series
 from atrous.errors import AtrousError
 
 #: The axis (right, anterior, superior) along which the slices of each plane are counted.
@@ -23,7 +25,7 @@ class SlicePlace:
     """The place of a slice.
 
     Attributes:
-        file: the volume's file.
+        file: the volume's file, or the place of a DICOM series.
         plane: "axial", "coronal" or "sagittal".
         index: number of the slice, from 0 at the inferior, posterior or left end.
     """
@@ -41,6 +43,11 @@ class SlicePlace:
 def is_volume(path: Path) -> bool:
     """Returns whether a file name has the suffix of a volume."""
     return path.name.lower().endswith(SUFFIXES)
+
+
+def is_volume_place(path: Path) -> bool:
+    """Returns whether a path is read as a volume: a file of a volume, or the place of a DICOM series."""
+    return is_volume(path) or is_series(path)
 
 
 def volume_stem(path: Path) -> str:
@@ -64,7 +71,9 @@ def slice_place(path: Path) -> SlicePlace | None:
         path: any path.
     """
     file = path.parent.parent
-    if path.parent.name in AXES and path.name.isascii() and path.name.isdigit() and is_volume(file):
+    if not (path.parent.name in AXES and path.name.isascii() and path.name.isdigit()):
+        return None
+    if is_volume(file) or (is_series(file) and not path.exists()):
         return SlicePlace(file, path.parent.name, int(path.name))
     return None
 

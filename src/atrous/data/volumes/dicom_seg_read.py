@@ -1,0 +1,246 @@
+"""Reads DICOM-SEG: segments as the labels of a volume (PS3.3 A.51, and A.94 for label maps).
+
+Each frame is one plane of one segment (BINARY, FRACTIONAL) or of all segments (LABELMAP). Its position is that of the
+Plane Position Sequence. Files usually have no frames for planes without a segment: those planes are empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atrous.data.volumes.dicom_files import MOST_FILES, SeriesFile, check_promise, damaged, read_dataset
+from atrous.data.volumes.dicom_grid import MILLIMETRES, SHARE, slice_order
+from atrous.data.volumes.grid import SAME_GRID, Grid, in_words, reorientation
+from atrous.data.volumes.volume import Volume
+from atrous.errors import AtrousError
+
+#: A voxel belongs to a FRACTIONAL segment from this share of MaximumFractionalValue on.
+THRESHOLD = 0.5
+#: Label map segmentations.
+_LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
+_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", _LABEL_MAP)
+_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+_PIXELS = ("BitsAllocated", "BitsStored", "HighBit", "SamplesPerPixel", "PhotometricInterpretation")
+_TAGS = [
+    *("SOPClassUID", "SegmentationType", "SegmentSequence", "MaximumFractionalValue", "NumberOfFrames", "Rows"),
+    *("Columns", "PixelRepresentation", "PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+    *_PIXELS,
+    *_GROUPS,
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The segments of a DICOM-SEG file as a volume.
+
+    Attributes:
+        volume: X×Y×Z×1 segment numbers, 0 for voxels of no segment.
+        names: SegmentLabel of each segment by its number, also of empty segments.
+    """
+
+    volume: Volume
+    names: dict[int, str]
+
+
+@dataclass(frozen=True, eq=False)
+class _Plane:
+    """A frame: its segment (0 for all segments of a label map), its place as in `slice_order`, its distances."""
+
+    segment: int
+    place: np.ndarray
+    between: float
+    thickness: float
+
+
+def read_dicom_seg(path: Path, like: Grid | None = None, order: Sequence[str] = ()) -> Segmentation:
+    """Reads a DICOM-SEG file.
+
+    A voxel belongs to a FRACTIONAL segment if its value is at least half of MaximumFractionalValue; a note states it.
+
+    Args:
+        path: the file.
+        like: grid of the scan with the scan's own axes, `Volume.stored`, on which to place the segments; None for the
+            grid of the file, which begins and ends at its first and last plane.
+        order: names of segments, the most important one first. Where segments of the order overlap, a voxel belongs to
+            the first of them. Segments may only overlap if both are in the order.
+
+    Raises:
+        AtrousError: pydicom is not installed, the file is missing, damaged or not a DICOM-SEG of a scan, segments
+            overlap, a name of the order is unknown, the planes do not form a regular grid, or a segment is not on the
+            grid ``like``.
+    """
+    try:
+        files = [SeriesFile(path.stat().st_size, path.parent, lambda: path.open("rb"))]
+    except OSError as error:
+        raise AtrousError(f"{path}: no such file.") from error
+    dataset = read_dataset(path, files, 0, _TAGS)
+    if dataset is None or str(dataset.get("SOPClassUID")) not in _SEGMENTATIONS:
+        raise AtrousError(f"{path}: this is not a DICOM-SEG file.")
+    try:
+        check_promise(dataset, files[0].size)
+        names = {int(one.SegmentNumber): str(one.get("SegmentLabel") or "") for one in dataset.SegmentSequence}
+        planes = _planes(dataset)
+    except AtrousError as error:
+        raise AtrousError(f"{path}: {error}") from None
+    except Exception as error:  # pydicom decodes a tag when it is read, and its errors quote bytes of the file
+        raise damaged(path, 0, error) from None
+    size = int(dataset.Rows), int(dataset.Columns)
+    stored = _own_grid(path, planes, size) if like is None else like
+    change = reorientation(stored)
+    grid = change.ras_grid(stored)
+    labels = np.zeros(grid.shape, np.uint16 if max(names, default=0) > 255 else np.uint8)
+    ranks = _ranks(path, names, order)
+    for index in sorted(range(len(planes)), key=lambda one: -ranks.get(planes[one].segment, len(ranks))):
+        plane, pixels = planes[index], _pixels(path, dataset, index)
+        rows, columns = np.nonzero(pixels)
+        values = pixels[rows, columns] if plane.segment == 0 else np.full(len(rows), plane.segment)
+        if not set(np.unique(values).tolist()) <= names.keys():
+            raise AtrousError(f"{path}: frame {index + 1} has a segment that the file does not describe.")
+        voxels = _voxels(path, grid, plane.place, rows, columns)
+        _check_overlap(path, labels[tuple(voxels)], values, names, ranks)
+        labels[tuple(voxels)] = values
+    notes = ()
+    if dataset.get("SegmentationType") == "FRACTIONAL":
+        notes = (f"{path.name} holds fractions: voxels of at least {THRESHOLD:.0%} belong to a segment.",)
+    return Segmentation(Volume(labels[..., None], stored, notes), names)
+
+
+def _planes(dataset: Any) -> list[_Plane]:
+    """Reads the segment and the place of each frame."""
+    shared, each = (dataset.get(name) or [] for name in _GROUPS)
+    if len(each) != int(dataset.get("NumberOfFrames") or 1) or len(each) > MOST_FILES:
+        raise ValueError("each frame needs a functional group")
+    is_map = str(dataset.SOPClassUID) == _LABEL_MAP
+    return [_plane(each[index], shared[0] if shared else {}, is_map) for index in range(len(each))]
+
+
+def _plane(own: Any, common: Any, is_map: bool) -> _Plane:
+    def group(name: str) -> Any:
+        found = own.get(name) or common.get(name)
+        return found[0] if found else {}
+
+    position = group("PlanePositionSequence").get("ImagePositionPatient")
+    directions = group("PlaneOrientationSequence").get("ImageOrientationPatient")
+    measures = group("PixelMeasuresSequence")
+    distances = measures.get("PixelSpacing")
+    if not position or not directions or not distances:
+        raise AtrousError(
+            "the frames have no position in a patient, as in slide microscopy; only segmentations of volumes are read."
+        )
+    place = np.array([*position, *directions, *distances], np.float64)
+    if place.shape != (11,) or not np.isfinite(place).all() or not (place[9:] > 0).all():
+        raise ValueError("the position is not finite numbers")
+    segment = 0 if is_map else int(group("SegmentIdentificationSequence").get("ReferencedSegmentNumber"))
+    sides = (float(measures.get(name) or 0) for name in ("SpacingBetweenSlices", "SliceThickness"))
+    between, thickness = (side if np.isfinite(side) and side > 0 else 0.0 for side in sides)
+    return _Plane(segment, place, between, thickness)
+
+
+def _own_grid(path: Path, planes: list[_Plane], size: tuple[int, int]) -> Grid:
+    """Returns the smallest regular grid that holds all planes, with the axes columns, rows and slices."""
+    places = np.array([plane.place for plane in planes])
+    if np.abs(places[:, 3:] - places[0, 3:]).max() > 1e-4:
+        raise AtrousError(f"{path}: the frames have different directions or pixel distances, so they are not a volume.")
+    normal = np.cross(places[0, 3:6], places[0, 6:9])
+    normal = normal / max(float(np.linalg.norm(normal)), 1e-9)
+    heights, first = np.unique(np.round(places[:, :3] @ normal, 3), return_index=True)
+    if len(heights) == 1:
+        distance = planes[0].between or planes[0].thickness
+        if not distance:
+            raise AtrousError(f"{path}: there is one plane, without SpacingBetweenSlices or SliceThickness.")
+        grid = slice_order(path, places[:1], size)[1]
+        return Grid(grid.shape, grid.affine @ np.diag([1, 1, distance, 1]))
+    steps = [side for side in (planes[0].between, float(np.diff(heights).min())) if side]
+    distance = next((side for side in steps if _are_multiples(heights - heights[0], side)), None)
+    if distance is None or (heights[-1] - heights[0]) / distance > MOST_FILES:
+        raise AtrousError(
+            f"{path}: the distances between the planes are not multiples of one distance: "
+            f"{np.unique(np.round(np.diff(heights), 3))[:5].tolist()} mm. Give the grid of the series."
+        )
+    numbers = np.rint((heights - heights[0]) / distance).astype(int)
+    filled = np.repeat(places[first[:1]], numbers[-1] + 1, axis=0)
+    filled[:, :3] += np.arange(numbers[-1] + 1)[:, None] * distance * normal
+    filled[numbers] = places[first]  # planes without a frame are at the position that they would have
+    return slice_order(path, filled, size)[1]
+
+
+def _are_multiples(heights: np.ndarray, distance: float) -> bool:
+    off = np.abs(heights - np.rint(heights / distance) * distance)
+    return bool((off <= max(MILLIMETRES, SHARE * distance)).all() and (np.diff(heights) > distance / 2).all())
+
+
+def _ranks(path: Path, names: dict[int, str], order: Sequence[str]) -> dict[int, int]:
+    """Returns the place of segments in the order, by number; 0 is the most important."""
+    if unknown := [name for name in order if name not in names.values()]:
+        raise AtrousError(f"{path}: there is no segment {unknown[0]!r}. There are: {', '.join(names.values())}.")
+    return {number: list(order).index(name) for number, name in names.items() if name in order}
+
+
+def _pixels(path: Path, dataset: Any, index: int) -> np.ndarray:
+    """Decodes a frame: H×W segment numbers of a label map, or booleans of one segment."""
+    from pydicom.pixels import pixel_array
+
+    if int(dataset.BitsAllocated) == 1 and not dataset.file_meta.TransferSyntaxUID.is_compressed:
+        return _bits(path, dataset, index)
+    try:
+        pixels = pixel_array(dataset, index=index)
+    except Exception as error:  # decoders raise many types for damaged pixels
+        raise damaged(path, 0, error) from None
+    if str(dataset.SOPClassUID) == _LABEL_MAP:
+        return pixels
+    if dataset.get("SegmentationType") == "FRACTIONAL":
+        return pixels >= THRESHOLD * int(dataset.get("MaximumFractionalValue") or 255)
+    return pixels > 0
+
+
+def _bits(path: Path, dataset: Any, index: int) -> np.ndarray:
+    """Unpacks a frame of one bit per pixel; frames need not begin at the start of a byte (PS3.5 section 8.1.1)."""
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    first, behind = index * rows * columns, (index + 1) * rows * columns
+    content = np.frombuffer(dataset.PixelData[first // 8 : -(-behind // 8)], np.uint8)
+    bits = np.unpackbits(content, bitorder="little")[first % 8 :][: rows * columns]
+    if len(bits) < rows * columns:
+        raise damaged(path, 0, EOFError())
+    return bits.reshape(rows, columns) > 0
+
+
+def _voxels(path: Path, grid: Grid, place: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Returns the voxels of a frame's pixels on a grid with RAS axes: 3×N.
+
+    Raises:
+        AtrousError: a pixel is more than a tenth of a voxel side from the centre of a voxel, or outside the grid.
+    """
+    inverse, flip = np.linalg.inv(grid.affine), np.diag([-1, -1, 1])  # DICOM: left, posterior, superior
+    origin = inverse[:3, :3] @ flip @ place[:3] + inverse[:3, 3]
+    right, down = (inverse[:3, :3] @ flip @ side for side in (place[3:6] * place[10], place[6:9] * place[9]))
+    exact = origin[:, None] + right[:, None] * columns + down[:, None] * rows
+    voxels = np.rint(exact).astype(np.int64)
+    whole = np.rint([right, down])
+    if not (np.abs(whole).sum(axis=1) == 1).all() or (np.abs(exact - voxels) > SAME_GRID).any():
+        raise AtrousError(f"{path}: a segment is not on the grid of the scan, {in_words(grid)}.")
+    if ((voxels < 0) | (voxels >= np.array(grid.shape)[:, None])).any():
+        raise AtrousError(f"{path}: a segment reaches beyond the grid of the scan, {in_words(grid)}.")
+    return voxels
+
+
+def _check_overlap(
+    path: Path, before: np.ndarray, values: np.ndarray, names: dict[int, str], ranks: dict[int, int]
+) -> None:
+    """Checks that voxels which already have a segment may get another one.
+
+    Raises:
+        AtrousError: they may not; the message names both segments.
+    """
+    taken = (before != 0) & (before != values)
+    for one, other in np.unique(np.stack([before[taken], values[taken]]), axis=1).T.tolist():
+        if one not in ranks or other not in ranks:
+            both = f"{one} ({names[one]}) and {other} ({names[other]})"
+            raise AtrousError(
+                f"{path}: the segments {both} overlap, and a voxel has one label. Give the order of the segments, the "
+                "most important one first."
+            )

@@ -1,0 +1,163 @@
+"""Writes DICOM-SEG: a mask as one BINARY segment per class, which references the slices of its series.
+
+The object is a Segmentation IOD (PS3.3 A.51), encoded by highdicom. It belongs to the patient and the study of the
+series, and so holds their names, as every object of a study does. The preamble of the file holds the mark of this
+program (`atrous.software_tag`); PS3.10 section 7.1 leaves its 128 bytes to the application.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atrous.atomic_write import atomic_path
+from atrous.data.class_codes import Code
+from atrous.data.class_files import BACKGROUND_NAMES
+from atrous.data.mask_value_map import ClassTable
+from atrous.data.volumes.dicom_series import series_headers
+from atrous.data.volumes.grid import Grid, reorientation
+from atrous.data.volumes.series_places import chosen_series
+from atrous.errors import AtrousError, missing_extra
+from atrous.software_tag import sealed_dicom
+from atrous.version import __version__
+
+#: Category of a class with a code but no category, and both codes of a class without codes (PS3.16 CID 7150).
+ANATOMY: Code = ("SCT", "91723000", "Anatomical Structure")
+TISSUE: Code = ("SCT", "85756007", "Tissue")
+#: Added to the SeriesNumber of the scan.
+_SERIES_STEP = 1000
+#: Attributes by which a segmentation references its series.
+_NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID", "FrameOfReferenceUID")
+#: Attributes of a patient and a study that a file must have, but that may be empty (PS3.3 C.7.1.1, C.7.2.1).
+_MAY_BE_EMPTY = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
+    *("StudyTime", "ReferringPhysicianName", "PositionReferenceIndicator"),
+)
+
+
+def write_dicom_seg(path: Path, labels: np.ndarray, like: Path, classes: ClassTable) -> None:
+    """Writes a mask as DICOM-SEG on the grid of its DICOM series.
+
+    Each class is a segment in the order of the table, except a class named background. A segment may be empty. Voxels
+    of no class (255) belong to no segment. Slices without a segment have no frame.
+
+    Args:
+        path: file to write, atomically.
+        labels: X×Y×Z uint8 class indices along right, anterior and superior, as in `Volume`.
+        like: place of the DICOM series that was segmented.
+        classes: names, colours and coded meanings of the classes.
+
+    Raises:
+        AtrousError: highdicom is not installed, the mask does not have the shape of the series, all classes are
+            background, or headers of the series lack attributes that a segmentation needs.
+    """
+    highdicom = highdicom_module()
+    headers, order, grid = _sources(like)
+    change = reorientation(grid)
+    if labels.shape != change.ras_grid(grid).shape:
+        raise AtrousError(f"{like}: a mask of {labels.shape} voxels does not fit, {change.ras_grid(grid).shape}.")
+    shown = [index for index, name in enumerate(classes.names) if name.strip().lower() not in BACKGROUND_NAMES]
+    if not shown:
+        raise AtrousError("all classes are background, so there is no segment to write as DICOM-SEG.")
+    number_of = np.zeros(256, np.uint8)
+    number_of[shown] = np.arange(1, len(shown) + 1)
+    slices = number_of[change.from_ras(labels).T]  # slices, rows, columns
+    slices = np.ascontiguousarray(slices[order])
+    try:
+        found = highdicom.seg.Segmentation(
+            source_images=headers,
+            pixel_array=slices,
+            segmentation_type="BINARY",
+            segment_descriptions=[_segment(highdicom, classes, one, at + 1) for at, one in enumerate(shown)],
+            series_instance_uid=highdicom.UID(),
+            series_number=int(headers[0].get("SeriesNumber") or 0) + _SERIES_STEP,
+            sop_instance_uid=highdicom.UID(),
+            instance_number=1,
+            manufacturer="atrous",
+            manufacturer_model_name="atrous",
+            software_versions=__version__,
+            device_serial_number=__version__,
+            content_label="SEGMENTATION",
+            omit_empty_frames=bool(slices.any()),
+            specific_character_set="ISO_IR 192",
+            series_description="Segmentation by atrous",
+        )
+        content = io.BytesIO()
+        found.save_as(content, enforce_file_format=True)
+    except (AttributeError, ValueError, TypeError, KeyError) as error:  # texts of errors may quote the header
+        raise AtrousError(
+            f"{like}: the headers do not allow a DICOM-SEG ({type(error).__name__}). Write NIfTI instead."
+        ) from None
+    with atomic_path(path) as file:
+        file.write_bytes(sealed_dicom(content.getvalue()))
+
+
+def highdicom_module() -> Any:
+    """Returns the module highdicom.
+
+    Raises:
+        AtrousError: it is not installed.
+    """
+    try:
+        import highdicom
+    except ImportError as error:
+        raise missing_extra("highdicom", "medical") from error
+    return highdicom
+
+
+def check_sources(like: Path) -> None:
+    """Checks, before a series is segmented, that its headers allow a DICOM-SEG.
+
+    Args:
+        like: place of the DICOM series.
+
+    Raises:
+        AtrousError: they do not; the message names the missing attributes.
+    """
+    _sources(like)
+
+
+def _sources(like: Path) -> tuple[list[Any], list[int], Grid]:
+    """Returns the headers of a series, its slices in the order of the source images, and its grid.
+
+    The order is that of the files, or that of the frames of one file.
+    """
+    headers, frames, grid = series_headers(*chosen_series(like))
+    for header in headers:
+        if missing := [name for name in _NEEDED if not header.get(name)]:
+            raise AtrousError(
+                f"{like}: the headers lack {' and '.join(missing)}, which DICOM-SEG needs. Write NIfTI instead."
+            )
+        for name in _MAY_BE_EMPTY:
+            if name not in header:
+                setattr(header, name, "")
+    if len(headers) == len(frames) and all(int(one.get("NumberOfFrames") or 1) == 1 for one in headers):
+        return headers, np.argsort([file for file, _ in frames]).tolist(), grid
+    if len(headers) > 1 or len(frames) != int(headers[0].get("NumberOfFrames") or 1):
+        raise AtrousError(
+            f"{like}: the series has several files with several frames each; DICOM-SEG is written for files of one "
+            "frame, or for one file. Write NIfTI instead."
+        )
+    return headers, np.argsort([frame for _, frame in frames]).tolist(), grid
+
+
+def _segment(highdicom: Any, classes: ClassTable, index: int, number: int) -> Any:
+    """Returns the description of a segment."""
+    given = classes.codes[index] if classes.codes else ()
+    kind, category = given if len(given) == 2 else (*given, ANATOMY) if given else (TISSUE, TISSUE)
+    concept = highdicom.sr.CodedConcept
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name="atrous", version=__version__, family=concept("123110", "DCM", "Artificial Intelligence")
+    )
+    return highdicom.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=classes.names[index].replace("\\", "/")[:64],
+        segmented_property_category=concept(category[1], category[0], category[2]),
+        segmented_property_type=concept(kind[1], kind[0], kind[2]),
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=algorithm,
+        display_color=highdicom.color.CIELabColor.from_rgb(*classes.colors[index]),
+    )

@@ -41,7 +41,7 @@ GROUPS = {
     ),
     "Displayed content": ("explain.classes", "most"),
     "Address and access": ("host", "port", "key_file"),
-    "Limits": ("waiting", "megabytes", "megapixels", "seconds"),
+    "Limits": ("waiting", "megabytes", "megapixels", "megavoxels", "seconds"),
     "Speed and memory": ("engine", "device", "precision", "tile", "overlap", "memory"),
 }  # fmt: skip
 

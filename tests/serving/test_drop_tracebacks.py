@@ -19,12 +19,12 @@ from atrous.serving.drop_tracebacks import drop_tracebacks
 
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
-from atrous.serving import request_handler, response_formats
+from atrous.serving import form_files, picture_upload, request_handler, response_formats
 from atrous.serving.inference_queue import InferenceQueue, Job
 from atrous.serving.model_store import InferenceOptions, Model
 from atrous.serving.prometheus_metrics import Metrics
-from atrous.serving.request_handler import RequestSettings
 from atrous.serving.request_limits import Problem
+from atrous.serving.request_settings import RequestSettings
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_refused_picture_stays_in_no_memory(opened, monkeypatch, uncollected, 
 
     name = {"the header": "decoded_size", "the picture": "decode_pixels"}.get(where)
     if name is not None:
-        monkeypatch.setattr(request_handler, name, fail)
+        monkeypatch.setattr(picture_upload, name, fail)
     elif where == "the answer":
         monkeypatch.setattr(response_formats, "write", fail)
     else:
@@ -91,7 +91,7 @@ def test_a_refused_picture_stays_in_no_memory(opened, monkeypatch, uncollected, 
     Image.new("RGB", (8, 8)).save(file, "png")
 
     class Request:
-        headers = request_handler.Headers({})
+        headers = form_files.Headers({})
         url = "http://localhost/v1/models/model/segment"
 
         async def stream(self):

@@ -16,12 +16,12 @@ from atrous.data.pictures import TooLarge, decode_pixels, decoded_size
 from atrous.errors import AtrousError, OutOfMemory
 from atrous.inference.prediction import Prediction, visible
 from atrous.inference.segmenter import Segmenter
-from atrous.serving import request_handler, response_formats, server, slow_request_timeouts
+from atrous.serving import form_files, picture_upload, request_handler, response_formats, server, slow_request_timeouts
 from atrous.serving.auth import AccessControl
 from atrous.serving.model_store import InferenceOptions, Model
 from atrous.serving.prometheus_metrics import Metrics
-from atrous.serving.request_handler import RequestSettings
 from atrous.serving.request_limits import Memory, Problem
+from atrous.serving.request_settings import RequestSettings
 
 
 def test_memory_is_shared_in_the_order_of_asking():
@@ -133,17 +133,17 @@ def test_a_websocket_is_refused_whatever_its_key():
 
 def test_a_form_is_read_beside_the_event_loop(monkeypatch, tmp_path):
     threads: list[threading.Thread] = []
-    parse = request_handler.MultiPartParser.parse
+    parse = form_files.MultiPartParser.parse
 
     async def spied(self):
         threads.append(threading.current_thread())
         return await parse(self)
 
-    monkeypatch.setattr(request_handler.MultiPartParser, "parse", spied)
+    monkeypatch.setattr(form_files.MultiPartParser, "parse", spied)
     content = b'--B\r\nContent-Disposition: form-data; name="picture"; filename="a"\r\n\r\nhello\r\n--B--\r\n'
 
     class Request:
-        headers = request_handler.Headers({"content-type": "multipart/form-data; boundary=B"})
+        headers = form_files.Headers({"content-type": "multipart/form-data; boundary=B"})
 
     class Settings:
         parameters = ("format",)
@@ -189,8 +189,8 @@ def test_memory_that_runs_out_is_a_picture_too_large(opened, monkeypatch, where,
             return np.zeros((8, 8), np.uint8)
 
     module, name = {
-        "the header": (request_handler, "decoded_size"),
-        "the picture": (request_handler, "decode_pixels"),
+        "the header": (picture_upload, "decoded_size"),
+        "the picture": (picture_upload, "decode_pixels"),
         "the answer": (response_formats, "write"),
     }.get(where, (request_handler, "FORM_BYTES"))
     monkeypatch.setattr(module, name, fail)

@@ -38,6 +38,7 @@ def serve(
     waiting: int = 64,
     megabytes: float = 32.0,
     megapixels: float = 50.0,
+    megavoxels: float = 256.0,
     seconds: float = 60.0,
     **options: Any,
 ) -> None:
@@ -54,6 +55,8 @@ def serve(
         megabytes: largest upload, in MiB (2²⁰ bytes).
         megapixels: largest number of pixels that the network computes for one response, in megapixels; the pixels of
             all scales add up, and the enlarged size counts if the model enlarges pictures.
+        megavoxels: largest number of voxels that the network computes for one volume, in millions, over all planes and
+            scales; also the largest number of values of a volume, over all contrasts.
         seconds: longest time from the end of the upload to the response, in seconds.
         **options: engine, device, precision and memory of `ModelSpec`.
 
@@ -66,6 +69,7 @@ def serve(
         waiting=waiting,
         picture_bytes=int(megabytes * 2**20),
         pixels=int(megapixels * 1e6),
+        voxels=int(megavoxels * 1e6),
         seconds=seconds,
         held_bytes=max(Limits.held_bytes, int(2 * megabytes * 2**20)),
         decoded_bytes=limit_bytes(None),

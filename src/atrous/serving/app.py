@@ -26,7 +26,7 @@ from atrous.version import __version__
 
 HERE = Path(__file__).parent
 #: The keys of `response_formats.FORMATS`.
-Form = Literal["mask", "indices", "overlay", "areas", "rle", "polygons"]
+Form = Literal["mask", "indices", "overlay", "areas", "rle", "polygons", "nifti", "dicom-seg"]
 #: "model" and the presets of `DenseCRF`. Their names are repeated here because importing `DenseCRF` takes seconds.
 Crf = Literal["model", "deeplabv1", "deeplabv2", "pydensecrf"]
 #: Smallest and largest scale of a picture.
@@ -58,8 +58,8 @@ PROBLEMS = {
     404: "there is no such model",
     406: "the server supports none of the formats in the header Accept",
     408: "the picture took too long to arrive",
-    413: "the request has too many bytes or pixels",
-    422: "the file is not a picture, or a value is out of range",
+    413: "the request has too many bytes, pixels or voxels",
+    422: "the file is not a picture or a volume, or a value is out of range",
     429: "too many pictures wait; Retry-After gives the seconds to wait before the next try",
     503: "the response took too long, or the server accepts no pictures now",
 }
@@ -70,10 +70,13 @@ BINARY = {"schema": {"type": "string", "format": "binary"}}
 PICTURE_BODY = {
     "required": True,
     "description": "A picture (JPEG, PNG, WebP, TIFF, BMP or GIF), as the request body or as the only file of a form. "
+    "For a model of volumes (one with planes): a NIfTI file (.nii, .nii.gz) or a zip of a DICOM series. "
     "For a model with several inputs: a form with one file for each input, in fields with the names of the inputs.",
     "content": {
         "image/*": BINARY,
         "application/octet-stream": BINARY,
+        "application/gzip": BINARY,
+        "application/zip": BINARY,
         "multipart/form-data": {
             "schema": {
                 "type": "object",
@@ -87,8 +90,8 @@ SEGMENTED: dict[int | str, Any] = {
     200: {
         "description": "The mask, in the requested format.",
         "content": {
-            kind: BINARY if kind.startswith("image") else {"schema": {"type": "object"}}
-            for kind in response_formats.ACCEPTED
+            kind: {"schema": {"type": "object"}} if kind.endswith("json") else BINARY
+            for kind in (*response_formats.ACCEPTED, *response_formats.VOLUME_ACCEPTED)
         },
     },
     **RESPONSES,
@@ -178,7 +181,7 @@ def make_app(store: ModelStore, queue: InferenceQueue, request_handler: RequestH
 
     @app.post(
         "/v1/models/{name}/segment",
-        summary="Segment a picture",
+        summary="Segment a picture or a volume",
         dependencies=only_known,
         response_class=Response,
         responses=SEGMENTED,
@@ -193,7 +196,9 @@ def make_app(store: ModelStore, queue: InferenceQueue, request_handler: RequestH
                 description="format of the mask: mask, a PNG with a palette; indices, a grey PNG of class indices; "
                 "overlay, a JPEG of the picture with the mask drawn over it; areas, the number of pixels of each class "
                 "as JSON; rle, areas and the run-length encoding of each class as in COCO; polygons, GeoJSON with "
-                "coordinates in pixels. By default, the format that matches the header Accept best"
+                "coordinates in pixels. For a model of volumes: nifti, a .nii.gz on the grid of the upload; "
+                "dicom-seg, only for a DICOM series. "
+                "By default, the format that matches the header Accept best"
             ),
         ] = None,
         scales: Annotated[
@@ -230,13 +235,11 @@ def make_app(store: ModelStore, queue: InferenceQueue, request_handler: RequestH
         opacity: Annotated[float, Query(ge=0, le=1, description="opacity of the colours of an overlay")] = 0.55,
         legend: Annotated[bool, Query(description="add class names and colours below an overlay")] = False,
     ) -> Response:
-        form = format or response_formats.form_for(request.headers.get("accept", ""))
-        if form is None:
-            raise Problem(406, f"Accept allows none of the server's formats: {', '.join(response_formats.ACCEPTED)}.")
+        model = _find(store, name)
         settings = RequestSettings(
-            _find(store, name),
+            model,
             InferenceOptions(_numbers(scales), flip, crf, _range(range), tile, overlap),
-            response_formats.ResponseOptions(form, opacity, legend),
+            response_formats.ResponseOptions(_form_of(model, format, request), opacity, legend),
             _query_names(app, request),
         )
         return await request_handler.serve(request, settings)
@@ -273,6 +276,24 @@ def _find(store: ModelStore, name: str) -> Model:
         raise Problem(404, str(error)) from error
 
 
+def _form_of(model: Model, format: str | None, request: Request) -> str:
+    """Returns the response format that a request asks for, and checks that the model has it."""
+    volumes = bool(model.segmenter.info.preprocessing.image.planes)
+    accepted = response_formats.VOLUME_ACCEPTED if volumes else response_formats.ACCEPTED
+    form = format or response_formats.form_for(request.headers.get("accept", ""), accepted)
+    if form is None:
+        raise Problem(406, f"Accept allows none of the server's formats: {', '.join(accepted)}.")
+    if (form in response_formats.VOLUME_ACCEPTED.values()) != volumes:
+        allowed = [
+            one for one in response_formats.FORMATS if (one in response_formats.VOLUME_ACCEPTED.values()) == volumes
+        ]
+        noun = "volumes" if volumes else "pictures"
+        raise Problem(
+            422, f"the model {model.name} segments {noun}: format must be {' or '.join(allowed)}, got {form}."
+        )
+    return form
+
+
 def _numbers(text: str) -> tuple[float, ...]:
     """Parses the scales in a text that matches `SCALES_PATTERN`, and checks their range."""
     scales = tuple(float(part) for part in text.split(","))
@@ -292,6 +313,7 @@ def _described(model: Model, store: ModelStore) -> dict[str, Any]:
             for index, (name, color) in enumerate(zip(info.classes, info.colors, strict=True))
         ],
         "channels": info.preprocessing.channels,
+        "planes": list(info.preprocessing.image.planes),
         "inputs": [
             {"name": one.name, "channels": one.channels, "dtype": one.dtype, "unit": one.unit}
             for one in info.preprocessing.inputs

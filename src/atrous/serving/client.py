@@ -17,6 +17,7 @@ from uuid import uuid4
 import numpy as np
 from PIL import Image
 
+from atrous.atomic_write import atomic_path
 from atrous.checked_arguments import as_dict, checked
 from atrous.data.formats.decoder_errors import in_words
 from atrous.errors import AtrousError, counted, named, shown
@@ -25,6 +26,7 @@ from atrous.inference.value_range import PictureWarning
 from atrous.input_spec import IMAGE
 from atrous.logger import warn
 from atrous.models.info import Info
+from atrous.overwrite_checks import check_replaceable, is_our_picture
 from atrous.serving.client_connection import Answer, Connection
 
 if TYPE_CHECKING:
@@ -148,6 +150,49 @@ class Client:
         if version is None:
             raise answer.stranger("without the model's version")
         return Prediction(mask, image, self._info(name, version))
+
+    @checked
+    def segment_volume(
+        self,
+        volume: str | Path,
+        out: str | Path,
+        *,
+        model: str | None = None,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        format: str = "nifti",
+        overwrite: bool = False,
+    ) -> None:
+        """Segments a volume on the server and writes the mask to a file.
+
+        The name of the volume's file is not sent. The server limits the time of a volume (`atrous serve --seconds`);
+        `timeout` of `Client` must be longer.
+
+        Args:
+            volume: path of a NIfTI file (.nii, .nii.gz) or of a zip of a DICOM series.
+            out: path of the mask, a .nii.gz or .dcm file.
+            model: name of the model; optional if the server has only one model.
+            scales: scales of test-time augmentation; the probabilities of all scales are averaged.
+            flip: whether to also segment the mirrored slices and average the probabilities.
+            format: "nifti", or "dicom-seg" for a DICOM series.
+            overwrite: True to allow replacing a file that atrous did not write.
+
+        Raises:
+            AtrousError: the server cannot be reached, it refuses the request (the message contains the reason), or
+                `out` must not be replaced.
+        """
+        check_replaceable(out, "mask", is_our_picture, overwrite=overwrite)
+        with in_words(volume):
+            content = Path(volume).read_bytes()
+        query = {"format": format, "scales": ",".join(f"{scale:g}" for scale in scales), "flip": str(flip).lower()}
+        name = model or self._only_model()
+        answer = self._ask("POST", f"{_address_of(name)}/segment?{urlencode(query)}", content)
+        if note := answer.headers.get("X-Note"):
+            warn(note, PictureWarning, stacklevel=3)
+        if not answer.content.startswith(b"\x1f\x8b") and answer.content[128:132] != b"DICM":
+            raise answer.stranger("not a mask of a volume")
+        with atomic_path(out) as file:
+            file.write_bytes(answer.content)
 
     def _only_model(self) -> str:
         names = [str(model.get("name")) for model in self.models()]

@@ -1,4 +1,4 @@
-"""The queue of pictures to segment, and the single thread that runs the networks.
+"""The queue of pictures and volumes to segment, and the single thread that runs the networks.
 
 A picture leaves the queue when its client disconnects.
 """
@@ -17,8 +17,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError
 from atrous.inference.memory_estimate import limit_bytes, predict_bytes, surely_fits
+from atrous.inference.segment_volume import segment_volume
 from atrous.inference.segmenter import Segmenter
 from atrous.memory_errors import is_out_of_memory
 from atrous.serving.drop_tracebacks import drop_tracebacks
@@ -35,23 +37,27 @@ class Abandoned(Exception):
 
 @dataclass(eq=False)
 class Job:
-    """A picture in the queue.
+    """A picture or a volume in the queue.
 
     Args:
         segmenter: segmenter that runs on the picture.
         image: H×W×C picture, as the segmenter's `preparation` returns it; it is released when the job is finished.
+            Empty if there is a volume.
         valid: H×W booleans, False where there is no data; None for data everywhere.
+        volume: volume to segment in place of a picture; it is released when the job is finished.
 
     Attributes:
-        mask: future of the H×W uint8 class indices.
-        abandoned: event to set when the client has disconnected; the work stops after the current tile.
+        mask: future of the H×W uint8 class indices; X×Y×Z for a volume.
+        abandoned: event to set when the client has disconnected; the work stops after the current tile, or after the
+            current slice of a volume.
         began: start of the computation, in seconds of the clock `perf_counter`.
         seconds: time of the computation of the whole batch, in seconds.
     """
 
     segmenter: Segmenter
-    image: np.ndarray
+    image: np.ndarray = field(default_factory=lambda: RELEASED)
     valid: np.ndarray | None = None
+    volume: Volume | None = None
     mask: Future[np.ndarray] = field(default_factory=Future)
     abandoned: threading.Event = field(default_factory=threading.Event)
     began: float = 0.0
@@ -141,7 +147,7 @@ class InferenceQueue:
         seconds = perf_counter() - began
         for job, result in zip(jobs, results, strict=True):
             job.seconds = seconds
-            job.image, job.valid = RELEASED, None
+            job.image, job.valid, job.volume = RELEASED, None, None
             job.mask.set_result(result) if isinstance(result, np.ndarray) else job.mask.set_exception(result)
         self._ran(len(jobs), seconds)
         return True
@@ -195,6 +201,8 @@ class InferenceQueue:
                 raise Abandoned
 
         try:
+            if job.volume is not None:
+                return segment_volume(job.segmenter, job.volume, check)
             return job.segmenter.any_size(job.image, job.valid, progress=check)
         except Exception as error:  # any error belongs to this job; the next job still runs
             if isinstance(error, (Abandoned, AtrousError)) or is_out_of_memory(error):
@@ -203,6 +211,8 @@ class InferenceQueue:
 
 
 def _may_be_stacked(job: Job) -> bool:
+    if job.volume is not None:
+        return False
     height, width = job.image.shape[:2]
     whole = job.segmenter.any_size.tile is None and surely_fits(job.segmenter.whole, height, width)
     return whole and job.valid is None and job.segmenter.stacks

@@ -22,6 +22,8 @@ class Limits:
         picture_bytes: largest size of the files of one request together, in bytes.
         pixels: largest number of pixels that the network computes for one response, over all scales, the mirrored
             picture and overlapping tiles.
+        voxels: largest number of voxels that the network computes for one response, over all planes, scales and
+            mirrored slices; also the largest number of values of a volume, over all contrasts.
         seconds: longest time from the last byte of a picture to its response, in seconds.
         sending_seconds: longest time for a picture to arrive, in seconds.
         held_bytes: largest total size of all received files that are in the server at once, in bytes.
@@ -35,6 +37,7 @@ class Limits:
     waiting: int = 64
     picture_bytes: int = 32 * 2**20
     pixels: int = 50_000_000
+    voxels: int = 256_000_000
     seconds: float = 60.0
     sending_seconds: float = 30.0
     held_bytes: int = 512 * 2**20
@@ -139,11 +142,12 @@ class Memory:
         self._turn, self._freed = asyncio.Lock(), asyncio.Event()
 
     @asynccontextmanager
-    async def take(self, size: float) -> AsyncIterator[None]:
+    async def take(self, size: float, noun: str = "picture") -> AsyncIterator[None]:
         """Reserves memory inside the `async with` block; requests are served in the order of their arrival.
 
         Args:
             size: bytes to reserve.
+            noun: kind of the upload, for the message.
 
         Raises:
             Problem: 413, `size` is above the whole budget.
@@ -151,8 +155,8 @@ class Memory:
         if size > self.total:
             raise Problem(
                 413,
-                f"this picture needs {size / 1e9:.2f} GB of memory, and the server has "
-                f"{self.total / 1e9:.2f} GB: send a smaller picture.",
+                f"this {noun} needs {size / 1e9:.2f} GB of memory, and the server has "
+                f"{self.total / 1e9:.2f} GB: send a smaller {noun}.",
             )
         async with self._turn:
             while self.used + size > self.total:

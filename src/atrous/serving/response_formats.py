@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ FORMATS = {
     "areas": "application/json",
     "rle": "application/json",
     "polygons": "application/geo+json",
+    "nifti": "application/gzip",
+    "dicom-seg": "application/dicom",
 }
 #: Largest number of corners of all polygons of a response: a million corners take two seconds, 200 MB of memory and
 #: 12 MB of text.
@@ -33,6 +36,8 @@ ACCEPTED = {
     "application/geo+json": "polygons",
     "image/jpeg": "overlay",
 }
+#: As `ACCEPTED`, for volumes.
+VOLUME_ACCEPTED = {"application/gzip": "nifti", "application/dicom": "dicom-seg"}
 
 
 @dataclass(frozen=True)
@@ -75,11 +80,14 @@ def write(prediction: Prediction, options: ResponseOptions) -> bytes:
     return json.dumps(record).encode()
 
 
-def form_for(accept: str) -> str | None:
-    """Returns the response format that an Accept header prefers (RFC 9110 §12.5.1); "mask" if it accepts every type.
+def form_for(accept: str, accepted: Mapping[str, str] = ACCEPTED) -> str | None:
+    """Returns the response format that an Accept header prefers (RFC 9110 §12.5.1).
+
+    If it accepts every type, this is the first format, such as "mask" for pictures.
 
     Args:
         accept: value of the header; "" if the request has none.
+        accepted: `ACCEPTED` for pictures, `VOLUME_ACCEPTED` for volumes.
 
     Returns:
         A key of `FORMATS`, or None if the header accepts none of the formats.
@@ -89,13 +97,13 @@ def form_for(accept: str) -> str | None:
         kind, *parameters = (part.strip().lower() for part in entry.split(";"))
         weights[kind] = next((_weight(one[2:]) for one in parameters if one.startswith("q=")), 1.0)
     if not accept.strip():
-        return "mask"
+        return next(iter(accepted.values()))
 
     def quality(kind: str) -> float:
         return weights.get(kind, weights.get(f"{kind.partition('/')[0]}/*", weights.get("*/*", 0.0)))
 
-    best = max(ACCEPTED, key=quality)
-    return ACCEPTED[best] if quality(best) > 0 else None
+    best = max(accepted, key=quality)
+    return accepted[best] if quality(best) > 0 else None
 
 
 def rle_counts(mask: np.ndarray) -> str:

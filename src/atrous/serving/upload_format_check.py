@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 import shlex
+import zlib
 
 #: The first bytes of archives and compressed files.
 ARCHIVES = {
@@ -15,6 +16,8 @@ ARCHIVES = {
     b"\xfd7zXZ\x00": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
 }
+#: Number of bytes of a NIfTI-2 header; a NIfTI-1 header has 348.
+NIFTI_BYTES = 540
 #: Number of groups of four bytes at the start of an upload that are checked.
 CHECKED_BYTES = 64
 
@@ -44,15 +47,50 @@ def packing_of(content: bytes) -> str | None:
     return "base64" if _is_base64(start) else None
 
 
-def how_to_send(url: str, *, key: bool) -> str:
-    """Returns the instruction to send a picture, with a curl command.
+def volume_suffix(content: bytes) -> str | None:
+    """Returns the file name suffix of a volume from its first bytes: .nii, .nii.gz or .zip; None for other files.
+
+    Args:
+        content: bytes of an upload.
+    """
+    if content.startswith(b"PK\x03\x04"):
+        return ".zip"
+    if _is_nifti(content):
+        return ".nii"
+    if content.startswith(b"\x1f\x8b"):
+        try:
+            start = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(content, NIFTI_BYTES)
+        except zlib.error:
+            return None
+        return ".nii.gz" if _is_nifti(start) else None
+    return None
+
+
+def volume_format(content: bytes) -> str | None:
+    """Returns the name of the format of a volume, for messages: NIfTI or DICOM; None for other files and archives.
+
+    Args:
+        content: bytes of an upload.
+    """
+    if content[128:132] == b"DICM":
+        return "a DICOM file"
+    return "a NIfTI file" if volume_suffix(content) in (".nii", ".nii.gz") else None
+
+
+def _is_nifti(start: bytes) -> bool:
+    return start[344:348] == b"n+1\0" or start[4:8] == b"n+2\0"
+
+
+def how_to_send(url: str, *, key: bool, file: str = "picture.jpg") -> str:
+    """Returns the instruction to send a file, with a curl command.
 
     Args:
         url: URL of the request.
         key: whether the request contained a key.
+        file: name of the file in the command.
     """
     header = " -H 'Authorization: Bearer KEY'" if key else ""
-    return f"Send the file's own bytes: curl{header} --data-binary @picture.jpg {shlex.quote(url[:1000])}"
+    return f"Send the file's own bytes: curl{header} --data-binary @{file} {shlex.quote(url[:1000])}"
 
 
 def _is_base64(text: bytes) -> bool:

@@ -7,6 +7,7 @@ their cause for the same reason.
 from __future__ import annotations
 
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -159,4 +160,6 @@ def pydicom_module() -> Any:
         import pydicom
     except ImportError as error:
         raise missing_extra("pydicom", "medical") from error
+    # Their warnings quote values of headers, which may name a patient.
+    warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\.")
     return pydicom

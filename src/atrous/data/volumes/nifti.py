@@ -11,6 +11,7 @@ import numpy as np
 
 from atrous.atomic_write import atomic_path
 from atrous.data.volumes.grid import Grid, check_same_grid, reorientation
+from atrous.data.volumes.nifti_extensions import check_extensions
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError, missing_extra
 from atrous.software_tag import UNSEALED, sealed_nifti
@@ -169,9 +170,12 @@ def _opened(path: Path) -> Any:
     nibabel = _nibabel()
     try:
         size = path.stat().st_size
+        check_extensions(path)
         image = nibabel.load(path)
     except FileNotFoundError as error:
         raise AtrousError(f"{path}: no such file.") from error
+    except AtrousError:
+        raise
     except Exception as error:  # nibabel raises many types for damaged headers
         raise AtrousError(f"{path}: the file is damaged or not NIfTI: {error or type(error).__name__}.") from error
     if not isinstance(image, nibabel.Nifti1Image | nibabel.Nifti2Image):

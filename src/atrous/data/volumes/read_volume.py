@@ -59,6 +59,18 @@ def read_volume(path: Path) -> Volume:
     return volume
 
 
+def decode_volume(path: Path) -> Volume:
+    """Reads a volume without keeping it in memory.
+
+    Args:
+        path: as for `read_volume`.
+
+    Raises:
+        AtrousError: as for `read_volume`.
+    """
+    return read_series(*chosen_series(path)) if is_series(path) else read_nifti(path)
+
+
 def _in_memory(key: Key) -> Volume | None:
     with _lock:
         if key in _kept:
@@ -67,7 +79,7 @@ def _in_memory(key: Key) -> Volume | None:
 
 
 def _decode(path: Path, key: Key) -> Volume:
-    volume = read_series(*chosen_series(path)) if is_series(path) else read_nifti(path)
+    volume = decode_volume(path)
     if key in _decoded:
         volume = with_scratch(key, volume)
     _decoded.add(key)

@@ -77,8 +77,11 @@ def with_scratch(key: tuple[object, ...], volume: Volume) -> Volume:
 
 
 @contextmanager
-def scratch_file() -> Iterator[Path]:
-    """Gives an empty scratch file that is removed when the context ends.
+def scratch_file(suffix: str = "") -> Iterator[Path]:
+    """Gives an empty scratch file, readable by its user only, that is removed when the context ends.
+
+    Args:
+        suffix: end of its name.
 
     Raises:
         AtrousError: the folder of scratch files cannot be written to.
@@ -86,7 +89,7 @@ def scratch_file() -> Iterator[Path]:
     folder = scratch_folder()
     try:
         _make_folder(folder)
-        handle, name = tempfile.mkstemp(dir=folder)
+        handle, name = tempfile.mkstemp(suffix, dir=folder)
     except OSError as error:
         raise AtrousError(
             f"{folder}: no scratch file can be written ({error.strerror or error}): set the environment variable "

@@ -1,0 +1,142 @@
+"""An uploaded volume on its way through the server: its temporary file, its decoding, and the encoding of its mask.
+
+Messages and notes never contain the name of the upload, which may name a patient, nor that of its temporary file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from atrous.data.formats.decoder_errors import TooLarge, in_words
+from atrous.data.volumes.dicom_seg_write import check_sources
+from atrous.data.volumes.read_volume import decode_volume, volume_shape
+from atrous.data.volumes.scratch import scratch_file, scratch_folder
+from atrous.data.volumes.write_mask import MaskFormat, check_mask_format, write_volume_mask
+from atrous.errors import AtrousError
+from atrous.inference.segment_volume import IN_MEMORY
+from atrous.serving.inference_queue import Job
+from atrous.serving.request_limits import Limits, Problem
+from atrous.serving.request_settings import RequestSettings
+from atrous.serving.upload_format_check import volume_suffix
+
+#: Bytes per value of a volume while it is decoded: as stored, scaled to float64 and to float32.
+VALUE_BYTES = 20
+#: Bytes per voxel of a mask: the mask, the booleans of voxels with data, and four copies while the mask is written.
+MASK_BYTES = 8
+
+
+class VolumeUpload:
+    """An uploaded volume. Call `memory`, `decode` and `encode` in this order, and `close` at the end.
+
+    The upload is stored in a temporary file that only the server's user can read; `close` removes it.
+
+    Args:
+        content: bytes of the file, the only item of a tuple.
+        settings: settings of the request.
+        limits: limits on requests.
+        upload_hint: sentence that shows how to send a volume.
+    """
+
+    def __init__(self, content: tuple[bytes, ...], settings: RequestSettings, limits: Limits, upload_hint: str) -> None:
+        self._content, self._settings, self._limits, self._hint = content, settings, limits, upload_hint
+        self._files, self._path = ExitStack(), Path()
+        self._seg = settings.response.form == "dicom-seg"
+
+    def memory(self) -> float:
+        """Stores the upload and returns the peak memory from decoding to response, in bytes, without the network's.
+
+        Raises:
+            TooLarge: the volume has more voxels than allowed.
+            AtrousError: the file is not a volume, or it is damaged; the message shows how to send a volume.
+            Problem: 503, the file cannot be stored.
+        """
+        suffix = volume_suffix(self._content[0])
+        if suffix is None:
+            raise AtrousError(
+                "this file is not a volume, and this model was trained on slices of volumes. Give a NIfTI file (.nii "
+                f"or .nii.gz) or a zip of a DICOM series. {self._hint}"
+            )
+        self._path = self._files.enter_context(_stored(self._content[0], suffix))
+        with self._anonymous():
+            grid, contrasts = volume_shape(self._path)
+            if self._seg:
+                check_mask_format("dicom-seg", [self._path], raw=False)
+                check_sources(self._path)
+        info = self._settings.model.segmenter.info
+        planes = len(info.preprocessing.image.planes)
+        voxels = int(np.prod(grid.shape, dtype=np.int64))
+        for count, words in (
+            (voxels * contrasts, "values"),
+            (voxels * planes * max(self._settings.pixel_factor, 1.0), "voxels over all planes, scales and views"),
+        ):
+            if count > self._limits.voxels:
+                size = "×".join(map(str, grid.shape))
+                raise TooLarge(
+                    f"the volume of {size} voxels has {count / 1e6:.4g} million {words}; the limit of this server is "
+                    f"{self._limits.voxels / 1e6:.4g} million: send a smaller volume."
+                )
+        sums = min(IN_MEMORY, 4 * voxels * len(info.classes)) if planes > 1 else 0
+        return voxels * (contrasts * VALUE_BYTES + MASK_BYTES) + sums
+
+    def decode(self) -> tuple[Job, str | None]:
+        """Decodes the volume; returns the job for the inference queue, and a note for the client or None.
+
+        Raises:
+            AtrousError: the volume is damaged.
+        """
+        segmenter = self._settings.model.segmenter_for(self._settings.options)
+        with self._anonymous():
+            volume = decode_volume(self._path)
+        return Job(segmenter, volume=volume), self._without_names(" ".join(volume.notes)) or None
+
+    def encode(self, mask: np.ndarray) -> bytes:
+        """Returns the body of the response.
+
+        Args:
+            mask: X×Y×Z uint8 class indices of the volume.
+        """
+        classes = self._settings.model.segmenter.info.table
+        with self._anonymous(), scratch_file(".dcm" if self._seg else ".nii.gz") as file:
+            form: MaskFormat = "dicom-seg" if self._seg else "nifti"
+            write_volume_mask(file, mask, self._path, classes, format=form, raw=False)
+            return file.read_bytes()
+
+    def close(self) -> None:
+        """Removes the temporary file."""
+        self._files.close()
+
+    @contextmanager
+    def _anonymous(self) -> Iterator[None]:
+        """Turns every error of a decoder into an AtrousError without the names of files and folders."""
+        try:
+            with in_words("the volume"):
+                yield
+        except AtrousError as error:
+            raise type(error)(self._without_names(str(error))) from None
+
+    def _without_names(self, text: str) -> str:
+        for name in (str(self._path), self._path.name):
+            text = text.replace(name, "the volume")
+        return text.replace(str(scratch_folder()), "the server's folder of temporary files")
+
+
+@contextmanager
+def _stored(content: bytes, suffix: str) -> Iterator[Path]:
+    """Gives a temporary file with this content.
+
+    Raises:
+        Problem: 503, it cannot be written.
+    """
+    with ExitStack() as files:
+        try:
+            file = files.enter_context(scratch_file(suffix))
+            file.write_bytes(content)
+        except (OSError, AtrousError) as error:
+            raise Problem(
+                503, "the server cannot store the volume in a temporary file.", {"Retry-After": "10"}
+            ) from error
+        yield file

@@ -139,6 +139,23 @@ def check_slices(slices: Any, planes: Any) -> None:
         raise AtrousError(f"planes must differ, got {shown(planes)}.")
 
 
+def check_takes_pictures(one: Input) -> None:
+    """Checks that an input of a model is a picture, not a slice of a volume.
+
+    Args:
+        one: the input.
+
+    Raises:
+        AtrousError: the model was trained on slices of volumes, so a picture alone cannot be normalised.
+    """
+    if one.planes:
+        raise AtrousError(
+            "the model was trained on slices of volumes, which are normalised by their whole volume, so pictures, "
+            "arrays and uploads are refused. Give a NIfTI file to atrous predict, or the path of a slice, such as "
+            "scan.nii.gz/axial/0012."
+        )
+
+
 def check_input_name(name: Any) -> None:
     """Checks the name of an input.
 

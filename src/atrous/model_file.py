@@ -19,7 +19,7 @@ from atrous.errors import AtrousError
 from atrous.json_yaml import parse_json
 from atrous.model_state_dict import kept_state
 from atrous.models.model_checks import check_model
-from atrous.overwrite_checks import MAX_HEADER_BYTES, check_replaceable, is_our_model
+from atrous.overwrite_checks import MAX_HEADER_BYTES, PICTURES_AND_VOLUMES, check_replaceable, is_our_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -264,9 +264,11 @@ def _read_metadata(path: Path) -> dict[str, str]:
                 raise ValueError("no safetensors header")
             metadata = parse_json(file.read(length), str(path)).get("__metadata__", {})
     except (ValueError, AttributeError) as error:  # AtrousError is a ValueError
+        cure = f"Convert checkpoints of other libraries first: atrous convert {path} --out model.safetensors."
+        if path.name.lower().endswith(tuple(PICTURES_AND_VOLUMES)):
+            cure = "It is named like a picture or a volume: give the model first, and then the pictures or volumes."
         raise AtrousError(
-            f"{path} is not a model file (a model file is a .safetensors file written by atrous). "
-            f"Convert checkpoints of other libraries first: atrous convert {path} --out model.safetensors."
+            f"{path} is not a model file (a model file is a .safetensors file written by atrous). {cure}"
         ) from error
     if not isinstance(metadata, dict) or "atrous" not in metadata:
         raise AtrousError(f"{path} is a safetensors file, but not one written by atrous: it has no model record.")

@@ -38,10 +38,25 @@ EVALUATION_KEYS = {"model", "data", "split", "confusion", "per_image"}
 PAGE_MARK = re.compile(r'<meta name="generator" content="atrous\b|<title>[^<]* · atrous (report|explain)</title>')
 #: Number of bytes at the beginning of a text file that contain its mark.
 HEAD_BYTES = 4096
+#: File name suffixes of pictures and volumes.
+PICTURES_AND_VOLUMES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".nii", ".nii.gz"})
 #: File name suffixes that are refused as the name of an output folder.
-FILE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".html", ".json", ".yaml", ".yml", ".xml"}
-    | {".safetensors", ".pt", ".pth", ".pt2", ".onnx", ".tflite", ".zip", ".nii", ".gz"}
+FILE_SUFFIXES = PICTURES_AND_VOLUMES | frozenset(
+    {
+        ".html",
+        ".json",
+        ".yaml",
+        ".yml",
+        ".xml",
+        ".safetensors",
+        ".pt",
+        ".pth",
+        ".pt2",
+        ".onnx",
+        ".tflite",
+        ".zip",
+        ".gz",
+    }
 )
 #: Longest accepted header of a model file (safetensors' own limit is 100 MB).
 MAX_HEADER_BYTES = 16 * 2**20

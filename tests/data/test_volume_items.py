@@ -86,6 +86,22 @@ def test_a_mask_on_another_grid_is_refused(tmp_path):
         open_dataset(root)
 
 
+def with_contrasts(path, number):
+    """Repeats the values of a file along a fourth dimension."""
+    image = nibabel.load(path)
+    values = np.stack([np.asanyarray(image.dataobj)] * number, axis=-1)
+    nibabel.save(nibabel.Nifti1Image(values, image.affine), path)
+
+
+def test_a_mask_with_a_fourth_dimension_is_refused(tmp_path):
+    root = nnunet(tmp_path)
+    with_contrasts(root / "labelsTr/case_2.nii.gz", 2)
+    with pytest.raises(
+        AtrousError, match=r"labelsTr/case_2\.nii\.gz: a mask has one value per voxel, and the file has 2"
+    ):
+        open_dataset(root)
+
+
 def test_volumes_and_pictures_are_not_mixed(tmp_path):
     from PIL import Image
 

@@ -10,11 +10,15 @@ from PIL import Image
 
 import atrous
 from atrous.commands.predict import predict
+from atrous.data.pictures import read_kind, read_mask, read_pixels
+from atrous.data.sources.array import ArraySource
+from atrous.data.sources.scene_files import open_windows
 from atrous.data.volumes.grid import Grid
 from atrous.data.volumes.nifti import read_nifti
 from atrous.data.volumes.slices import AXES, SlicePlace, pictures_of
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError, SomeInputsFailed
+from atrous.inference.picture_input import check_volumes_are_here
 from atrous.inference.segment_volume import _slices, segment_volume
 from atrous.inference.segmenter import Segmenter
 from atrous.input_spec import Input
@@ -177,10 +181,103 @@ def test_a_model_of_pictures_and_other_contrasts_are_refused(make_model, models,
         segment_volume(Segmenter(models[1], **OPTIONS), read_nifti(tmp_path / "two.nii"))
 
 
-def test_pictures_are_refused_by_a_model_of_volumes(models, tmp_path):
-    Image.new("L", (8, 8)).save(tmp_path / "grey.png")
-    with pytest.raises(AtrousError, match="trained on slices of volumes"):
-        Segmenter(models[1], **OPTIONS)(tmp_path / "grey.png")
+class Kept:
+    """A sink that keeps nothing."""
+
+    def write(self, window, labels):
+        raise AssertionError("nothing may be written")
+
+
+def test_pictures_and_arrays_in_any_form_are_refused_by_a_model_of_volumes(models, tmp_path):
+    """A slice alone would be normalised by its own mean and deviation, and get another mask."""
+    values, grey = np.ones((8, 8, 3), np.float32), Image.new("L", (8, 8))
+    grey.save(tmp_path / "grey.png")
+    grey.save(tmp_path / "grey.tif")
+    segmenter = Segmenter(models[1], **OPTIONS)
+    refused = [
+        *(lambda one=one: segmenter(one) for one in (tmp_path / "grey.png", grey, values, values.astype(np.int16))),
+        lambda: segmenter([values]),
+        lambda: segmenter(torch.from_numpy(values), axes="HWC"),
+        lambda: segmenter({"image": values}),
+        lambda: segmenter.found({"image": read_pixels(tmp_path / "grey.png")}),
+        lambda: segmenter.windows(ArraySource(values), Kept()),
+        lambda: open_windows([tmp_path / "grey.tif"], segmenter.info.preprocessing.inputs),
+    ]
+    for call in refused:
+        with pytest.raises(AtrousError, match=r"trained on slices of volumes.*Give a NIfTI file"):
+            call()
+
+
+def test_predict_segments_a_slice_as_a_picture(models, scan, tmp_path):
+    place = SlicePlace(scan, "axial", 7)
+    (mask,) = predict(models[1], [place.path], out=tmp_path, overlay=True, **OPTIONS)
+    assert mask == tmp_path / "case_01_axial_0007.png"
+    expected = pictures_of(segment_volume(Segmenter(models[1], **OPTIONS), read_nifti(scan)), "axial")[7]
+    np.testing.assert_array_equal(np.asarray(Image.open(mask)), expected)
+    with Image.open(tmp_path / "case_01_axial_0007.overlay.png") as overlay:
+        assert overlay.width >= expected.shape[1] and overlay.height > expected.shape[0]
+
+
+def test_the_shown_picture_of_a_slice_is_the_slice_without_its_neighbours(models, scan):
+    found = Segmenter(models[1], **OPTIONS).read(SlicePlace(scan, "axial", 7).path)
+    assert found.image.shape[2] == 3
+    np.testing.assert_array_equal(found.shown[:, :, 0], found.image[:, :, 1])
+    assert found.shown.shape[2] == 1
+
+
+def test_slices_of_three_channels_are_not_called_grey(models, scan, tmp_path, capsys):
+    predict(models[1], [SlicePlace(scan, "axial", 7).path], out=tmp_path, **OPTIONS)
+    assert "grey" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", ["case_01.nii.gz/axial/0020", "case_02.nii.gz/axial/0000", "case_01.nii.gz/top/0000"])
+def test_a_slice_that_does_not_exist_is_an_error(models, scan, tmp_path, path, capsys):
+    with pytest.raises((AtrousError, SomeInputsFailed)) as error:
+        predict(models[1], [scan.parent / path], out=tmp_path / "masks", **OPTIONS)
+    said = " ".join(f"{error.value} {capsys.readouterr().out}".split())
+    assert "there is no slice 20; the volume has the slices 0 to 19" in said or "no such file" in said
+    assert not (tmp_path / "masks").exists()
+
+
+def test_the_mask_of_a_slice_never_replaces_its_volume(models, scan, tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(scan.read_bytes())
+    with pytest.raises(AtrousError, match=r"json is .*scan\.nii\.gz, a picture to segment"):
+        predict(models[1], [path / "axial/0000"], out=tmp_path / "masks", json=path, overwrite=True, **OPTIONS)
+    assert path.read_bytes() == scan.read_bytes()
+
+
+def test_an_overlay_of_a_volume_is_refused_before_the_work(models, scan, tmp_path):
+    with pytest.raises(AtrousError, match="leave --overlay out"):
+        predict(models[1], [scan], out=tmp_path / "masks", overlay=True, **OPTIONS)
+    assert not (tmp_path / "masks").exists()
+
+
+@pytest.mark.parametrize("url", ["https://a.example/scan.nii.gz", "s3://a/scan.NII", "https://a.example/s.nii/axial/1"])
+def test_volumes_at_urls_are_refused_before_anything_is_fetched(models, tmp_path, url):
+    message = r"a(\.example)?/s.*: volumes at URLs are not read\. Download the file"
+    with pytest.raises(AtrousError, match=message):
+        check_volumes_are_here([tmp_path / "scan.nii", url])
+    with pytest.raises(AtrousError, match=message):
+        Segmenter(models[1], **OPTIONS)(url)
+    if not url.startswith("s3"):  # whose listing needs s3fs and the network
+        with pytest.raises(AtrousError, match=message):
+            predict(models[1], [url], out=tmp_path / "masks", **OPTIONS)
+
+
+def test_a_volume_in_the_place_of_a_picture_or_a_model_is_named(make_model, models, scan, tmp_path):
+    with pytest.raises(AtrousError, match=r"case_01\.nii\.gz is not a model file .*give the model first"):
+        Segmenter(scan, **OPTIONS)
+    with pytest.raises(AtrousError, match=r"give the model first"):
+        predict(scan, [models[1]], out=tmp_path, **OPTIONS)
+    message = r"case_01\.nii\.gz: this is a whole volume, and one picture is needed\. Give one of its slices, such as"
+    with pytest.raises(AtrousError, match=message):
+        Segmenter(models[1], **OPTIONS)(scan)
+    for reader in (read_pixels, read_kind, read_mask):
+        with pytest.raises(AtrousError, match=message):
+            reader(scan)
+    with pytest.raises(AtrousError, match=message):
+        Segmenter(make_model("deeplabv3plus", backbone="mobilenetv2_050"), **OPTIONS)(scan)
 
 
 def test_raw_masks_have_the_values_of_training(models, scan, tmp_path):

@@ -11,6 +11,7 @@ import struct
 import threading
 import time
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from PIL import Image
 import atrous
 from atrous.errors import AtrousError
 from atrous.inference.whole_or_tiled import AnySize
+from atrous.input_spec import Input
+from atrous.models.info import Preprocessing
 from atrous.serving.client import Client
 
 from .conftest import ZOO, png
@@ -511,3 +514,16 @@ def test_the_content_of_a_request_is_not_compressed(server, streets):
     detail = problem_of(server.ask(SEGMENT, content, Content_Encoding="gzip"), 422)
     assert "Content-Encoding: gzip" in detail and "curl --data-binary" in detail
     assert server.ask(SEGMENT, png(streets[0]), Content_Encoding="identity")[0] == 200
+
+
+def test_uploads_to_a_model_of_volumes_are_refused_with_the_reason(start, tmp_path):
+    """A slice alone would be normalised by its own mean and deviation."""
+    one = Input((0.0,) * 3, (1.0,) * 3, dtype="float32", normalize="per_image", slices=3, planes=("axial",))
+    model = atrous.create_model("deeplabv3plus", backbone="mobilenetv2_050", num_classes=2)
+    model.info = replace(model.info, preprocessing=Preprocessing((one,)))
+    atrous.save(model, tmp_path / "volumes.safetensors")
+    running = start(tmp_path / "volumes.safetensors")
+    for shape in ((30, 40), (30, 40, 3)):
+        sentence = problem_of(running.ask("/v1/models/volumes/segment", png(np.zeros(shape, np.uint8))), 422)
+        assert "trained on slices of volumes" in sentence and "Give a NIfTI file" in sentence
+    running.stop()

@@ -26,6 +26,7 @@ from atrous.data.file_headers import kinds_of
 from atrous.data.input_files import input_folders
 from atrous.data.prefetch import in_background
 from atrous.data.remote.transfer import as_path, local_path
+from atrous.data.volumes.slices import slice_place
 from atrous.errors import SomeInputsFailed, counted
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import doubts_of_files
@@ -102,7 +103,7 @@ def predict(
         worker = Worker(spec, note)
         warn_if_fresh(worker.segmenter.info.provenance)
         own, preprocessing = processes.part(jobs), worker.segmenter.info.preprocessing
-        here = [job.picture for job in own if isinstance(job.picture, Path)]
+        here = [job.picture for job in own if isinstance(job.picture, Path) and slice_place(job.picture) is None]
         kinds = kinds_of(here, preprocessing.image.pages)
         worker.segmenter.preparation.warn_of(doubts_of_files(kinds, preprocessing))
         if preprocessing.image.channels == 3 and (grey := sum(kind.channels == 1 for kind in kinds.values())):

@@ -30,7 +30,7 @@ from atrous.data.formats.webp import webp_is_lossless, webp_size
 from atrous.data.pixels import PictureKind, StoredPixels
 from atrous.data.pixels import to_channels as to_channels
 from atrous.data.volumes.slice_pixels import read_slice_mask, slice_kind, slice_pixels
-from atrous.data.volumes.slices import slice_place
+from atrous.data.volumes.slices import is_volume, slice_place
 from atrous.errors import AtrousError
 
 PICTURE_SUFFIXES = frozenset(
@@ -360,9 +360,14 @@ def stored_lossily(path: Path | str) -> bool:
 
 
 def _start_of(path: Path) -> bytes:
-    """Returns the first 16 bytes of a file; raises AtrousError if it is empty."""
+    """Returns the first 16 bytes of a file; raises AtrousError if it is empty or a whole volume."""
     with in_words(path), path.open("rb") as file:
         start = file.read(16)
         if not start:
             raise AtrousError(f"{path}: the file is empty (0 bytes).")
+        if is_volume(path):
+            raise AtrousError(
+                f"{path}: this is a whole volume, and one picture is needed. Give one of its slices, such as "
+                f"{path.name}/axial/0012, or segment the whole volume by atrous predict, with a model of volumes."
+            )
         return start

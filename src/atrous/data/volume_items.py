@@ -29,7 +29,7 @@ def with_slices(dataset: Dataset, planes: tuple[str, ...], slices: int | None) -
         slices: number of neighbouring slices that are channels; None for that of the inputs.yaml.
 
     Raises:
-        AtrousError: a volume is damaged, has further inputs, or its mask has another grid.
+        AtrousError: a volume is damaged, has further inputs, or its mask has another grid or several values per voxel.
     """
     if not holds_volumes(dataset):
         return dataset
@@ -131,7 +131,10 @@ def _slices_of(item: Item, planes: tuple[str, ...]) -> tuple[Item, ...]:
         return (item,)
     grid, _ = volume_shape(item.image)
     if item.mask is not None:
-        check_same_grid(grid, volume_shape(item.mask)[0], str(item.image), str(item.mask))
+        mask_grid, values = volume_shape(item.mask)
+        check_same_grid(grid, mask_grid, str(item.image), str(item.mask))
+        if values != 1:
+            raise AtrousError(f"{item.mask}: a mask has one value per voxel, and the file has {values}: store one.")
     places = [(plane, index) for plane in planes for index in range(grid.shape[AXES[plane]])]
     return tuple(
         replace(

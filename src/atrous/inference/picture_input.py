@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +17,16 @@ from atrous.data.formats.decoder_errors import TooLarge
 from atrous.data.formats.pillow import pixels_of_picture
 from atrous.data.pictures import read_picture
 from atrous.data.pixels import PictureKind, StoredPixels, fill_missing
+from atrous.data.remote.transfer import as_path, local_path
 from atrous.data.sources.joined import joined
 from atrous.data.sources.scene_files import as_input, read_input
 from atrous.data.sources.source import Pixels
+from atrous.data.volumes.slices import file_of_picture, is_volume
 from atrous.errors import AtrousError, shown, unknown_name
-from atrous.input_spec import Input
+from atrous.input_spec import Input, check_takes_pictures
 from atrous.models.info import Preprocessing
 from atrous.models.picture_checks import check_valid
-from atrous.paths import shown_place
+from atrous.paths import Place, shown_place
 
 if TYPE_CHECKING:
     from atrous.data.sources.source import Source, Window
@@ -56,8 +58,9 @@ def found_in(stored: StoredPixels, one: Input, name: str = "") -> Found:
         name: name of the file; "" for no name.
 
     Raises:
-        AtrousError: the file's bands cannot be mapped to the channels of the input.
+        AtrousError: the file's bands cannot be mapped to the channels of the input, or the model takes volumes.
     """
+    check_takes_pictures(one)
     values, valid, _ = as_input(Pixels(*stored.for_model(one.channels)), one)
     return Found(stored.values, values, valid, name)
 
@@ -176,23 +179,43 @@ def found_in_memory(picture: Any, one: Input) -> Found:
         picture: PIL image, or an array as for `as_array`.
         one: input of the model for the picture.
     """
+    check_takes_pictures(one)
     if isinstance(picture, Image.Image):
         return found_in(pixels_of_picture(picture), one)
     return found_in_array(as_array(picture), one)
 
 
-def found_in_slice(path: Path, one: Input) -> Found:
+def found_in_slice(place: Place, one: Input) -> Found:
     """Reads a slice of a volume, with its neighbours, for an input of a model.
 
     Args:
-        path: path of the slice, such as ``scan.nii.gz/axial/0012``.
+        place: path of the slice, such as ``scan.nii.gz/axial/0012``.
         one: input of the model.
 
     Raises:
-        AtrousError: the volume is damaged, has no such slice, or has another number of contrasts.
+        AtrousError: the volume is damaged or at a URL, has no such slice, or has another number of contrasts.
     """
-    values, valid, _ = read_input(path, one)
-    return Found(values, values, valid, shown_place(path))
+    check_volumes_are_here([place])
+    values, valid, _ = read_input(Path(place), one)
+    contrasts = values.shape[2] // one.slices
+    middle = one.slices // 2 * contrasts
+    return Found(values[:, :, middle : middle + contrasts], values, valid, shown_place(place))
+
+
+def check_volumes_are_here(places: Iterable[Place]) -> None:
+    """Checks that no volume or slice is at a URL.
+
+    Args:
+        places: pictures, volumes and slices.
+
+    Raises:
+        AtrousError: a volume or slice is at a URL of another machine.
+    """
+    for place in places:
+        if local_path(place) is None and is_volume(file_of_picture(as_path(place))):
+            raise AtrousError(
+                f"{shown_place(place)}: volumes at URLs are not read. Download the file, and give its path."
+            )
 
 
 def _with_finite(values: np.ndarray) -> Found:
@@ -235,6 +258,9 @@ class PreparedSource:
     preprocessing: Preprocessing
     largest: dict[str, float] = field(default_factory=dict)
     doubtful_alpha: bool = False
+
+    def __post_init__(self) -> None:
+        check_takes_pictures(self.preprocessing.image)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -16,7 +16,7 @@ from atrous.data.remote.transfer import identity, local_path
 from atrous.data.skipped_files import passed_over_notes
 from atrous.data.unread_folders import folders_with_pictures
 from atrous.data.volumes.nifti import SUFFIXES
-from atrous.data.volumes.slices import is_volume
+from atrous.data.volumes.slices import file_of_picture, is_volume
 from atrous.errors import AtrousError, counted
 from atrous.inference.remote_overwrite_checks import marked_pictures
 from atrous.overwrite_checks import is_our_picture
@@ -58,7 +58,8 @@ def find_places(places: Sequence[Place]) -> list[Place]:
         found |= dict.fromkeys(_at_path(place) if isinstance(place, Path) else _listed(place, listings[place]))
     below = _pictures_below([place for place in given if isinstance(place, Path)], listings)
     if not found:
-        known = ", ".join(sorted({*PICTURE_SUFFIXES, *SUFFIXES}))
+        here = any(isinstance(place, Path) for place in given)
+        known = ", ".join(sorted({*PICTURE_SUFFIXES, *(SUFFIXES if here else ())}))  # volumes at URLs are not read
         raise AtrousError(
             f"no pictures in {', '.join(map(shown_place, given))}; known suffixes are {known}. {below}".rstrip()
         )
@@ -79,6 +80,8 @@ def _at_path(path: Path) -> list[Path]:
     if path.is_dir():
         return _in_folder(path)
     if path.exists():
+        return [path]
+    if file_of_picture(path).exists():  # a slice, which is no file of its own
         return [path]
     matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]  # noqa: PTH207 (absolute patterns)
     if not matches:

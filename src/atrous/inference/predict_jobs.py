@@ -31,13 +31,13 @@ from atrous.data.sources.per_image_standardisation import StandardisedSource
 from atrous.data.sources.scene_files import open_windows
 from atrous.data.volumes.nifti import write_nifti_mask
 from atrous.data.volumes.read_volume import read_volume
-from atrous.data.volumes.slices import is_volume
+from atrous.data.volumes.slices import file_of_picture, is_volume
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError, counted, shown
 from atrous.inference.mask_paths import mask_places, overlay_of
 from atrous.inference.memory_estimate import limit_bytes
 from atrous.inference.model_spec import ModelSpec
-from atrous.inference.picture_input import Found, doubts_of, doubts_of_file
+from atrous.inference.picture_input import Found, check_volumes_are_here, doubts_of, doubts_of_file
 from atrous.inference.picture_paths import find_places
 from atrous.inference.predict_records import Record, class_shares
 from atrous.inference.prediction import Prediction
@@ -120,7 +120,8 @@ def plan(
         Jobs in the order of the pictures, each with its own mask.
 
     Raises:
-        AtrousError: there is no model or no picture, or masks would replace files that atrous did not write.
+        AtrousError: there is no model or no picture, a volume is at a URL, overlays are requested for volumes, or masks
+            would replace files that atrous did not write.
     """
     if not isinstance(spec, ModelSpec):
         raise AtrousError(f"spec must be an atrous.ModelSpec, got {shown(spec)}.")
@@ -135,6 +136,12 @@ def plan(
     deep = raw and not _fits_png(info)
     suffixes = {place: ".tif" if deep or windowed[place] is not False else ".png" for place in pictures}
     suffixes |= {place: ".nii.gz" for place in here if is_volume(place)}
+    check_volumes_are_here(pictures)
+    if overlay and ".nii.gz" in suffixes.values():
+        raise AtrousError(
+            "overlays are pictures, and a volume has none: leave --overlay out, and open the mask over the scan in a "
+            "viewer of volumes."
+        )
     targets = mask_places(suffixes, out if folder is None else folder)
     scenes = SceneFiles([one.name for one in info.preprocessing.inputs], inputs or {})
     more = {place: scenes.further(as_path(place)) for place in pictures}
@@ -326,7 +333,7 @@ def _needs_windows(place: Place, spec: ModelSpec) -> bool | None:
 
 def _files(words: str, places: Iterable[Place]) -> Iterator[tuple[str, Path]]:
     """Yields (description, file) for files on this machine that must not be overwritten."""
-    return ((words, place) for place in places if isinstance(place, Path))
+    return ((words, file_of_picture(place)) for place in places if isinstance(place, Path))
 
 
 def _holds(question: Callable[..., bool], path: Path, *more: float) -> bool:

@@ -280,7 +280,7 @@ class Segmenter:
             raise AtrousError(f"a picture's path is empty or contains a zero character: {part[:80]!r}.")
         if isinstance(part, str | Path):
             if one.planes or slice_place(Path(part)) is not None:
-                return found_in_slice(Path(part), one)
+                return found_in_slice(part, one)
             with fetched(place_of(part, "a picture")) as file:
                 pixels = read_pixels(file, one.pages)
             if one.name == IMAGE:

@@ -246,6 +246,15 @@ def test_all_masks_on_another_grid_and_all_damaged_files_are_listed_at_once(tmp_
     assert doctor(root, pictures=tmp_path.parent / f"{tmp_path.name}_sheets") == 2
 
 
+def test_a_mask_whose_numbers_may_be_rounded_is_named_as_in_training(tmp_path):
+    root = dataset(tmp_path)
+    write(root / "masks/scan4.nii.gz", read(root / "masks/scan4.nii.gz").astype(np.float64) * (2**24 + 1))
+    finding = told(examine(root), "unreadable")
+    assert (
+        finding.count == 1 and "masks/scan4.nii.gz: the mask holds numbers of 16777216 or more" in finding.examples[0]
+    )
+
+
 def test_values_of_no_class_name_the_volume_and_the_slice(tmp_path):
     root = dataset(tmp_path)
     mask = read(root / "masks/scan4.nii.gz")

@@ -93,6 +93,34 @@ def test_neighbours_of_each_contrast_are_channels(tmp_path):
         read_input(path, spec(slices=3))
 
 
+@pytest.mark.parametrize(
+    ("contrasts", "slices", "takes", "message"),
+    [
+        (
+            2,
+            3,
+            1,
+            r"scan\.nii: the volume has 2 contrasts, and the model takes 1: a fourth dimension is read as contrasts",
+        ),
+        (3, 3, 1, r"has 3 contrasts, and the model takes 1: .* one point in time, as a 3-D file"),
+        (1, 1, 3, r"has 1 contrast, and the model takes 3: give a 4-D file with the 3 contrasts"),
+        (2, 1, 3, r"has 2 contrasts, and the model takes 3: give a 4-D file"),
+    ],
+)
+def test_a_wrong_number_of_contrasts_is_told_from_the_number_of_slices(tmp_path, contrasts, slices, takes, message):
+    path = saved(tmp_path / "scan.nii", np.ones((3, 3, 3, contrasts), np.float32))
+    with pytest.raises(AtrousError, match=message):
+        read_input(SlicePlace(path, "axial", 1).path, spec(slices, takes))
+
+
+def test_a_model_of_pictures_says_that_channels_are_no_contrasts(tmp_path):
+    path = saved(tmp_path / "scan.nii", np.ones((3, 3, 3), np.float32))
+    with pytest.raises(
+        AtrousError, match="the volume has 1 contrast, and the model takes 3: it was trained on pictures"
+    ):
+        read_input(SlicePlace(path, "axial", 1).path, Input((0.0,) * 3, (1.0,) * 3))
+
+
 def test_voxels_without_a_number_hold_no_data(tmp_path):
     values = np.ones((3, 3, 3), np.float32)
     values[0, 0, 1] = np.nan

@@ -16,9 +16,9 @@ from atrous.data.doctor.volume_facts import VolumeFacts, fingerprint, intensitie
 from atrous.data.mask_value_map import IGNORE_INDEX, UNKNOWN, ClassTable
 from atrous.data.pictures import StoredMask, whole_numbers
 from atrous.data.volumes.read_volume import read_volume
+from atrous.data.volumes.slice_pixels import mask_values
 from atrous.data.volumes.slices import pictures_of
 from atrous.data.volumes.volume import Volume
-from atrous.errors import AtrousError
 
 _READERS = 4  # number of threads at most: each holds a volume and its mask, of up to some hundred MB
 
@@ -71,10 +71,8 @@ def _read(path: Path, problems: list[str]) -> Volume | None:
 
 
 def _mask_values(stored: Volume, path: Path) -> StoredMask:
-    """Returns the values of a mask, X×Y×Z; raises AtrousError if they are not one whole number per voxel."""
-    if stored.values.shape[3] != 1:
-        raise AtrousError(f"{path}: a mask has one value per voxel, and the file has {stored.values.shape[3]}.")
-    values, nodata = stored.values[..., 0], None
+    """Returns the values of a mask, X×Y×Z; raises AtrousError if they are not one exact whole number per voxel."""
+    values, nodata = mask_values(stored.values, path), None
     if values.dtype.kind == "f":
         values, nodata = whole_numbers(values, None, path)
     if values.min() >= 0 and values.max() <= np.iinfo(np.uint8).max:

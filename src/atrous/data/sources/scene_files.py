@@ -13,9 +13,9 @@ from atrous.data.sources.joined import JoinedSource, joined
 from atrous.data.sources.per_image_standardisation import StandardisedSource
 from atrous.data.sources.source import Pixels, Source, whole
 from atrous.data.volumes.slice_pixels import read_slice
-from atrous.data.volumes.slices import slice_place
+from atrous.data.volumes.slices import is_volume, slice_place
 from atrous.errors import AtrousError
-from atrous.input_spec import Input
+from atrous.input_spec import Input, check_takes_pictures
 
 
 def read_scene(files: Sequence[Path], inputs: Sequence[Input]) -> Pixels:
@@ -62,6 +62,7 @@ def _windows_of(file: Path, one: Input, first: bool) -> Source:
     if not first and file.suffix.lower() not in RASTER_SUFFIXES:
         values, valid, doubtful = read_input(file, one)
         return ArraySource(values, valid, doubtful)
+    check_takes_pictures(one)
     source = GeoTiffSource(file, one.channels, one.pages, one.missing)
     return StandardisedSource(source) if one.normalize == "per_image" else source
 
@@ -72,7 +73,11 @@ def as_input(pixels: Pixels, one: Input) -> Pixels:
     Args:
         pixels: the stored pixels, with the channels of the input.
         one: the input; it defines which values are missing, and whether pictures are normalised.
+
+    Raises:
+        AtrousError: the input is a slice of a volume, whose normalisation needs the whole volume.
     """
+    check_takes_pictures(one)
     values, valid, doubtful = pixels
     if one.missing:
         valid = without(values, valid, one.missing)
@@ -114,9 +119,9 @@ def read_input(file: Path, one: Input) -> Pixels:
     if (place := slice_place(file)) is not None:
         values, valid = read_slice(place, one)
         return Pixels(values, valid)
-    if one.planes:
-        raise AtrousError(
-            f"{file}: the model was trained on slices of volumes. Give a volume, or a slice such as "
-            "scan.nii.gz/axial/0012."
-        )
+    if one.planes and not is_volume(file):  # for a volume, the reader of pictures raises its own error
+        try:
+            check_takes_pictures(one)
+        except AtrousError as error:
+            raise AtrousError(f"{file}: {error}") from error
     return as_input(read_picture_pixels(file, one.channels, one.pages), one)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from atrous.data.pixels import PictureKind, StoredPixels
 from atrous.data.volumes.read_volume import read_volume, volume_shape
 from atrous.data.volumes.slices import SlicePlace, pictures_of, with_neighbours
 from atrous.data.volumes.volume import Volume
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, counted
 from atrous.input_spec import Input
 
 #: Smallest whole number from which on float32 does not represent all whole numbers.
@@ -75,10 +77,7 @@ def volume_pixels(volume: Volume, plane: str, index: int, one: Input) -> tuple[n
     Raises:
         AtrousError: there is no such slice, or the volume has another number of contrasts.
     """
-    if volume.values.shape[3] * one.slices != one.channels:
-        raise AtrousError(
-            f"the volume has {volume.values.shape[3]} contrasts, and the model takes {one.channels // one.slices}."
-        )
+    check_contrasts(volume.values.shape[3], one)
     values = with_neighbours(pictures_of(volume.values, plane), index, one.slices).astype(np.float32)
     finite = np.isfinite(values)
     if one.missing:
@@ -94,6 +93,27 @@ def volume_pixels(volume: Volume, plane: str, index: int, one: Input) -> tuple[n
     return values, None if valid.all() else valid
 
 
+def check_contrasts(contrasts: int, one: Input) -> None:
+    """Checks that a volume has as many contrasts as a model takes.
+
+    Args:
+        contrasts: number of contrasts or points in time of the volume, ≥ 1.
+        one: input of the model.
+
+    Raises:
+        AtrousError: the numbers differ; the message states both.
+    """
+    takes = one.channels // one.slices
+    if contrasts == takes:
+        return
+    cure = f"give a 4-D file with the {takes} contrasts of the training, in the same order."
+    if takes == 1:
+        cure = "a fourth dimension is read as contrasts, so give one contrast, or one point in time, as a 3-D file."
+    if not one.planes:
+        cure = "it was trained on pictures, whose channels are not contrasts of a volume."
+    raise AtrousError(f"the volume has {counted(contrasts, 'contrast')}, and the model takes {takes}: {cure}")
+
+
 def read_slice_mask(place: SlicePlace) -> np.ndarray:
     """Reads the stored values of one slice of a mask.
 
@@ -101,18 +121,32 @@ def read_slice_mask(place: SlicePlace) -> np.ndarray:
         place: place of the slice.
 
     Raises:
-        AtrousError: as for `read_volume`; there is no such slice; the mask has several values per voxel; or its numbers
-            are floats, or scaled, and too large to be exact.
+        AtrousError: as for `read_volume` and `mask_values`, or there is no such slice.
     """
-    values = _slices(place, 1)
-    if values.shape[2] != 1:
-        raise AtrousError(f"{place.file}: a mask has one value per voxel, and the file has {values.shape[2]}.")
+    return mask_values(_slices(place, 1), place.file)
+
+
+def mask_values(values: np.ndarray, file: Path) -> np.ndarray:
+    """Returns the one value of each pixel or voxel of a mask.
+
+    Args:
+        values: H×W×C or X×Y×Z×C values of a mask, as they were read.
+        file: the mask's file, for messages.
+
+    Returns:
+        H×W or X×Y×Z.
+
+    Raises:
+        AtrousError: there are several values per voxel, or floats that are too large to be exact.
+    """
+    if values.shape[-1] != 1:
+        raise AtrousError(f"{file}: a mask has one value per voxel, and the file has {values.shape[-1]}.")
     if values.dtype.kind == "f" and (np.abs(values[np.isfinite(values)]) >= EXACT).any():
         raise AtrousError(
-            f"{place.file}: the mask holds numbers of {EXACT} or more as floats, or with a slope or an intercept, so "
+            f"{file}: the mask holds numbers of {EXACT} or more as floats, or with a slope or an intercept, so "
             "they are not exact. Save it as integers (int32) without a scale."
         )
-    return values[:, :, 0]
+    return values[..., 0]
 
 
 def _slices(place: SlicePlace, slices: int) -> np.ndarray:

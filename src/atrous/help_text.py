@@ -36,8 +36,8 @@ GROUPS = {
         "write_split", "scores", "overwrite", "print_schema",
     ),
     "The network and its quality": (
-        "architecture", "backbone", "num_classes", "in_channels", "output_stride", "scales", "flip", "tolerance", "crf",
-        "crf_search", "crf_images", "half", "int8", "max_drop", "epochs",
+        "architecture", "backbone", "num_classes", "in_channels", "output_stride", "scales", "flip", "tolerance",
+        "largest_part", "smallest_part", "crf", "crf_search", "crf_images", "half", "int8", "max_drop", "epochs",
     ),
     "Displayed content": ("explain.classes", "most"),
     "Address and access": ("host", "port", "key_file"),

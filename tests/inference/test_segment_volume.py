@@ -304,3 +304,27 @@ def test_missing_values_have_no_class_in_any_number_of_planes(models, scan, tmp_
         atrous.save(model, tmp_path / file.name)
         labels = segment_volume(Segmenter(tmp_path / file.name, **OPTIONS), read_nifti(tmp_path / "scan.nii"))
         assert np.argwhere(labels == 255).tolist() == [[2, 3, 4]]
+
+
+def test_predict_keeps_the_largest_part_of_a_class(models, scan, tmp_path, make_model):
+    ndimage = pytest.importorskip("scipy.ndimage")
+
+    def parts_by_class(name, **more):
+        (path,) = predict(models[3], [scan], out=tmp_path / name, **more, **OPTIONS)
+        mask = np.asanyarray(nibabel.load(path).dataobj)
+        return {one: ndimage.label(mask == one, np.ones((3, 3, 3)))[1] for one in np.unique(mask) if one}
+
+    names = atrous.load(models[3]).info.classes
+    before = parts_by_class("all")
+    assert max(before.values()) > 1
+    assert set(parts_by_class("largest", largest_part=("all",)).values()) == {1}
+    several = max(before, key=before.__getitem__)
+    cleaned = parts_by_class("one", largest_part=(names[several],))
+    assert cleaned[several] == 1 and {**cleaned, several: 0} == {**before, several: 0}
+    assert not parts_by_class("none", smallest_part=("all=1000",))
+    with pytest.raises(AtrousError, match="CLASS=ML, such as liver=5, got 'liver'"):
+        parts_by_class("wrong", smallest_part=("liver",))
+    picture = tmp_path / "picture.safetensors"
+    atrous.save(make_model("deeplabv3plus", backbone="mobilenetv2_050"), picture)
+    with pytest.raises(AtrousError, match="this model was trained on pictures"):
+        predict(picture, [scan], out=tmp_path / "picture", largest_part=("all",))

@@ -29,6 +29,7 @@ from atrous.errors import AtrousError, counted
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import doubts_of_files
 from atrous.inference.segmenter import Segmenter
+from atrous.inference.volume_parts import parts_to_keep
 from atrous.learning.bootstrap import FEW
 from atrous.learning.confusion_matrix import ConfusionMatrix
 from atrous.learning.crf_search import Trial, best_of, coarse_to_fine, evenly, trials_of
@@ -77,6 +78,8 @@ def evaluate(
     split: str = "val",
     json: Path | None = None,
     tolerance: float = 1.0,
+    largest_part: tuple[str, ...] = (),
+    smallest_part: tuple[str, ...] = (),
     crf_search: bool = False,
     crf_images: int = 100,
     save_crf: Path | None = None,
@@ -95,6 +98,10 @@ def evaluate(
         split: split to measure on.
         json: JSON file to write the results to.
         tolerance: largest distance at which the surface Dice of volumes counts two surfaces as equal, in mm, ≥ 0.
+        largest_part: classes of which only the largest connected part of a volume's mask is measured, as in
+            `atrous predict`.
+        smallest_part: smallest volume of a connected part that is measured in a volume's mask, in ml, for each class,
+            such as liver=5,tumour=0.1.
         crf_search: search the best settings of the CRF on this split, from coarse to fine, then measure with them.
         crf_images: largest number of pictures of the split to search on, ≥ 1; the papers use 100.
         save_crf: model file to write: a copy of the model with the settings of the CRF.
@@ -119,6 +126,7 @@ def evaluate(
         overwrite=overwrite,
     )
     reading = DatasetSpec(data, **given_to(DatasetSpec, options))
+    parts = parts_to_keep(largest_part, smallest_part, spec.read_info()) if largest_part or smallest_part else None
     segmenter = spec.open(note)
     warn_if_fresh(segmenter.info.provenance)
     dataset = open_to_measure(reading, segmenter.info.provenance, segmenter.info.preprocessing.image)
@@ -147,7 +155,9 @@ def evaluate(
         **with_intervals(summarise(measure(segmenter, dataset, items), segmenter.info), dataset.groups_from),
     }
     if preprocessing.image.planes:
-        results["volumes"] = measure_volumes(segmenter, dataset, items, tolerance)
+        results["volumes"] = measure_volumes(segmenter, dataset, items, tolerance, parts)
+        given = {"largest_part": largest_part, "smallest_part": smallest_part}
+        results["volumes"] |= {name: list(value) for name, value in given.items() if value}
     _print(results)
     if "volumes" in results:
         _print_volumes(results["volumes"])

@@ -33,6 +33,7 @@ from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import doubts_of_files
 from atrous.inference.predict_jobs import Job, Worker, plan
 from atrous.inference.predict_records import Record, summarise
+from atrous.inference.volume_parts import parts_to_keep
 from atrous.option_fields import given_to, taking
 from atrous.overwrite_checks import json_output, no_empty_folder
 from atrous.paths import Place, shown_place
@@ -59,6 +60,8 @@ def predict(
     overlay: bool = False,
     raw: bool = False,
     format: MaskFormat = "nifti",
+    largest_part: tuple[str, ...] = (),
+    smallest_part: tuple[str, ...] = (),
     json: Path | None = None,
     overwrite: bool = False,
     **options: Any,
@@ -75,6 +78,10 @@ def predict(
         overlay: also write each picture with the colours of its mask over it and a legend below, as NAME.overlay.png.
         raw: write the values that the training masks had, instead of class indices with a palette.
         format: format of the masks of volumes: nifti, or dicom-seg for DICOM series.
+        largest_part: classes of which only the largest connected part of a volume's mask is kept, such as liver,spleen;
+            all for every class but the first one.
+        smallest_part: smallest volume of a connected part that is kept in a volume's mask, in ml, for each class, such
+            as liver=5,tumour=0.1; all=1 for every other class but the first one.
         json: JSON file to write the results to; for each picture, it contains the path of the mask, the share of each
             class in the pixels with data, and the share of pixels without data (if any), or the error if it failed.
         overwrite: also replace files that atrous did not write; inputs are never replaced.
@@ -89,7 +96,9 @@ def predict(
         SomeInputsFailed: some pictures could not be segmented; the masks of all others are written.
     """
     spec = ModelSpec(model, **given_to(ModelSpec, options))
-    also = [json_output("json", json)]
+    also, parts = [json_output("json", json)], None
+    if largest_part or smallest_part:
+        parts = parts_to_keep(largest_part, smallest_part, spec.read_info())
     out = out if (folder := local_path(out)) is None else folder
     with _processes() as processes, no_empty_folder(out) if isinstance(out, Path) else nullcontext():
         jobs = processes.on_rank_zero(
@@ -105,7 +114,7 @@ def predict(
                 also=also,
             )
         )
-        worker = Worker(spec, note)
+        worker = Worker(spec, note, parts)
         warn_if_fresh(worker.segmenter.info.provenance)
         own, preprocessing = processes.part(jobs), worker.segmenter.info.preprocessing
         here = [job.picture for job in own if isinstance(job.picture, Path) and slice_place(job.picture) is None]
@@ -113,8 +122,8 @@ def predict(
         worker.segmenter.preparation.warn_of(doubts_of_files(kinds, preprocessing))
         if preprocessing.image.channels == 3 and (grey := sum(kind.channels == 1 for kind in kinds.values())):
             note(f"{counted(grey, 'picture')} in grey: the model takes 3 channels, so the grey values are repeated")
-        parts = processes.gather(_work(worker, own, len(jobs), out, json))
-        records = [record for turn in zip_longest(*parts) for record in turn if record is not None]
+        done = processes.gather(_work(worker, own, len(jobs), out, json))
+        records = [record for turn in zip_longest(*done) for record in turn if record is not None]
         if overlay and (windowed := sum(record.work is not None for record in records)):
             note(f"no overlay for {counted(windowed, 'GeoTIFF')}: a geographic viewer shows the mask over the picture")
         summary = summarise(records)

@@ -46,6 +46,7 @@ from atrous.inference.prediction import Prediction
 from atrous.inference.remote_overwrite_checks import check_is_remote_folder, check_remote_outputs
 from atrous.inference.segment_volume import segment_volume
 from atrous.inference.tiled_inference import Counted
+from atrous.inference.volume_parts import VolumeParts
 from atrous.inference.whole_or_tiled import Progress
 from atrous.input_spec import IMAGE
 from atrous.models.info import Info
@@ -182,6 +183,7 @@ class Worker:
     Args:
         spec: specification of the model.
         say: called with one line when a picture is tiled, with the reason, and when memory ran out.
+        parts: connected parts that the masks of volumes keep; None for all.
 
     Attributes:
         segmenter: segmenter that runs the model.
@@ -191,11 +193,13 @@ class Worker:
     """
 
     @checked
-    def __init__(self, spec: ModelSpec, say: Callable[[str], object] = lambda line: None) -> None:
+    def __init__(
+        self, spec: ModelSpec, say: Callable[[str], object] = lambda line: None, parts: VolumeParts | None = None
+    ) -> None:
         if not isinstance(spec, ModelSpec):
             raise AtrousError(f"spec must be an atrous.ModelSpec, got {shown(spec)}.")
         self.segmenter = spec.open(say)
-        self._spec, self._say = spec, say
+        self._spec, self._say, self._parts = spec, say, parts
         self._stopped = Event()
 
     def __call__(self, job: Job) -> Record:
@@ -275,7 +279,10 @@ class Worker:
             if isinstance(read, Opened):
                 return self._segment_windows(job, read, progress)
             if isinstance(read, Volume):
-                return segment_volume(self.segmenter, read, progress)
+                labels = segment_volume(self.segmenter, read, progress)
+                if self._parts is not None:
+                    self._parts.clean(labels, read.grid)
+                return labels
             mask = self.segmenter.any_size(
                 self.segmenter.preparation.filled(read), read.valid, name=shown_place(job.picture), progress=progress
             )

@@ -8,6 +8,7 @@ import numpy as np
 
 from atrous.data.volumes.grid import Grid
 from atrous.errors import AtrousError, missing_extra, named, shown
+from atrous.models.info import Info
 from atrous.option_fields import in_words
 
 #: Word that stands for every class but the first one, the background.
@@ -72,6 +73,33 @@ class VolumeParts:
             if index in self.largest:
                 removed |= np.arange(len(sizes)) != sizes.argmax()
             inside[np.concatenate([[False], removed])[parts]] = 0
+
+
+def parts_to_keep(largest: Sequence[str], smallest: Sequence[str], info: Info) -> VolumeParts | None:
+    """Returns the parts that the options of a command keep; None without options.
+
+    Args:
+        largest: as in `VolumeParts`.
+        smallest: texts CLASS=ML, such as "liver=5", with the volumes of `VolumeParts`.
+        info: metadata of the model.
+
+    Raises:
+        AtrousError: the model was trained on pictures, a text has another form, or as in `VolumeParts`.
+    """
+    if not largest and not smallest:
+        return None
+    if not info.preprocessing.image.planes:
+        raise AtrousError(
+            "largest-part and smallest-part are for volumes, and this model was trained on pictures: leave them out."
+        )
+    volumes = {}
+    for text in smallest:
+        name, _, number = text.rpartition("=")
+        try:
+            volumes[name] = float(number)
+        except ValueError:
+            raise AtrousError(f"smallest-part takes CLASS=ML, such as liver=5, got {shown(text)}.") from None
+    return VolumeParts(tuple(info.classes), largest=tuple(largest), smallest=volumes)
 
 
 def _box(where: np.ndarray) -> tuple[slice, ...] | None:

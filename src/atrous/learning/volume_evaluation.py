@@ -19,6 +19,7 @@ from atrous.data.volumes.slices import SlicePlace, pictures_of, slice_place
 from atrous.errors import AtrousError
 from atrous.inference.segment_volume import segment_volume
 from atrous.inference.segmenter import Segmenter
+from atrous.inference.volume_parts import VolumeParts
 from atrous.learning.distributed import current_group
 from atrous.learning.evaluation import matching_classes
 from atrous.learning.surface_metrics import SurfaceMetrics, case_metrics, summarise_cases
@@ -38,7 +39,11 @@ def check_tolerance(tolerance: float) -> None:
 
 
 def measure_volumes(
-    segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], tolerance: float | None
+    segmenter: Segmenter,
+    dataset: Dataset,
+    items: Sequence[Item],
+    tolerance: float | None,
+    parts: VolumeParts | None = None,
 ) -> dict[str, Any]:
     """Segments the volumes of a split as `atrous predict` does, and compares each prediction with the volume's mask.
 
@@ -47,6 +52,7 @@ def measure_volumes(
         dataset: dataset of the items.
         items: slices of labelled volumes, at least one.
         tolerance: as in `case_metrics`, in millimetres.
+        parts: connected parts that the masks keep; None for all.
 
     Returns:
         A dict for JSON: "tolerance_mm"; "classes" with the means over patients and their 95 % intervals; and "cases"
@@ -72,6 +78,8 @@ def measure_volumes(
             truth = remap[_labels(dataset, mask, volume.grid.shape)]
             truth[~volume.valid(segmenter.info.preprocessing.image.missing)] = IGNORE_INDEX
             labels = segment_volume(segmenter, volume)
+            if parts is not None:
+                parts.clean(labels, volume.grid)
             scores = case_metrics(truth, labels, volume.grid.affine[:3, :3], measured, tolerance=tolerance)
             found.append((str(file), item.group, scores))
             progress.update(task, advance=1)

@@ -103,8 +103,10 @@ def trained(options: argparse.Namespace, arm: str, changes: dict[str, Any], fold
             train(read_recipe(run / "config.yaml"), resume=run)
         else:
             train(read_recipe(RECIPE, {"data.root": str(root), **changes}), out=run)
-        before = json.loads((run / "minutes.json").read_text()) if (run / "minutes.json").exists() else 0.0
-        (run / "minutes.json").write_text(json.dumps(before + (time.perf_counter() - start) / 60))
+        before = (
+            json.loads((run / "minutes.json").read_text(encoding="utf-8")) if (run / "minutes.json").exists() else 0.0
+        )
+        (run / "minutes.json").write_text(json.dumps(before + (time.perf_counter() - start) / 60), encoding="utf-8")
     return run
 
 
@@ -117,7 +119,7 @@ def measured(run: Path) -> list[dict[str, Any]]:
 def row(name: str, runs: list[Path], folds: list[list[dict[str, Any]]]) -> str:
     """Returns the row of an arm."""
     cases = [case for fold in folds for case in fold]
-    minutes = np.mean([json.loads((run / "minutes.json").read_text()) for run in runs])
+    minutes = np.mean([json.loads((run / "minutes.json").read_text(encoding="utf-8")) for run in runs])
     cells = []
     for one in CLASSES:
         by_subject: dict[str, list[float]] = {}

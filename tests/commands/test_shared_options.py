@@ -20,7 +20,7 @@ from atrous.option_fields import fields_of
 VERBS = sorted(verbs())
 MEASURING = ("evaluate", "compare")
 #: Options that are named alike, and mean another thing in each verb, or in one verb.
-OWN = {"out", "json", "overwrite", "classes", "in_channels", "output_stride of convert"}
+OWN = {"out", "json", "overwrite", "classes", "in_channels", "output_stride of convert", "format"}
 #: The verbs that run a model or read a dataset, with the options that they share.
 TAKEN = {
     "predict": {*fields_of(ModelSpec), "input"} - {"path"},

@@ -83,7 +83,7 @@ EXPORTS = {
     "Labelbox": ("images/a.jpg", "export.ndjson", LABELBOX, "Labelbox's labels"),
     "Labelbox, old": ("images/a.jpg", "export.json", LABELBOX_1, "Labelbox's labels"),
     "SuperAnnotate": ("a.jpg", "a.jpg.json", SUPER, "SuperAnnotate's outlines.*include_fuse"),
-    "Kaggle": ("train/a.jpg", "train.csv", "ImageId,EncodedPixels\na.jpg,1 3 10 5\n", "run-length codes.*columns"),
+    "Kaggle": ("train/a.jpg", "train.csv", "ImageId,EncodedPixels\na.jpg,1 3 10 5\n", "codes.*column by column"),
     "BDD100K": ("images/a.jpg", "labels/all.json", BDD, r"BDD100K.*bdd100k\.label\.to_mask"),
     "GeoJSON": ("images/a.tif", "roads.geojson", GEO, r"GeoJSON.*rasterio\.features\.rasterize"),
     "SageMaker": ("images/a.jpg", "output.manifest", MANIFEST, "SageMaker's labels.*-ref contains"),

@@ -357,7 +357,7 @@ def spoil(writer: Writer, what: str) -> None:
             tensor.shape = [2**30, 2**30, 2**30, 2**30]
         case "graph without input":
             writer.graph.inputs = []
-        case "names graph 0 of 0":
+        case "names graph 0, but the number of entries is 0":
             writer.model.subgraphs = []
         case "biases":
             writer.graph.tensors[writer.convolutions()[-1].inputs[2]].shape = [CLASSES - 1]
@@ -393,7 +393,7 @@ def spoil(writer: Writer, what: str) -> None:
         "damaged: it names operator code",
         "damaged: its tables",
         "graph without input",
-        "names graph 0 of 0",
+        "names graph 0, but the number of entries is 0",
         "biases",
         "operators; at most",
         "tensors overlap",

@@ -98,10 +98,10 @@ def evaluate(
         split: split to measure on.
         json: JSON file to write the results to.
         tolerance: largest distance at which the surface Dice of volumes counts two surfaces as equal, in mm, ≥ 0.
-        largest_part: classes of which only the largest connected part of a volume's mask is measured, as in
-            `atrous predict`.
-        smallest_part: smallest volume of a connected part that is measured in a volume's mask, in ml, for each class,
-            such as liver=5,tumour=0.1.
+        largest_part: classes of which only the largest connected part of a volume's mask is kept, such as liver,spleen;
+            all for every class but the first one.
+        smallest_part: smallest volume of a connected part that is kept in a volume's mask, in ml, for each class, such
+            as liver=5,tumour=0.1; all=1 for every other class but the first one.
         crf_search: search the best settings of the CRF on this split, from coarse to fine, then measure with them.
         crf_images: largest number of pictures of the split to search on, ≥ 1; the papers use 100.
         save_crf: model file to write: a copy of the model with the settings of the CRF.

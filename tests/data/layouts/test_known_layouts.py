@@ -160,11 +160,10 @@ def test_files_of_other_kinds_are_counted_by_suffix(tmp_path):
         (tmp_path / f"masks/{index}.npy").write_bytes(b"1")
     notes = told(tmp_path)
     assert (
-        f"{tmp_path / 'images'}: 3 files ending in .heic (0.heic, …) skipped, because atrous does not read this format"
-        in notes
+        f"{tmp_path / 'images'}: 3 files ending in .heic (0.heic, …) are skipped, because atrous does not read" in notes
     )
     assert (
-        f"{tmp_path / 'masks'}: 3 files ending in .npy (0.npy, …) skipped, because atrous does not read this format"
+        f"{tmp_path / 'masks'}: 3 files ending in .npy (0.npy, …) are skipped, because atrous does not read this format"
         in notes
     )
 
@@ -289,7 +288,7 @@ def label_studio(root: Path) -> Path:
 
 def test_masks_of_one_label_each_are_joined_by_the_lines_of_the_documentation(tmp_path, monkeypatch):
     root = label_studio(tmp_path)
-    with pytest.raises(AtrousError, match=r"one label only, 'car'.*docs/data\.md"):
+    with pytest.raises(AtrousError, match=r"only the label 'car'.*docs/data\.md"):
         open_dataset(root)
     page = (Path(__file__).parents[3] / "docs/data.md").read_text(encoding="utf-8")
     lines = page.split("## Label Studio")[1].split("```python")[1].split("```")[0]
@@ -306,7 +305,7 @@ def test_masks_of_one_label_each_without_pictures(tmp_path):
     label_studio(tmp_path)
     for path in list((tmp_path / "labels").iterdir()):
         path.rename(tmp_path / path.name)
-    with pytest.raises(AtrousError, match="one label only"):
+    with pytest.raises(AtrousError, match="only the label"):
         open_dataset(tmp_path)
 
 

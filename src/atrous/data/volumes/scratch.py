@@ -19,12 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from atrous.atomic_write import atomic_path, write_text
 from atrous.data.volumes.grid import Grid
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError
+from atrous.json_yaml import read_json
 
 #: Environment variable with the folder of scratch files; the system's folder of temporary files by default.
 VARIABLE = "ATROUS_SCRATCH"
@@ -40,9 +40,11 @@ def open_scratch(key: tuple[object, ...]) -> Volume | None:
     """
     file = _file(key)
     try:
-        record = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        if not file.exists():
+            return None
+        record = read_json(file.with_suffix(".json"))
         values = np.lib.format.open_memmap(file, "r")
-    except OSError:
+    except (OSError, AtrousError):  # removed meanwhile
         return None
     return Volume(values, Grid(tuple(record["shape"]), np.array(record["affine"])), tuple(record["notes"]))
 
@@ -124,6 +126,8 @@ def _make_folder(folder: Path) -> None:
         raise PermissionError(f"{folder.parent} belongs to another user.")
     if folder.is_dir():
         return
+    import psutil  # not at the top: Python without the module resource has no psutil, and few processes need it
+
     for other in folder.parent.iterdir():
         if other.name.isdigit() and not psutil.pid_exists(int(other.name)):
             shutil.rmtree(other, ignore_errors=True)

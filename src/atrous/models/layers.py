@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from atrous.errors import AtrousError, shown
 from atrous.models.info import Preprocessing, aligned_side
 
-#: Smallest side in pixels of the picture in a training batch of one picture. At output stride 16 the last map then has
-#: 3×3 features, which are enough values per channel for batch statistics.
+#: If a training batch has only one picture, each of its sides must have at least this number of pixels. At output
+#: stride 16 the last map then has 3×3 features, which are enough values per channel for batch statistics.
 MINIMUM_SIDE_OF_ONE = 33
 
 #: (eps > 0, momentum 0–1) of a batch norm, in PyTorch's sense of momentum.
@@ -265,7 +265,7 @@ def initialise(head: nn.Module) -> None:
 
 
 def initialise_relu(module: nn.Module) -> None:
-    """Applies He initialisation, in place, to convolutions with a bias that a ReLU follows without a batch norm."""
+    """Applies He initialisation, in place, to convolutions with a bias; a ReLU follows each, without a batch norm."""
     for conv in module.modules():
         if isinstance(conv, nn.Conv2d):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")

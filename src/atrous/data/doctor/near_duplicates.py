@@ -27,7 +27,8 @@ class NearCopies:
 
     Args:
         pictures: the facts of each picture by its path, at least one.
-        alike: correlation of thumbnails from which pictures count as near copies, `PICTURES_ALIKE` or `VOLUMES_ALIKE`.
+        alike: smallest correlation of two thumbnails at which their pictures count as near copies, `PICTURES_ALIKE`
+            or `VOLUMES_ALIKE`.
     """
 
     def __init__(self, pictures: Mapping[Path, PictureFacts], alike: float = PICTURES_ALIKE) -> None:

@@ -8,7 +8,7 @@ from atrous.data.mask_value_map import ClassTable
 from atrous.data.splits.split_names import canonical_split
 from atrous.errors import counted, nearest
 
-#: Largest number of pictures of a split whose score means little.
+#: If a split has at most this number of pictures, its score means little.
 FEW = 2
 
 

@@ -27,7 +27,7 @@ LOW = {
         "logger",
         "software_tag",
     ),
-    *("overwrite_checks", "memory_errors", "paths", "version"),
+    *("overwrite_checks", "memory_errors", "paths", "version", "file_lock"),
 }
 ALLOWED = {
     "errors": set(),
@@ -54,7 +54,7 @@ ALLOWED = {
     "model_state_dict": LOW | {"models"},
     "roundtrip_check": LOW | {"models", "model_state_dict"},
     "model_file": LOW | {"crf", "models", "model_state_dict", "roundtrip_check"},
-    "run_folder": LOW | {"model_file", "file_lock"},
+    "run_folder": LOW | {"model_file"},
     "weights": LOW | {"models", "data", "model_file", "console", "device"},
     "learning": LOW
     | {"crf", "models", "data", "model_file", "console", "device", "run_folder", "charts"}

@@ -94,7 +94,7 @@ def test_probabilities_in_a_scratch_file_give_the_same_mask(models, scan, tmp_pa
     monkeypatch.setattr("atrous.inference.segment_volume.IN_MEMORY", 100)
     np.testing.assert_array_equal(segment_volume(segmenter, volume), expected)
     assert "GB in a scratch file" in lines[0] and str(tmp_path) in lines[0]
-    assert not [one for one in tmp_path.rglob("*") if one.is_file()]
+    assert not [one for one in tmp_path.rglob("*") if one.is_file() and one.name != "lock"]
     (tmp_path / "file").touch()
     monkeypatch.setenv("ATROUS_SCRATCH", str(tmp_path / "file"))
     with pytest.raises(AtrousError, match="no scratch file can be written"):
@@ -324,6 +324,10 @@ def test_predict_keeps_the_largest_part_of_a_class(models, scan, tmp_path, make_
     assert not parts_by_class("none", smallest_part=("all=1000",))
     with pytest.raises(AtrousError, match="CLASS=ML, such as liver=5, got 'liver'"):
         parts_by_class("wrong", smallest_part=("liver",))
+    with pytest.raises(AtrousError, match="for whole volumes"):
+        predict(
+            models[3], [SlicePlace(scan, "axial", 1).path], out=tmp_path / "slice", largest_part=("all",), **OPTIONS
+        )
     picture = tmp_path / "picture.safetensors"
     atrous.save(make_model("deeplabv3plus", backbone="mobilenetv2_050"), picture)
     with pytest.raises(AtrousError, match="this model was trained on pictures"):

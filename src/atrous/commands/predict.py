@@ -33,7 +33,7 @@ from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import doubts_of_files
 from atrous.inference.predict_jobs import Job, Worker, plan
 from atrous.inference.predict_records import Record, summarise
-from atrous.inference.volume_parts import parts_to_keep
+from atrous.inference.volume_parts import check_volumes, parts_to_keep
 from atrous.option_fields import given_to, taking
 from atrous.overwrite_checks import json_output, no_empty_folder
 from atrous.paths import Place, shown_place
@@ -114,6 +114,8 @@ def predict(
                 also=also,
             )
         )
+        if parts is not None:
+            check_volumes([job.picture for job in jobs])
         worker = Worker(spec, note, parts)
         warn_if_fresh(worker.segmenter.info.provenance)
         own, preprocessing = processes.part(jobs), worker.segmenter.info.preprocessing

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from atrous.data.dataset import Dataset, Item
 from atrous.data.input_files import InputFiles
@@ -34,16 +33,17 @@ def with_slices(dataset: Dataset, planes: tuple[str, ...], slices: int | None) -
     if not holds_volumes(dataset):
         return dataset
     image = input_of_slices(dataset, planes, slices)
-    found: dict[Path, tuple[Item, ...]] = {}
+    found: dict[Item, tuple[Item, ...]] = {}
 
     def sliced(part: Iterable[Item]) -> tuple[Item, ...]:
         for item in part:
-            if item.image not in found:
-                found[item.image] = _slices_of(item, image.planes)
-        return tuple(one for item in part for one in found[item.image])
+            if item not in found:
+                found[item] = _slices_of(item, image.planes)
+        return tuple(one for item in part for one in found[item])
 
     splits = {name: sliced(part) for name, part in dataset.splits.items()}
-    notes = first_notes([note for file in found if is_volume(file) and file.exists() for note in nifti_notes(file)])
+    files = {item.image: None for item in found if is_volume(item.image) and item.image.exists()}
+    notes = first_notes([note for file in files for note in nifti_notes(file)])
     return replace(
         dataset, notes=(*dataset.notes, *notes), splits=splits, unlisted=sliced(dataset.unlisted), inputs=(image,)
     )

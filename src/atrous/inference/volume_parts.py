@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from atrous.data.volumes.grid import Grid
+from atrous.data.volumes.slices import is_volume_place
 from atrous.errors import AtrousError, missing_extra, named, shown
 from atrous.models.info import Info
 from atrous.option_fields import in_words
+from atrous.paths import Place, shown_place
 
 #: Word that stands for every class but the first one, the background.
 ALL = "all"
@@ -100,6 +103,23 @@ def parts_to_keep(largest: Sequence[str], smallest: Sequence[str], info: Info) -
         except ValueError:
             raise AtrousError(f"smallest-part takes CLASS=ML, such as liver=5, got {shown(text)}.") from None
     return VolumeParts(tuple(info.classes), largest=tuple(largest), smallest=volumes)
+
+
+def check_volumes(places: Iterable[Place]) -> None:
+    """Checks that all inputs are whole volumes, because a slice does not show which of its parts are connected.
+
+    Args:
+        places: volumes, series, slices and pictures.
+
+    Raises:
+        AtrousError: an input is a slice or a picture.
+    """
+    for place in places:
+        if not (isinstance(place, Path) and is_volume_place(place)):
+            raise AtrousError(
+                f"largest-part and smallest-part are for whole volumes, and {shown_place(place)} is a picture or a "
+                "slice: leave the options out, or give the volume."
+            )
 
 
 def _box(where: np.ndarray) -> tuple[slice, ...] | None:

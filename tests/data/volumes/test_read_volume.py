@@ -4,13 +4,14 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from atrous.data.volumes import read_volume as module
 from atrous.data.volumes.read_volume import read_volume
-from atrous.data.volumes.scratch import scratch_folder
+from atrous.data.volumes.scratch import scratch_file, scratch_folder
 
 nibabel = pytest.importorskip("nibabel")
 AFFINE = np.array([[-1.5, 0.2, 0, 7], [0.1, 2, 0, -3], [0, 0, 3, 11], [0, 0, 0, 1]])
@@ -103,3 +104,18 @@ def test_no_process_leaves_scratch_files(volumes, tmp_path):
     assert len(list(folder.glob("*/*.npy"))) == 4
     assert run("ended") == "4\n"
     assert not list(folder.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems lock in another way")
+def test_the_files_of_a_running_process_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATROUS_SCRATCH", str(tmp_path))
+    script = "import sys\nfrom atrous.data.volumes.scratch import scratch_file\n"
+    script += "with scratch_file() as file:\n    print(file, flush=True)\n    sys.stdin.read()"
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8") as process:
+        assert process.stdout is not None and process.stdin is not None
+        file = Path(process.stdout.readline().strip())
+        with scratch_file() as own:
+            assert own.exists() and file.exists()
+        process.stdin.close()
+    assert not file.exists()

@@ -87,7 +87,7 @@ def write_dicom_seg(path: Path, labels: np.ndarray, like: Path, classes: ClassTa
         )
         content = io.BytesIO()
         found.save_as(content, enforce_file_format=True)
-    except (AttributeError, ValueError, TypeError, KeyError) as error:  # texts of errors may quote the header
+    except Exception as error:  # pydicom and highdicom raise many types, and their texts may quote the header
         raise AtrousError(
             f"{like}: the headers do not allow a DICOM-SEG ({type(error).__name__}). Write NIfTI instead."
         ) from None

@@ -36,10 +36,14 @@ class Grid:
     def __post_init__(self) -> None:
         affine = np.array(self.affine, dtype=np.float64)
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or affine[3].tolist() != [0, 0, 0, 1]:
-            raise AtrousError(f"the affine must be 4×4 finite numbers with the last row 0, 0, 0, 1, got {affine}.")
+            raise AtrousError(
+                f"the affine must be 4×4 finite numbers with the last row 0, 0, 0, 1, got {affine.tolist()}."
+            )
         sides = np.linalg.norm(affine[:3, :3], axis=0)
         if not (sides > 0).all() or abs(np.linalg.det(affine[:3, :3] / sides)) < 1e-3:
-            raise AtrousError(f"the affine is singular: two axes have one direction, or a voxel has no size: {affine}.")
+            raise AtrousError(
+                f"the affine is singular: two axes have one direction, or a voxel has no size: {affine.tolist()}."
+            )
         affine.flags.writeable = False
         object.__setattr__(self, "affine", affine)
 

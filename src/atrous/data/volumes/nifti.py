@@ -22,7 +22,7 @@ _DEFLATE = 1032
 #: Millimetres per unit of length of a NIfTI header: unknown, metre, millimetre, micrometre.
 _MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 #: Fields of a header that may name a patient or a place; a mask is written without them.
-_TEXTS = ("descrip", "db_name", "aux_file", "intent_name")
+_TEXTS = ("descrip", "data_type", "db_name", "aux_file", "intent_name")
 
 
 def read_nifti(path: Path) -> Volume:

@@ -44,7 +44,7 @@ def _check(path: Path, file: BinaryIO) -> None:
             continue
         order = "<" if struct.unpack_from("<i", start)[0] == size else ">"
         (end,) = struct.unpack_from(order + kind, start, place)
-        if not end - size <= MOST_BYTES:  # also NaN
+        if not size + 4 <= end <= size + MOST_BYTES:  # also NaN
             raise _damaged(path, f"the voxels begin at byte {end:g}")
         file.seek(size + 4)
         left = int(end) - size - 4

@@ -12,10 +12,12 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +26,17 @@ from atrous.atomic_write import atomic_path, write_text
 from atrous.data.volumes.grid import Grid
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError
+from atrous.file_lock import lock_file
 from atrous.json_yaml import read_json
 
 #: Environment variable with the folder of scratch files; the system's folder of temporary files by default.
 VARIABLE = "ATROUS_SCRATCH"
 #: Number of values that are copied at once into a file.
 _BLOCK = 2**24
+
+#: The locks of this process's folders, held until it ends.
+_locks = ExitStack()
+_locked: set[Path] = set()
 
 
 def open_scratch(key: tuple[object, ...]) -> Volume | None:
@@ -107,7 +114,7 @@ def scratch_file(suffix: str = "") -> Iterator[Path]:
 def scratch_folder() -> Path:
     """Returns the folder of this process and of its workers; it need not exist."""
     parent = multiprocessing.parent_process()
-    return _all_folders() / str(parent.pid if parent is not None else os.getpid())
+    return _all_folders() / f"{_host()}-{parent.pid if parent is not None else os.getpid()}"
 
 
 def _all_folders() -> Path:
@@ -120,18 +127,27 @@ def _file(key: tuple[object, ...]) -> Path:
 
 
 def _make_folder(folder: Path) -> None:
-    """Creates the folder of this process, readable by its user only, and removes those of processes that have ended."""
+    """Creates the folder of this process, readable by its user only, and removes those of processes that have ended.
+
+    A process locks its folder as long as it runs. Folders of other hosts are kept, because some network disks have no
+    locks.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if hasattr(os, "getuid") and folder.parent.stat().st_uid != os.getuid():
         raise PermissionError(f"{folder.parent} belongs to another user.")
-    if folder.is_dir():
+    if folder in _locked and folder.is_dir():
         return
-    import psutil  # not at the top: Python without the module resource has no psutil, and few processes need it
-
-    for other in folder.parent.iterdir():
-        if other.name.isdigit() and not psutil.pid_exists(int(other.name)):
-            shutil.rmtree(other, ignore_errors=True)
+    for other in folder.parent.glob(f"{_host()}-*"):
+        with suppress(OSError), lock_file(other / "lock") as ended:
+            if ended:  # also an older folder of the same process number
+                shutil.rmtree(other, ignore_errors=True)
     folder.mkdir(exist_ok=True, mode=0o700)
+    _locks.enter_context(lock_file(folder / "lock"))
+    _locked.add(folder)
+
+
+def _host() -> str:
+    return re.sub(r"\W", "_", socket.gethostname()) or "host"
 
 
 def remove_scratch() -> None:

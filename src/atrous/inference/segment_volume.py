@@ -40,7 +40,7 @@ def segment_volume(
 
     Raises:
         AtrousError: the model was trained on pictures, the volume has another number of contrasts, a CRF is given
-            for several planes, or the disk has no room for the scratch file.
+            for several planes, or the disk has too little free space for the scratch file.
     """
     planes = segmenter.info.preprocessing.image.planes
     if not planes:

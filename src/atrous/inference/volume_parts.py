@@ -78,8 +78,8 @@ class VolumeParts:
             inside[np.concatenate([[False], removed])[parts]] = 0
 
 
-def parts_to_keep(largest: Sequence[str], smallest: Sequence[str], info: Info) -> VolumeParts | None:
-    """Returns the parts that the options of a command keep; None without options.
+def parts_to_keep(largest: Sequence[str], smallest: Sequence[str], info: Info) -> VolumeParts:
+    """Returns the parts that the options of a command keep.
 
     Args:
         largest: as in `VolumeParts`.
@@ -89,8 +89,6 @@ def parts_to_keep(largest: Sequence[str], smallest: Sequence[str], info: Info) -
     Raises:
         AtrousError: the model was trained on pictures, a text has another form, or as in `VolumeParts`.
     """
-    if not largest and not smallest:
-        return None
     if not info.preprocessing.image.planes:
         raise AtrousError(
             "largest-part and smallest-part are for volumes, and this model was trained on pictures: leave them out."

@@ -230,7 +230,7 @@ def test_patience_waits_until_the_average_follows_the_weights(tiny, tmp_path, ca
 def test_a_split_of_few_pictures_is_warned_of(tiny, fresh_shapes, tmp_path, capsys):
     (fresh_shapes / "splits" / "val.txt").write_text("val_1")
     train(tiny(data__root=str(fresh_shapes)), out=tmp_path / "run")
-    assert "The split 'val' has 1 picture: its score says little about other pictures" in said(capsys)
+    assert "The split 'val' has 1 picture: too few for a reliable score" in said(capsys)
     ((_, sentence),) = few_pictures({"train": 9, "val": 2}, "Validation")
     assert "'Validation' has 2 pictures:" in sentence and not list(few_pictures({"val": 3}))
 

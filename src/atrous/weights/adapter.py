@@ -47,8 +47,9 @@ class Adapted:
         preprocessing: normalisation of its pictures; None for the normalisation of the backbone.
         preprocessing_told: whether the file's own configuration states the normalisation.
         classes: its classes; None if they are not known, for placeholders.
-        classes_of: data set whose classes were taken because the number of outputs alone matches; else empty.
-        classes_fault: why the file's class names or colours do not fit its outputs; empty if they fit.
+        classes_of: data set from which the classes were taken, because it has as many classes as the model has outputs;
+            empty if the classes come from elsewhere.
+        classes_fault: reason why the file's class names or colours do not fit its outputs; empty if they fit.
         untold: arguments that the file does not state. They have the source's defaults unless the user gave them.
         notes: further sentences for the user.
         fills: prefixes of our keys that the source must fill; by default all keys. Other weights, such as the head over

@@ -76,7 +76,7 @@ def told(diagnosis: Diagnosis, kind: str):
 def test_a_clean_dataset_has_no_findings_but_small_splits(tmp_path):
     diagnosis = examine(dataset(tmp_path))
     assert kinds(diagnosis) == ["few_pictures"]
-    assert "'val' has 1 volume: its score says little about other volumes" in told(diagnosis, "few_pictures").message
+    assert "'val' has 1 volume: too few for a reliable score" in told(diagnosis, "few_pictures").message
     assert diagnosis.images == {"train": 8, "val": 1, "test": 1}
     assert diagnosis.slices == {"train": 8 * 16, "val": 16, "test": 16}
     assert diagnosis.as_json()["slices"] == diagnosis.slices

@@ -23,7 +23,7 @@ _AT_ONCE = 512  # number of pictures compared with all others in one matrix prod
 
 
 class NearCopies:
-    """Finds near copies by thumbnails, and by the parts that vary among the pictures of one camera.
+    """Finds near copies: pictures whose thumbnails are similar, also in the parts that a fixed camera does not repeat.
 
     Args:
         pictures: the facts of each picture by its path, at least one.
@@ -84,5 +84,5 @@ class NearCopies:
         return not self._thumbnails[row].any()
 
     def _alike(self, row: int, rows: np.ndarray, near: np.ndarray) -> np.ndarray:
-        """Those indices ``near`` into ``rows`` that stay similar without the part shared by a camera's pictures."""
+        """Returns those indices in ``near`` whose pictures stay similar if the parts that a camera repeats are left out."""
         return near[self._fixed_parts.are_alike(row, rows[near])] if len(near) else near

@@ -76,8 +76,8 @@ def few_pictures(
     if 0 < count <= FEW:
         yield (
             "few_pictures",
-            f"The split '{val}' has {counted(count, nouns[0])}: its score says little about other {nouns[0]}s, and "
-            f"which weights are the best is nearly chance. Add labelled {nouns[0]}s to it.",
+            f"The split '{val}' has {counted(count, nouns[0])}: too few for a reliable score, and for a "
+            f"reliable choice of the best weights. Add labelled {nouns[0]}s to it.",
         )
 
 

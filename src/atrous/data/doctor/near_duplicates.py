@@ -84,5 +84,5 @@ class NearCopies:
         return not self._thumbnails[row].any()
 
     def _alike(self, row: int, rows: np.ndarray, near: np.ndarray) -> np.ndarray:
-        """Returns those indices in ``near`` whose pictures stay similar if the parts that a camera repeats are left out."""
+        """Returns those of ``near`` whose pictures stay similar if the parts that a camera repeats are left out."""
         return near[self._fixed_parts.are_alike(row, rows[near])] if len(near) else near

@@ -34,6 +34,8 @@ from atrous.serving.volume_upload import VolumeUpload
 from .conftest import ZOO, png
 
 nibabel = pytest.importorskip("nibabel")
+pydicom = pytest.importorskip("pydicom")
+from pydicom import uid as uids  # noqa: E402
 
 SECRET, ONE_WORD = "Doe^Jane", "JANEDOE"
 SEGMENT = "/v1/models/volumes/segment"
@@ -168,7 +170,6 @@ def test_limits(running, scan, tmp_path):
 @pytest.fixture
 def series(shared, tmp_path) -> Path:
     """A zip of a real series of three slices, cropped, whose files and headers name a patient."""
-    pydicom = pytest.importorskip("pydicom")
     path = tmp_path / "series.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for index in (1, 2, 3):
@@ -211,6 +212,32 @@ def empty_zip(name: str) -> bytes:
     with zipfile.ZipFile(content, "w") as archive:
         archive.writestr(name, bytes(128) + b"DICM" + SECRET.encode() if name.endswith("dcm") else b"text")
     return content.getvalue()
+
+
+@pytest.mark.parametrize("syntax", [uids.ExplicitVRLittleEndian, uids.DeflatedExplicitVRLittleEndian])
+def test_a_small_upload_does_not_fill_the_memory(settings, series, syntax, scratch, monkeypatch):
+    """The zip has less than 64 MiB of content, which `series_files` allows for a zip of any size."""
+    monkeypatch.setenv("ATROUS_SCRATCH", str(scratch))
+    content = io.BytesIO()
+    with zipfile.ZipFile(series) as old, zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as new:
+        for number, name in enumerate(old.namelist()):
+            dataset = pydicom.dcmread(io.BytesIO(old.read(name)))
+            if number == 0:
+                dataset.PixelData = bytes(60 * 2**20)
+                dataset.file_meta.TransferSyntaxUID = syntax
+            file = io.BytesIO()
+            dataset.save_as(file)
+            new.writestr(name, file.getvalue())
+    assert len(content.getvalue()) < 2**20
+    upload = VolumeUpload((content.getvalue(),), settings, Limits(), "")
+    tracemalloc.start()
+    try:
+        with pytest.raises(AtrousError, match=r"more pixels than its header promises|are deflated"):
+            _ = upload.memory() and upload.decode()
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+        upload.close()
 
 
 def changed(content: bytes, offset: int, new: bytes) -> bytes:

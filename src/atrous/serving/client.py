@@ -28,6 +28,7 @@ from atrous.logger import warn
 from atrous.models.info import Info
 from atrous.overwrite_checks import check_replaceable, is_our_picture
 from atrous.serving.client_connection import Answer, Connection
+from atrous.serving.note_header import note_in
 
 if TYPE_CHECKING:
     from atrous.inference.segmenter import Picture
@@ -144,7 +145,7 @@ class Client:
             f"{_address_of(name)}/segment?{urlencode(query, errors='surrogateescape')}",
             *_body({part: _content(value, arrays[part]) for part, value in parts.items()}),
         )
-        if note := answer.headers.get("X-Note"):
+        if note := note_in(answer.headers):
             warn(note, PictureWarning, stacklevel=3)
         mask, version = _mask_in(answer, image.shape[:2]), answer.headers.get("X-Model-Version")
         if version is None:
@@ -187,7 +188,7 @@ class Client:
         query = {"format": format, "scales": ",".join(f"{scale:g}" for scale in scales), "flip": str(flip).lower()}
         name = model or self._only_model()
         answer = self._ask("POST", f"{_address_of(name)}/segment?{urlencode(query)}", content)
-        if note := answer.headers.get("X-Note"):
+        if note := note_in(answer.headers):
             warn(note, PictureWarning, stacklevel=3)
         if not answer.content.startswith(b"\x1f\x8b") and answer.content[128:132] != b"DICM":
             raise answer.stranger("not a mask of a volume")

@@ -64,8 +64,7 @@ class VolumeUpload:
         with self._anonymous():
             grid, contrasts = volume_shape(self._path)
             if self._seg:
-                check_mask_format("dicom-seg", [self._path], raw=False)
-                check_sources(self._path)
+                check_mask_format("dicom-seg", [self._path], self._settings.model.segmenter.info.table, raw=False)
         info = self._settings.model.segmenter.info
         planes = len(info.preprocessing.image.planes)
         voxels = int(np.prod(grid.shape, dtype=np.int64))
@@ -86,10 +85,12 @@ class VolumeUpload:
         """Decodes the volume; returns the job for the inference queue, and a note for the client or None.
 
         Raises:
-            AtrousError: the volume is damaged.
+            AtrousError: the volume is damaged, or no DICOM-SEG can reference it.
         """
         segmenter = self._settings.model.segmenter_for(self._settings.options)
         with self._anonymous():
+            if self._seg:
+                check_sources(self._path, segmenter.info.table)
             volume = decode_volume(self._path)
         return Job(segmenter, volume=volume), self._without_names(" ".join(volume.notes)) or None
 

@@ -36,6 +36,7 @@ _TAGS = [
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices", "SliceThickness"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "LossyImageCompression"),
 ]
+_REFERENCE_TAGS = [*_TAGS, "StudyInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"]
 _PIXEL_TAGS = [
     *("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelRepresentation", "PhotometricInterpretation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
@@ -154,15 +155,16 @@ def stored_grid(path: Path, series: str | None = None) -> Grid:
 
 
 def series_headers(path: Path, series: str | None = None) -> tuple[list[Any], list[tuple[int, int]], Grid]:
-    """Reads the complete headers of a DICOM series, without its pixels; they name the patient.
+    """Reads the headers of a DICOM series by which another object of the study references it; they name the patient.
 
     Args:
         path: as for `read_series`.
         series: as for `read_series`.
 
     Returns:
-        The pydicom datasets of the files; for each slice in the order of the grid, the index of its file and of its
-        frame; and the grid, as of `stored_grid`.
+        The pydicom datasets of the files: the first one complete except for its pixels, the others only with the
+        attributes of their position and reference, because complete headers may fill the memory. For each slice in the
+        order of the grid, the index of its file and of its frame. The grid, as of `stored_grid`.
 
     Raises:
         AtrousError: as for `read_series`.
@@ -170,7 +172,9 @@ def series_headers(path: Path, series: str | None = None) -> tuple[list[Any], li
     with series_files(path) as files:
         frames, grid, _ = _planned(path, files, series)
         numbers = list(dict.fromkeys(frame.file for frame in frames))
-        headers = [read_dataset(path, files, number, None) for number in numbers]
+        headers = [
+            read_dataset(path, files, number, _REFERENCE_TAGS if number != numbers[0] else None) for number in numbers
+        ]
     return headers, [(numbers.index(frame.file), frame.index) for frame in frames], grid
 
 

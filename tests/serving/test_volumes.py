@@ -121,11 +121,52 @@ def test_the_client_writes_the_mask(running, model, scan, tmp_path):
     for _ in range(2):  # its own mask is replaced
         client.segment_volume(scan, tmp_path / "mask.nii.gz", model="volumes", flip=True)
     assert (tmp_path / "mask.nii.gz").read_bytes() == expected.read_bytes()
-    with pytest.raises(AtrousError, match="replace"):
-        client.segment_volume(scan, scan, model="volumes")
+    client.segment_volume(scan, tmp_path / "mask.nii", model="volumes", flip=True)
+    assert (tmp_path / "mask.nii").read_bytes() == gzip.decompress(expected.read_bytes())
+    client.segment_volume(scan, tmp_path / "mask.nii", model="volumes", flip=True)
+    other = tmp_path / "other.nii"
+    other.write_bytes(b"of another program")
+    with pytest.raises(AtrousError, match="not replaced; give another name, or overwrite=True"):
+        client.segment_volume(scan, other, model="volumes")
+    client.segment_volume(scan, other, model="volumes", overwrite=True)
     with pytest.raises(AtrousError, match="segments pictures"):
         client.segment_volume(scan, tmp_path / "other.nii.gz", model="camvid")
     assert not (tmp_path / "other.nii.gz").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("spelling", ["same", "dots", "symbolic link", "hard link"])
+def test_the_client_never_replaces_the_volume(scan, tmp_path, spelling, overwrite):
+    volume, other = tmp_path / "scan.nii.gz", tmp_path / "link.nii.gz"
+    volume.write_bytes(scan.read_bytes())
+    if spelling == "symbolic link":
+        other.symlink_to(volume)
+    elif spelling == "hard link":
+        other.hardlink_to(volume)
+    else:
+        other = {"same": volume, "dots": tmp_path / "masks" / ".." / volume.name}[spelling]
+        (tmp_path / "masks").mkdir()
+    client = Client("http://127.0.0.1:9", patience=0)  # it is not asked
+    for given, out in ((volume, other), (other, volume)):
+        with pytest.raises(AtrousError, match="the volume"):
+            client.segment_volume(given, out, model="volumes", overwrite=overwrite)
+    assert volume.read_bytes() == scan.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "match"),
+    [
+        ("mask.dcm", "nifti", r"needs a file name that ends in \.nii\.gz or \.nii"),
+        ("mask", "nifti", r"needs a file name that ends in \.nii\.gz or \.nii"),
+        ("mask.gz", "nifti", r"needs a file name"),
+        ("mask.nii.gz", "dicom-seg", r"ends in \.dcm"),
+        ("mask.png", "mask", r"format.*nifti"),
+    ],
+)
+def test_the_name_of_the_mask_fits_its_format(scan, tmp_path, name, format, match):
+    client = Client("http://127.0.0.1:9", patience=0)  # it is not asked
+    with pytest.raises(AtrousError, match=match):
+        client.segment_volume(scan, tmp_path / name, model="volumes", format=format)
 
 
 def test_options_are_those_of_predict(running, model, scan, tmp_path):

@@ -248,6 +248,25 @@ def test_dicom_seg_needs_a_dicom_series(running, scan, series):
         problem_of(running.ask(SEGMENT, content), 422)
 
 
+def test_a_zip_of_several_series_is_refused_with_what_a_request_can_do(running, series, tmp_path):
+    content = io.BytesIO(series.read_bytes())
+    with zipfile.ZipFile(content, "a") as archive:
+        for name in archive.namelist():
+            dataset = pydicom.dcmread(io.BytesIO(archive.read(name)))
+            first, dataset.SeriesInstanceUID = dataset.SeriesInstanceUID, "1.2.3.4"
+            file = io.BytesIO()
+            dataset.save_as(file)
+            archive.writestr(f"other/{name}", file.getvalue())
+    for form in ("nifti", "dicom-seg"):
+        detail = problem_of(running.ask(f"{SEGMENT}?format={form}", content.getvalue()), 422)
+        assert f"{first} (3 slices of 40×40 pixels, CT); 1.2.3.4 (3 slices" in detail
+        assert detail.endswith("Send a zip of the slices of one of them.") and "argument" not in detail
+    with zipfile.ZipFile(tmp_path / "locked.zip", "w") as archive:
+        archive.writestr("a.dcm", b"a" * 2**27, zipfile.ZIP_DEFLATED)
+    detail = problem_of(running.ask(SEGMENT, (tmp_path / "locked.zip").read_bytes()), 422)
+    assert "as a zip without compression" in detail
+
+
 def empty_zip(name: str) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:

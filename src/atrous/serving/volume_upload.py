@@ -13,6 +13,7 @@ import numpy as np
 
 from atrous.data.formats.decoder_errors import TooLarge, in_words
 from atrous.data.volumes.dicom_seg_write import check_sources
+from atrous.data.volumes.dicom_series import SeveralSeries
 from atrous.data.volumes.read_volume import decode_volume, volume_shape
 from atrous.data.volumes.scratch import scratch_file, scratch_folder
 from atrous.data.volumes.write_mask import MaskFormat, check_mask_format, write_volume_mask
@@ -116,6 +117,10 @@ class VolumeUpload:
         try:
             with in_words("the volume"):
                 yield
+        except SeveralSeries as error:
+            raise AtrousError(
+                f"the zip contains several series: {error.listed}. Send a zip of the slices of one of them."
+            ) from None
         except AtrousError as error:
             raise type(error)(self._without_names(str(error))) from None
 

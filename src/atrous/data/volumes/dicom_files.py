@@ -83,10 +83,11 @@ def _check_zip(path: Path, members: list[zipfile.ZipInfo]) -> None:
     if total > max(ZIP_FREE, ZIP_RATIO * size):
         raise AtrousError(
             f"{path}: the zip of {size / 1e6:.4g} MB promises {total / 1e6:.4g} MB, more than {ZIP_RATIO} times its "
-            "size. It is damaged or malicious. If you trust it, unpack it and give the folder."
+            "size. It is damaged or malicious. If you trust it, give its content as a folder or as a zip without "
+            "compression."
         )
     if any(one.flag_bits & 1 for one in members):
-        raise AtrousError(f"{path}: the zip is encrypted. Unpack it and give the folder.")
+        raise AtrousError(f"{path}: the zip is encrypted. Give its content as a folder or as a zip without a password.")
     if any(one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for one in members):
         raise AtrousError(f"{path}: the zip has members that are neither stored nor deflated; pack it again.")
 

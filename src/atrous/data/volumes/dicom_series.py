@@ -44,6 +44,19 @@ _PIXEL_TAGS = [
 ]
 
 
+class SeveralSeries(AtrousError):
+    """Error for a folder or a zip of several series, of which none is chosen.
+
+    Args:
+        message: message that names the arguments by which a series is chosen.
+        listed: SeriesInstanceUID, size and modality of each series, as text.
+    """
+
+    def __init__(self, message: str, listed: str = "") -> None:  # pickled with its message only
+        super().__init__(message)
+        self.listed = listed
+
+
 @dataclass(frozen=True, eq=False)
 class _Frame:
     """The header of one slice: its file, its series, its place in the patient (LPS) and its scale."""
@@ -190,17 +203,19 @@ def _planned(path: Path, files: list[SeriesFile], series: str | None) -> _Series
             raise damaged(path, number, error) from None
         skipped, count = skipped + (not frames), count + len(frames)
         if count > MOST_FILES:
-            raise AtrousError(f"{path}: there are more than {MOST_FILES} slices. Give the folder of one series.")
+            raise AtrousError(f"{path}: there are more than {MOST_FILES} slices. Give one series only.")
         for frame in frames:
             group = next((one for one in reversed(groups) if one[0].is_like(frame)), None)
             if group is None and len(groups) == _MOST_SERIES:
-                raise AtrousError(f"{path}: there are more than {_MOST_SERIES} series. Give the folder of one series.")
+                raise AtrousError(f"{path}: there are more than {_MOST_SERIES} series. Give one series only.")
             if group is None:
                 groups.append([frame])
             else:
                 group.append(frame)
     if not groups:
-        raise AtrousError(f"{path}: there are no DICOM images ({len(files)} files). Give the folder of a series.")
+        raise AtrousError(
+            f"{path}: there are no DICOM images ({len(files)} files). Give a folder or a zip of a series."
+        )
     frames = _chosen(path, groups, series)
     ordered = _ordered(path, frames)
     if not skipped:
@@ -305,13 +320,14 @@ def _chosen(path: Path, groups: list[list[_Frame]], series: str | None) -> list[
         raise AtrousError(f"{path}: no SeriesInstanceUID starts with {series!r}. There are: {listed}.")
     if len({group[0].series for group in wanted}) > 1:
         what = f"there are {len(wanted)} series" + (f" that start with {series!r}" if series else "")
-        raise AtrousError(
-            f"{path}: {what}: {listed}. Name one by the argument series: its SeriesInstanceUID, or enough of its first "
-            "characters; or give a folder of one series."
+        raise SeveralSeries(
+            f"{path}: {what}: {listed}. Give one of them as {path}/SeriesInstanceUID, in Python also by the argument "
+            "series; or give a folder of one series.",
+            listed,
         )
     raise AtrousError(
         f"{path}: the slices of the series have {len(wanted)} different sizes, directions or pixel distances: {listed}."
-        " Move those of one volume into a folder of their own."
+        " Move those of one volume into a folder or a zip of their own."
     )
 
 

@@ -19,6 +19,7 @@ from atrous.data.volumes.dicom_series import read_series, series_shape
 from atrous.data.volumes.grid import check_same_grid
 from atrous.data.volumes.nifti import read_nifti
 from atrous.data.volumes.read_volume import read_volume, volume_shape
+from atrous.data.volumes.series_places import holds_dicom
 from atrous.errors import AtrousError
 
 pydicom = pytest.importorskip("pydicom")
@@ -229,6 +230,25 @@ def test_damaged_and_odd_zips_are_refused(tmp_path):
     (tmp_path / "flipped.zip").write_bytes(good.replace(b"MONOCHROME2", b"MONOCHROME3"))  # the checksum is wrong
     refused("file 1 in the order of names is damaged", tmp_path / "flipped.zip")
     refused("no such file", tmp_path / "none.zip")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_any_damage_of_a_zip_is_named(tmp_path, method):
+    """Each byte of the zip may be damaged; both the search for DICOM files and the reader meet the damage."""
+    good = packed(write(tmp_path / "a", [0]), tmp_path / "a.zip", method).read_bytes()
+    path, random = tmp_path / "bad.zip", np.random.default_rng(0)
+    errors = set()
+    for _ in range(300):
+        bad = bytearray(good)
+        for place in random.integers(0, len(good), 3):
+            bad[place] ^= random.integers(1, 256)
+        path.write_bytes(bad[: random.integers(len(good) // 2, 2 * len(good))])
+        holds_dicom(path, below=True)
+        try:
+            read_series(path)
+        except AtrousError as error:
+            errors.add(type(error))
+    assert errors == {AtrousError}
 
 
 def test_one_of_several_series_is_chosen_by_its_uid(tmp_path):

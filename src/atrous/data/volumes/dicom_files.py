@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 from atrous.errors import AtrousError, missing_extra
 
+#: Errors of damaged, encrypted or unknown zips, while they are opened or their files are read.
+ZIP_ERRORS = (OSError, EOFError, RuntimeError, ValueError, struct.error, zlib.error, zipfile.BadZipFile)
 #: Most files of a folder or a zip.
 MOST_FILES = 50_000
 #: A zip is refused if its uncompressed files have more than `ZIP_FREE` bytes together, and also more than `ZIP_RATIO`
@@ -60,7 +63,7 @@ def series_files(path: Path) -> Iterator[list[SeriesFile]]:
         archive = zipfile.ZipFile(path)
     except FileNotFoundError as error:
         raise AtrousError(f"{path}: no such file or folder.") from error
-    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+    except ZIP_ERRORS as error:
         raise AtrousError(f"{path}: the zip is damaged or cannot be read ({type(error).__name__}).") from None
     with archive:
         members = sorted((one for one in archive.infolist() if not one.is_dir()), key=lambda one: one.filename)

@@ -133,6 +133,18 @@ def test_a_zip_is_read_as_its_folder(tmp_path):
     assert sorted(child.name for child in tmp_path.iterdir()) == ["scan", "scan.ZIP"]
 
 
+def test_the_headers_of_a_series_are_read_once_for_all_slices(tmp_path, monkeypatch):
+    folder, read = write(tmp_path / "a", range(9)), []
+    real = dicom_series.read_dataset
+    monkeypatch.setattr(dicom_series, "read_dataset", lambda *given: read.append(given) or real(*given))
+    for path in (folder, packed(folder, tmp_path / "a.zip")):
+        read.clear()
+        shapes = {volume_shape(path)[0].shape for _ in range(9)}
+        assert (shapes, len(read)) == ({(4, 5, 9)}, 9)
+    write(folder, [9], prefix="more")
+    assert volume_shape(folder)[0].shape == (4, 5, 10)
+
+
 def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

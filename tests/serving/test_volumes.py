@@ -34,6 +34,8 @@ from atrous.serving.volume_upload import VolumeUpload
 from .conftest import ZOO, png
 
 nibabel = pytest.importorskip("nibabel")
+pydicom = pytest.importorskip("pydicom")
+from pydicom import uid as uids  # noqa: E402
 
 SECRET, ONE_WORD = "Doe^Jane", "JANEDOE"
 SEGMENT = "/v1/models/volumes/segment"
@@ -119,11 +121,52 @@ def test_the_client_writes_the_mask(running, model, scan, tmp_path):
     for _ in range(2):  # its own mask is replaced
         client.segment_volume(scan, tmp_path / "mask.nii.gz", model="volumes", flip=True)
     assert (tmp_path / "mask.nii.gz").read_bytes() == expected.read_bytes()
-    with pytest.raises(AtrousError, match="replace"):
-        client.segment_volume(scan, scan, model="volumes")
+    client.segment_volume(scan, tmp_path / "mask.nii", model="volumes", flip=True)
+    assert (tmp_path / "mask.nii").read_bytes() == gzip.decompress(expected.read_bytes())
+    client.segment_volume(scan, tmp_path / "mask.nii", model="volumes", flip=True)
+    other = tmp_path / "other.nii"
+    other.write_bytes(b"of another program")
+    with pytest.raises(AtrousError, match="not replaced; give another name, or overwrite=True"):
+        client.segment_volume(scan, other, model="volumes")
+    client.segment_volume(scan, other, model="volumes", overwrite=True)
     with pytest.raises(AtrousError, match="segments pictures"):
         client.segment_volume(scan, tmp_path / "other.nii.gz", model="camvid")
     assert not (tmp_path / "other.nii.gz").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("spelling", ["same", "dots", "symbolic link", "hard link"])
+def test_the_client_never_replaces_the_volume(scan, tmp_path, spelling, overwrite):
+    volume, other = tmp_path / "scan.nii.gz", tmp_path / "link.nii.gz"
+    volume.write_bytes(scan.read_bytes())
+    if spelling == "symbolic link":
+        other.symlink_to(volume)
+    elif spelling == "hard link":
+        other.hardlink_to(volume)
+    else:
+        other = {"same": volume, "dots": tmp_path / "masks" / ".." / volume.name}[spelling]
+        (tmp_path / "masks").mkdir()
+    client = Client("http://127.0.0.1:9", patience=0)  # it is not asked
+    for given, out in ((volume, other), (other, volume)):
+        with pytest.raises(AtrousError, match="the volume"):
+            client.segment_volume(given, out, model="volumes", overwrite=overwrite)
+    assert volume.read_bytes() == scan.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "match"),
+    [
+        ("mask.dcm", "nifti", r"needs a file name that ends in \.nii\.gz or \.nii"),
+        ("mask", "nifti", r"needs a file name that ends in \.nii\.gz or \.nii"),
+        ("mask.gz", "nifti", r"needs a file name"),
+        ("mask.nii.gz", "dicom-seg", r"ends in \.dcm"),
+        ("mask.png", "mask", r"format.*nifti"),
+    ],
+)
+def test_the_name_of_the_mask_fits_its_format(scan, tmp_path, name, format, match):
+    client = Client("http://127.0.0.1:9", patience=0)  # it is not asked
+    with pytest.raises(AtrousError, match=match):
+        client.segment_volume(scan, tmp_path / name, model="volumes", format=format)
 
 
 def test_options_are_those_of_predict(running, model, scan, tmp_path):
@@ -168,7 +211,6 @@ def test_limits(running, scan, tmp_path):
 @pytest.fixture
 def series(shared, tmp_path) -> Path:
     """A zip of a real series of three slices, cropped, whose files and headers name a patient."""
-    pydicom = pytest.importorskip("pydicom")
     path = tmp_path / "series.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for index in (1, 2, 3):
@@ -206,11 +248,56 @@ def test_dicom_seg_needs_a_dicom_series(running, scan, series):
         problem_of(running.ask(SEGMENT, content), 422)
 
 
+def test_a_zip_of_several_series_is_refused_with_what_a_request_can_do(running, series, tmp_path):
+    content = io.BytesIO(series.read_bytes())
+    with zipfile.ZipFile(content, "a") as archive:
+        for name in archive.namelist():
+            dataset = pydicom.dcmread(io.BytesIO(archive.read(name)))
+            first, dataset.SeriesInstanceUID = dataset.SeriesInstanceUID, "1.2.3.4"
+            file = io.BytesIO()
+            dataset.save_as(file)
+            archive.writestr(f"other/{name}", file.getvalue())
+    for form in ("nifti", "dicom-seg"):
+        detail = problem_of(running.ask(f"{SEGMENT}?format={form}", content.getvalue()), 422)
+        assert f"{first} (3 slices of 40×40 pixels, CT); 1.2.3.4 (3 slices" in detail
+        assert detail.endswith("Send a zip of the slices of one of them.") and "argument" not in detail
+    with zipfile.ZipFile(tmp_path / "locked.zip", "w") as archive:
+        archive.writestr("a.dcm", b"a" * 2**27, zipfile.ZIP_DEFLATED)
+    detail = problem_of(running.ask(SEGMENT, (tmp_path / "locked.zip").read_bytes()), 422)
+    assert "as a zip without compression" in detail
+
+
 def empty_zip(name: str) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         archive.writestr(name, bytes(128) + b"DICM" + SECRET.encode() if name.endswith("dcm") else b"text")
     return content.getvalue()
+
+
+@pytest.mark.parametrize("syntax", [uids.ExplicitVRLittleEndian, uids.DeflatedExplicitVRLittleEndian])
+def test_a_small_upload_does_not_fill_the_memory(settings, series, syntax, scratch, monkeypatch):
+    """The zip has less than 64 MiB of content, which `series_files` allows for a zip of any size."""
+    monkeypatch.setenv("ATROUS_SCRATCH", str(scratch))
+    content = io.BytesIO()
+    with zipfile.ZipFile(series) as old, zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as new:
+        for number, name in enumerate(old.namelist()):
+            dataset = pydicom.dcmread(io.BytesIO(old.read(name)))
+            if number == 0:
+                dataset.PixelData = bytes(60 * 2**20)
+                dataset.file_meta.TransferSyntaxUID = syntax
+            file = io.BytesIO()
+            dataset.save_as(file)
+            new.writestr(name, file.getvalue())
+    assert len(content.getvalue()) < 2**20
+    upload = VolumeUpload((content.getvalue(),), settings, Limits(), "")
+    tracemalloc.start()
+    try:
+        with pytest.raises(AtrousError, match=r"more pixels than its header promises|are deflated"):
+            _ = upload.memory() and upload.decode()
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+        upload.close()
 
 
 def changed(content: bytes, offset: int, new: bytes) -> bytes:

@@ -142,7 +142,7 @@ def plan(
         note(NO_COORDINATES.format(counted(lost, "GeoTIFF")))
     deep = raw and not _fits_png(info)
     suffixes = {place: ".tif" if deep or windowed[place] is not False else ".png" for place in pictures}
-    check_mask_format(format, pictures, raw=raw)
+    check_mask_format(format, pictures, info.table, raw=raw)
     check_volumes_are_here(pictures)
     volumes = [place for place in here if is_volume_place(place)]
     if overlay and volumes:
@@ -229,7 +229,7 @@ class Worker:
         try:
             if isinstance(job.picture, Path) and is_volume_place(job.picture):
                 if job.format == "dicom-seg":
-                    check_sources(job.picture)
+                    check_sources(job.picture, self.segmenter.info.table)
                 volume = read_volume(job.picture)
                 for sentence in volume.notes:
                     self._say(sentence)

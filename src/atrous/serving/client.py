@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import io
 import ssl
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -20,20 +22,23 @@ from PIL import Image
 from atrous.atomic_write import atomic_path
 from atrous.checked_arguments import as_dict, checked
 from atrous.data.formats.decoder_errors import in_words
-from atrous.errors import AtrousError, counted, named, shown
+from atrous.errors import AtrousError, counted, named, shown, unknown_name
 from atrous.inference.prediction import Prediction
 from atrous.inference.value_range import PictureWarning
 from atrous.input_spec import IMAGE
 from atrous.logger import warn
 from atrous.models.info import Info
-from atrous.overwrite_checks import check_replaceable, is_our_picture
+from atrous.overwrite_checks import check_outputs, check_replaceable, is_our_picture, picture_output
 from atrous.serving.client_connection import Answer, Connection
+from atrous.serving.note_header import note_in
 
 if TYPE_CHECKING:
     from atrous.inference.segmenter import Picture
 
 #: Suffixes of files that are sent unchanged; other files are sent as PNG.
 UNCHANGED_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+#: Suffixes of the mask of a volume, for each format.
+MASK_SUFFIXES = {"nifti": (".nii.gz", ".nii"), "dicom-seg": (".dcm",)}
 #: Status codes after which a request is sent again: the server is full, busy or stopping, or a proxy cannot reach it.
 RETRIED_STATUSES = (429, 502, 503, 504)
 #: Time before the second try, and the longest time between two tries, in seconds; the time doubles with each try.
@@ -144,7 +149,7 @@ class Client:
             f"{_address_of(name)}/segment?{urlencode(query, errors='surrogateescape')}",
             *_body({part: _content(value, arrays[part]) for part, value in parts.items()}),
         )
-        if note := answer.headers.get("X-Note"):
+        if note := note_in(answer.headers):
             warn(note, PictureWarning, stacklevel=3)
         mask, version = _mask_in(answer, image.shape[:2]), answer.headers.get("X-Model-Version")
         if version is None:
@@ -170,29 +175,30 @@ class Client:
 
         Args:
             volume: path of a NIfTI file (.nii, .nii.gz) or of a zip of a DICOM series.
-            out: path of the mask, a .nii.gz or .dcm file.
+            out: path of the mask: a .nii.gz or .nii file for "nifti", a .dcm file for "dicom-seg".
             model: name of the model; optional if the server has only one model.
             scales: scales of test-time augmentation; the probabilities of all scales are averaged.
             flip: whether to also segment the mirrored slices and average the probabilities.
             format: "nifti", or "dicom-seg" for a DICOM series.
-            overwrite: True to allow replacing a file that atrous did not write.
+            overwrite: True to allow replacing a file that atrous did not write; the volume is never replaced.
 
         Raises:
-            AtrousError: the server cannot be reached, it refuses the request (the message contains the reason), or
-                `out` must not be replaced.
+            AtrousError: the server cannot be reached, it refuses the request (the message contains the reason), `out`
+                has the suffix of another format, or it must not be replaced.
         """
+        _check_suffix(Path(out), format)
+        check_outputs("segment_volume", [picture_output("out", out)], [("the volume", volume)], overwrite=True)
         check_replaceable(out, "mask", is_our_picture, overwrite=overwrite)
         with in_words(volume):
             content = Path(volume).read_bytes()
         query = {"format": format, "scales": ",".join(f"{scale:g}" for scale in scales), "flip": str(flip).lower()}
         name = model or self._only_model()
         answer = self._ask("POST", f"{_address_of(name)}/segment?{urlencode(query)}", content)
-        if note := answer.headers.get("X-Note"):
+        if note := note_in(answer.headers):
             warn(note, PictureWarning, stacklevel=3)
-        if not answer.content.startswith(b"\x1f\x8b") and answer.content[128:132] != b"DICM":
-            raise answer.stranger("not a mask of a volume")
+        mask = _volume_mask_in(answer, format, packed=str(out).lower().endswith(".gz"))
         with atomic_path(out) as file:
-            file.write_bytes(answer.content)
+            file.write_bytes(mask)
 
     def _only_model(self) -> str:
         names = [str(model.get("name")) for model in self.models()]
@@ -259,6 +265,38 @@ def _mask_in(answer: Answer, size: tuple[int, ...]) -> np.ndarray:
     if mask is None:
         raise answer.stranger("not a mask of the picture's size")
     return mask
+
+
+def _check_suffix(out: Path, format: str) -> None:
+    """Checks that a mask of a volume has a file name of its format.
+
+    Raises:
+        AtrousError: the format is unknown, or the file name has another suffix.
+    """
+    if format not in MASK_SUFFIXES:
+        raise unknown_name("format", format, MASK_SUFFIXES)
+    if not out.name.lower().endswith(MASK_SUFFIXES[format]):
+        raise AtrousError(
+            f"out is {out}, and the format {format} needs a file name that ends in "
+            f"{' or '.join(MASK_SUFFIXES[format])}: give another name or another format."
+        )
+
+
+def _volume_mask_in(answer: Answer, format: str, *, packed: bool) -> bytes:
+    """Returns the mask of a volume in a response; a NIfTI file is unpacked if `packed` is False.
+
+    Raises:
+        AtrousError: the response contains no mask of this format, so it is not from `atrous serve`.
+    """
+    start = answer.content[128:132] if format == "dicom-seg" else answer.content[:2]
+    if start != (b"DICM" if format == "dicom-seg" else b"\x1f\x8b"):
+        raise answer.stranger("not a mask of a volume")
+    if format == "dicom-seg" or packed:
+        return answer.content
+    try:
+        return gzip.decompress(answer.content)
+    except (OSError, EOFError, zlib.error):
+        raise answer.stranger("not a mask of a volume") from None
 
 
 def _body(files: Mapping[str, bytes]) -> tuple[bytes, str | None]:

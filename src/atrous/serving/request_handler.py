@@ -21,6 +21,7 @@ from atrous.serving.drop_tracebacks import drop_tracebacks
 from atrous.serving.form_files import FORM_BYTES, files_in_form, form_of
 from atrous.serving.inference_queue import InferenceQueue
 from atrous.serving.model_store import ModelStore
+from atrous.serving.note_header import note_header
 from atrous.serving.picture_upload import PictureUpload
 from atrous.serving.prometheus_metrics import Metrics
 from atrous.serving.request_limits import Admission, Limits, Memory, Problem
@@ -181,7 +182,7 @@ class RequestHandler:
             "Server-Timing": ", ".join(f"{name};dur={1000 * seconds:.1f}" for name, seconds in times.items()),
             "X-Model-Version": settings.model.stamp,
             "Vary": "Accept",
-            **({"X-Note": note} if note else {}),
+            **note_header(note),
         }
         return Response(body, media_type=response_formats.FORMATS[settings.response.form], headers=headers)
 

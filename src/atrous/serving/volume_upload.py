@@ -13,6 +13,7 @@ import numpy as np
 
 from atrous.data.formats.decoder_errors import TooLarge, in_words
 from atrous.data.volumes.dicom_seg_write import check_sources
+from atrous.data.volumes.dicom_series import SeveralSeries
 from atrous.data.volumes.read_volume import decode_volume, volume_shape
 from atrous.data.volumes.scratch import scratch_file, scratch_folder
 from atrous.data.volumes.write_mask import MaskFormat, check_mask_format, write_volume_mask
@@ -64,8 +65,7 @@ class VolumeUpload:
         with self._anonymous():
             grid, contrasts = volume_shape(self._path)
             if self._seg:
-                check_mask_format("dicom-seg", [self._path], raw=False)
-                check_sources(self._path)
+                check_mask_format("dicom-seg", [self._path], self._settings.model.segmenter.info.table, raw=False)
         info = self._settings.model.segmenter.info
         planes = len(info.preprocessing.image.planes)
         voxels = int(np.prod(grid.shape, dtype=np.int64))
@@ -86,10 +86,12 @@ class VolumeUpload:
         """Decodes the volume; returns the job for the inference queue, and a note for the client or None.
 
         Raises:
-            AtrousError: the volume is damaged.
+            AtrousError: the volume is damaged, or no DICOM-SEG can reference it.
         """
         segmenter = self._settings.model.segmenter_for(self._settings.options)
         with self._anonymous():
+            if self._seg:
+                check_sources(self._path, segmenter.info.table)
             volume = decode_volume(self._path)
         return Job(segmenter, volume=volume), self._without_names(" ".join(volume.notes)) or None
 
@@ -115,6 +117,10 @@ class VolumeUpload:
         try:
             with in_words("the volume"):
                 yield
+        except SeveralSeries as error:
+            raise AtrousError(
+                f"the zip contains several series: {error.listed}. Send a zip of the slices of one of them."
+            ) from None
         except AtrousError as error:
             raise type(error)(self._without_names(str(error))) from None
 

@@ -9,7 +9,7 @@ import pytest
 
 from atrous.data.mask_value_map import ClassTable
 from atrous.data.volumes.dicom_seg_read import read_dicom_seg
-from atrous.data.volumes.dicom_seg_write import write_dicom_seg
+from atrous.data.volumes.dicom_seg_write import check_classes, check_sources, write_dicom_seg
 from atrous.data.volumes.dicom_series import read_series, series_headers
 from atrous.data.volumes.grid import check_same_grid
 from atrous.data.volumes.nifti import read_nifti
@@ -193,6 +193,63 @@ def test_a_header_without_a_frame_of_reference_is_named_without_the_patient(seri
     with pytest.raises(AtrousError, match="the headers lack FrameOfReferenceUID") as caught:
         write_dicom_seg(tmp_path / "seg.dcm", random_labels((9, 7, 6)), folder, CLASSES)
     assert "Müller" not in str(caught.value)
+
+
+@pytest.mark.parametrize("check", ["before", "while writing"])
+@pytest.mark.parametrize("name", ["StudyInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID"])
+def test_slices_of_different_studies_are_refused_before_the_work(series, tmp_path, name, check):
+    folder = series()
+    *_, one, last = sorted(folder.iterdir())
+    header = pydicom.dcmread(last)
+    setattr(header, name, pydicom.dcmread(one)[name].value if name == "SOPInstanceUID" else "1.2.3.4")
+    header.save_as(last)
+    work = {
+        "before": lambda: check_sources(folder, CLASSES),
+        "while writing": lambda: write_dicom_seg(tmp_path / "seg.dcm", random_labels((9, 7, 6)), folder, CLASSES),
+    }
+    with pytest.raises(AtrousError, match=rf"the slices differ in {name}|the same {name}") as caught:
+        work[check]()
+    assert "Müller" not in str(caught.value)
+
+
+def test_what_the_check_allows_is_written(series, tmp_path):
+    folder = series(OBLIQUE)
+    last = max(folder.iterdir())
+    header = pydicom.dcmread(last)
+    header.ImageOrientationPatient = [f"{value:.6f}" for value in header.ImageOrientationPatient]
+    header.save_as(last)
+    check_sources(folder, CLASSES)
+    volume = read_series(folder)
+    labels = random_labels(volume.grid.shape)
+    write_dicom_seg(tmp_path / "seg.dcm", labels, folder, CLASSES)
+    found = read_dicom_seg(tmp_path / "seg.dcm", volume.stored).volume
+    np.testing.assert_array_equal(found.values[..., 0], np.where(labels == 255, 0, labels))
+    for path in folder.iterdir():
+        one = pydicom.dcmread(path)
+        one.StudyDate = one.StudyTime = "not a date"
+        one.save_as(path)
+    refusals = []
+    for work in (
+        lambda: check_sources(folder, CLASSES),
+        lambda: write_dicom_seg(tmp_path / "no.dcm", labels, folder, CLASSES),
+    ):
+        with pytest.raises(AtrousError) as caught:
+            work()
+        refusals.append(str(caught.value))
+    assert refusals[0] == refusals[1]
+
+
+def test_any_class_name_is_a_label(series, tmp_path):
+    names = ("background", "tumour\x1b[31m", "tumour\nnew", " ", "a\\b", "é" * 80)
+    colors, raw = tuple((number,) * 3 for number in range(6)), tuple((number,) for number in range(6))
+    classes = ClassTable(names, colors, raw)
+    check_classes(classes)
+    folder = series()
+    write_dicom_seg(tmp_path / "seg.dcm", random_labels((9, 7, 6)), folder, classes)
+    expected = ["tumour [31m", "tumour new", "class 3", "a/b", "é" * 64]
+    assert list(read_dicom_seg(tmp_path / "seg.dcm").names.values()) == expected
+    with pytest.raises(AtrousError, match="all classes are background"):
+        check_classes(ClassTable(("Background",), ((0, 0, 0),), ((0,),)))
 
 
 def test_segmentations_of_other_programs_are_read(shared):

@@ -1,19 +1,25 @@
 """DICOM series: positions after the standard's formula, refused series, and real scans."""
 
+import io
 import itertools
 import shutil
+import struct
 import sys
+import tracemalloc
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from atrous.data.volumes import dicom_files
+from atrous.data.volumes import dicom_files, dicom_pixels, dicom_series
 from atrous.data.volumes.dicom_series import read_series, series_shape
 from atrous.data.volumes.grid import check_same_grid
 from atrous.data.volumes.nifti import read_nifti
 from atrous.data.volumes.read_volume import read_volume, volume_shape
+from atrous.data.volumes.series_places import holds_dicom
 from atrous.errors import AtrousError
 
 pydicom = pytest.importorskip("pydicom")
@@ -127,6 +133,18 @@ def test_a_zip_is_read_as_its_folder(tmp_path):
     assert sorted(child.name for child in tmp_path.iterdir()) == ["scan", "scan.ZIP"]
 
 
+def test_the_headers_of_a_series_are_read_once_for_all_slices(tmp_path, monkeypatch):
+    folder, read = write(tmp_path / "a", range(9)), []
+    real = dicom_series.read_dataset
+    monkeypatch.setattr(dicom_series, "read_dataset", lambda *given: read.append(given) or real(*given))
+    for path in (folder, packed(folder, tmp_path / "a.zip")):
+        read.clear()
+        shapes = {volume_shape(path)[0].shape for _ in range(9)}
+        assert (shapes, len(read)) == ({(4, 5, 9)}, 9)
+    write(folder, [9], prefix="more")
+    assert volume_shape(folder)[0].shape == (4, 5, 10)
+
+
 def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -135,6 +153,81 @@ def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(dicom_files, "MOST_FILES", 2)
     refused("there are 3 files; at most 2 are read", packed(write(tmp_path / "a", [0, 1, 2]), tmp_path / "a.zip"))
     refused("there are 3 files; at most 2 are read", tmp_path / "a")
+
+
+def with_element(path, group, element, value, vr=b"OB"):
+    """Inserts an element before the first one that has a larger tag; pydicom would not write some of them."""
+    content = path.read_bytes()
+    end = next(at for at in positions(content) if content[at : at + 4] > struct.pack("<HH", group, element))
+    new = struct.pack("<HH2sHL", group, element, vr, 0, len(value) if vr != b"SQ" else 0xFFFFFFFF) + value
+    path.write_bytes(content[:end] + new + content[end:])
+
+
+def positions(content):
+    """Yields the positions of the elements of a file with explicit VR and little-endian bytes."""
+    at = 132
+    while at < len(content):
+        yield at
+        long = content[at + 4 : at + 6] in (b"OB", b"OW", b"SQ", b"UN", b"UT")
+        at += (
+            12 + int.from_bytes(content[at + 8 : at + 12], "little")
+            if long
+            else 8 + int.from_bytes(content[at + 6 : at + 8], "little")
+        )
+
+
+EMPTY_ITEM = b"\xfe\xff\x00\xe0" + bytes(4)
+LARGE = {
+    "pixels": lambda path: replaced(path, PixelData=bytes(2**23)),
+    "file meta": lambda path: with_element(path, 2, 0x102, bytes(2**23)),
+    "a wanted value": lambda path: with_element(path, 0x28, 0x3000, bytes(2**23)),
+    "items": lambda path: with_element(path, 0x28, 0x3000, EMPTY_ITEM * 6000),
+    "items of an unwanted sequence": lambda path: with_element(path, 0x40, 0x275, EMPTY_ITEM * 6000, b"SQ"),
+}
+
+
+def replaced(path, **fields):
+    dataset = pydicom.dcmread(path)
+    for name, value in fields.items():
+        setattr(dataset, name, value)
+    dataset.save_as(path)
+
+
+@pytest.mark.parametrize("part", LARGE)
+def test_no_more_is_read_into_memory_than_the_header_promises(tmp_path, part, monkeypatch):
+    monkeypatch.setattr(dicom_files, "HEADER_BYTES", 2**20)
+    monkeypatch.setattr(dicom_files, "_MOST_ITEMS", 1000)
+    folder = write(tmp_path / "a", [0, 1, 2])
+    LARGE[part](min(folder.iterdir()))
+    for path in (folder, packed(folder, tmp_path / "a.zip")):
+        match = "file 1 in the order of names has a header of more than 1 MiB, or more pixels than"
+        with memory_below(2**22):
+            refused(match, path)
+
+
+@contextmanager
+def memory_below(most):
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_large_value_that_is_not_read_is_skipped(tmp_path):
+    folder = write(tmp_path / "a", [0, 1, 2])
+    with_element(min(folder.iterdir()), 0x29, 0x1010, bytes(2**26))
+    assert read_series(folder).values.shape == (4, 5, 3, 1)
+
+
+def test_the_number_of_slices_is_limited_over_all_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(dicom_series, "MOST_FILES", 5)
+    enhanced(tmp_path / "a/1.dcm", [0, 1, 2])
+    enhanced(tmp_path / "a/2.dcm", [3, 4, 5])
+    refused("more than 5 slices", tmp_path / "a")
+    enhanced(tmp_path / "b/1.dcm", range(6))
+    refused("damaged", tmp_path / "b")
 
 
 def test_damaged_and_odd_zips_are_refused(tmp_path):
@@ -149,6 +242,25 @@ def test_damaged_and_odd_zips_are_refused(tmp_path):
     (tmp_path / "flipped.zip").write_bytes(good.replace(b"MONOCHROME2", b"MONOCHROME3"))  # the checksum is wrong
     refused("file 1 in the order of names is damaged", tmp_path / "flipped.zip")
     refused("no such file", tmp_path / "none.zip")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_any_damage_of_a_zip_is_named(tmp_path, method):
+    """Each byte of the zip may be damaged; both the search for DICOM files and the reader meet the damage."""
+    good = packed(write(tmp_path / "a", [0]), tmp_path / "a.zip", method).read_bytes()
+    path, random = tmp_path / "bad.zip", np.random.default_rng(0)
+    errors = set()
+    for _ in range(300):
+        bad = bytearray(good)
+        for place in random.integers(0, len(good), 3):
+            bad[place] ^= random.integers(1, 256)
+        path.write_bytes(bad[: random.integers(len(good) // 2, 2 * len(good))])
+        holds_dicom(path, below=True)
+        try:
+            read_series(path)
+        except AtrousError as error:
+            errors.add(type(error))
+    assert errors == {AtrousError}
 
 
 def test_one_of_several_series_is_chosen_by_its_uid(tmp_path):
@@ -311,6 +423,37 @@ def test_compressed_slices(tmp_path):
     dataset.file_meta.TransferSyntaxUID = uids.MPEG2MPML
     dataset.save_as(path)
     refused("no decoder|damaged", tmp_path / "a")
+
+
+def compressed(folder, syntax, size, promised):
+    """Writes a slice whose compressed pixels have another size than its header promises."""
+    pixels = np.zeros(size, np.uint16)
+    dataset = header(size=size, PixelRepresentation=0)
+    dataset.PixelData = pixels.tobytes()
+    dataset.compress(syntax, generate_instance_uid=False)
+    dataset.Rows, dataset.Columns = promised
+    folder.mkdir()
+    dataset.save_as(folder / "a.dcm", enforce_file_format=True)
+    return folder
+
+
+@pytest.mark.parametrize("syntax", [uids.RLELossless, uids.JPEGLSLossless])
+def test_compressed_pixels_of_another_size_are_not_decoded(tmp_path, syntax):
+    try:
+        compressed(tmp_path / "good", syntax, (64, 32), (64, 32))
+    except RuntimeError:
+        pytest.skip("no encoder is installed")
+    assert read_series(tmp_path / "good").values.shape == (32, 64, 1, 1)
+    folder = compressed(tmp_path / "bad", syntax, (5000, 5000), (64, 32))
+    with memory_below(5e6):
+        refused("damaged", folder)
+
+
+def test_the_size_of_a_jpeg_is_that_of_its_frame():
+    for kind, options in (("JPEG", {"progressive": True}), ("JPEG", {}), ("JPEG2000", {})):
+        content = io.BytesIO()
+        Image.new("L", (70, 50)).save(content, kind, **options)
+        assert dicom_pixels._size_of(content.getvalue()) == (50, 70)
 
 
 @pytest.mark.filterwarnings("ignore:The pixel data is")

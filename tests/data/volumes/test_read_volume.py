@@ -78,6 +78,47 @@ def test_without_a_writable_folder_volumes_are_decoded_again(volumes, monkeypatc
     assert decoded == [*paths, *paths, *paths]
 
 
+def test_the_files_of_a_folder_are_looked_at_once_for_many_slices(tmp_path, monkeypatch):
+    for number in range(3):
+        (tmp_path / "a" / "b").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "a" / "b" / f"{number}.dcm").write_bytes(b"x")
+    looked, scan = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: looked.append(path) or scan(path))
+    first = module._stamp(tmp_path / "a")
+    looked.clear()
+    monkeypatch.setattr(module, "TRUSTED", 1000.0)
+    assert {module._stamp(tmp_path / "a") for _ in range(100)} == {first} and not looked
+
+
+@pytest.mark.parametrize(
+    "change", ["added", "added in a subfolder", "replaced", "removed", "written in place", "touched"]
+)
+def test_a_changed_file_of_a_folder_is_noticed(tmp_path, monkeypatch, change):
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    for folder in (tmp_path / "a", deep):
+        for number in range(2):
+            (folder / f"{number}.dcm").write_bytes(b"12345")
+            os.utime(folder / f"{number}.dcm", ns=(10**18, 10**18))
+        os.utime(folder, ns=(10**18, 10**18))
+    monkeypatch.setattr(module, "TRUSTED", -1.0 if change in ("written in place", "touched") else 1000.0)
+    first, file = module._stamp(tmp_path / "a"), deep / "0.dcm"
+    if change.startswith("added"):
+        (deep if "sub" in change else tmp_path / "a").joinpath("new.dcm").write_bytes(b"")
+    elif change == "replaced":
+        (tmp_path / "new").write_bytes(b"54321")
+        (tmp_path / "new").replace(file)
+    elif change == "removed":
+        file.unlink()
+    elif change == "touched":
+        file.touch()
+    else:
+        file.write_bytes(b"54321")
+    second = module._stamp(tmp_path / "a")
+    assert second != first
+    assert module._stamp(tmp_path / "a") == second
+
+
 SCRIPT = """
 import os, sys
 from atrous.data.volumes import read_volume as module

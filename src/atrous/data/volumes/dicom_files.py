@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,19 @@ from typing import Any, BinaryIO, NamedTuple
 
 from atrous.errors import AtrousError, missing_extra
 
+#: Errors of damaged, encrypted or unknown zips, while they are opened or their files are read.
+ZIP_ERRORS = (OSError, EOFError, RuntimeError, ValueError, struct.error, zlib.error, zipfile.BadZipFile)
 #: Most files of a folder or a zip.
 MOST_FILES = 50_000
 #: A zip is refused if its uncompressed files have more than `ZIP_FREE` bytes together, and also more than `ZIP_RATIO`
 #: times the bytes of the zip. Compression makes CT files only two to five times smaller.
 ZIP_FREE, ZIP_RATIO = 2**26, 50
+#: Largest number of bytes that are read from the header of a file. Multi-frame files have some kilobytes per frame.
+HEADER_BYTES = 2**25
+#: Largest number of sequence items of a header: pydicom needs about 700 bytes for an item, which may have 8 bytes.
+_MOST_ITEMS = 500_000
+#: The tag of a sequence item (PS3.5 section 7.5), little-endian and big-endian.
+_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 #: Largest ratio of size that compressed pixels may promise: that of deflate.
 _COMPRESSED = 1032
 #: Deflated Explicit VR: pydicom would inflate it without a limit.
@@ -54,7 +63,7 @@ def series_files(path: Path) -> Iterator[list[SeriesFile]]:
         archive = zipfile.ZipFile(path)
     except FileNotFoundError as error:
         raise AtrousError(f"{path}: no such file or folder.") from error
-    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+    except ZIP_ERRORS as error:
         raise AtrousError(f"{path}: the zip is damaged or cannot be read ({type(error).__name__}).") from None
     with archive:
         members = sorted((one for one in archive.infolist() if not one.is_dir()), key=lambda one: one.filename)
@@ -77,63 +86,99 @@ def _check_zip(path: Path, members: list[zipfile.ZipInfo]) -> None:
     if total > max(ZIP_FREE, ZIP_RATIO * size):
         raise AtrousError(
             f"{path}: the zip of {size / 1e6:.4g} MB promises {total / 1e6:.4g} MB, more than {ZIP_RATIO} times its "
-            "size. It is damaged or malicious. If you trust it, unpack it and give the folder."
+            "size. It is damaged or malicious. If you trust it, give its content as a folder or as a zip without "
+            "compression."
         )
     if any(one.flag_bits & 1 for one in members):
-        raise AtrousError(f"{path}: the zip is encrypted. Unpack it and give the folder.")
+        raise AtrousError(f"{path}: the zip is encrypted. Give its content as a folder or as a zip without a password.")
     if any(one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for one in members):
         raise AtrousError(f"{path}: the zip has members that are neither stored nor deflated; pack it again.")
 
 
-def read_dataset(path: Path, files: list[SeriesFile], number: int, tags: list[str] | None) -> Any:
+class _BoundedReader:
+    """A file from which pydicom reads at most a number of bytes and of sequence items; skipped bytes do not count.
+
+    pydicom would read a value of any length into memory, whatever the header promises.
+    """
+
+    def __init__(self, file: BinaryIO, most: int) -> None:
+        self._file, self._bytes, self._items = file, most, _MOST_ITEMS
+        self.seek, self.tell = file.seek, file.tell
+
+    @property
+    def is_exceeded(self) -> bool:
+        return min(self._bytes, self._items) < 0
+
+    def read(self, size: int) -> bytes:
+        self._bytes -= size
+        content = b"" if self.is_exceeded else self._file.read(size)
+        if size <= HEADER_BYTES:
+            self._items -= sum(map(content.count, _ITEMS))
+        if self.is_exceeded:  # pydicom may turn this error into another one
+            raise ValueError("the header or the pixels are larger than allowed")
+        return content
+
+
+def read_dataset(
+    path: Path, files: list[SeriesFile], number: int, tags: list[str] | None, pixel_bytes: int | None = None
+) -> Any:
     """Reads some tags of a file.
 
     Args:
         path: the folder or zip, for messages.
         files: its files.
         number: index of the file to read.
-        tags: keywords of the tags; None for all but PixelData. Without PixelData, reading stops before the pixels.
+        tags: keywords of the tags; None for all of them.
+        pixel_bytes: number of bytes of the pixels, as the header promises it; None to stop reading before the pixels.
 
     Returns:
         A pydicom dataset; None if the file does not start as DICOM does.
 
     Raises:
-        AtrousError: pydicom is not installed, or the file is damaged.
+        AtrousError: pydicom is not installed, the file is damaged, its header is larger than `HEADER_BYTES`, or its
+            pixels are more than twice as large as promised. Such values are not read into memory.
     """
-    pydicom = pydicom_module()
+    pydicom, file = pydicom_module(), None
     try:
-        with files[number].reader() as file:
-            if file.read(132)[128:] != b"DICM":
+        with files[number].reader() as opened:
+            if opened.read(132)[128:] != b"DICM":
                 return None
+            file = _BoundedReader(opened, HEADER_BYTES + 2 * (pixel_bytes or 0))
             if _transfer_syntax(file) != _DEFLATED:
-                file.seek(0)
-                return pydicom.dcmread(file, specific_tags=tags, stop_before_pixels="PixelData" not in (tags or ()))
+                opened.seek(0)
+                return pydicom.dcmread(file, specific_tags=tags, stop_before_pixels=pixel_bytes is None)
     except Exception as error:  # pydicom and zlib raise many types for damaged files
-        raise damaged(path, number, error) from None
+        if file is None or not file.is_exceeded:
+            raise damaged(path, number, error) from None
+        raise AtrousError(
+            f"{path}: file {number + 1} in the order of names has a header of more than {HEADER_BYTES >> 20} MiB, or "
+            "more pixels than its header promises. It is damaged or malicious. Export the series again."
+        ) from None
     raise AtrousError(f"{path}: the DICOM files are deflated (transfer syntax {_DEFLATED}); store them uncompressed.")
 
 
-def _transfer_syntax(file: BinaryIO) -> str:
+def _transfer_syntax(file: Any) -> str:
     """Reads the transfer syntax from a file that is at the end of its preamble."""
     from pydicom.filereader import _read_file_meta_info
 
     return str(_read_file_meta_info(file).get("TransferSyntaxUID", ""))
 
 
-def check_promise(dataset: Any, size: int) -> None:
-    """Checks that a file can hold as many pixels as its header promises, before memory is allocated for them.
+def promised_bytes(dataset: Any, size: int) -> int:
+    """Returns the number of bytes of the pixels, after decompression, that the header of a grey file promises.
 
     Args:
         dataset: pydicom dataset with the tags of the pixels.
         size: number of bytes of the file.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: a file of this size cannot hold so many pixels. It is raised before memory is allocated for them.
     """
     count = int(dataset.get("NumberOfFrames") or 1)
     promised = count * int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) / 8
     if promised > size * (_COMPRESSED if dataset.file_meta.TransferSyntaxUID.is_compressed else 1) or promised <= 0:
         raise ValueError("the pixels do not fit into the file")
+    return int(promised) + 1
 
 
 def damaged(path: Path, number: int, error: Exception) -> AtrousError:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from atrous.data.volumes.dicom_files import MOST_FILES, SeriesFile, check_promise, damaged, read_dataset
+from atrous.data.volumes.dicom_files import MOST_FILES, SeriesFile, damaged, promised_bytes, read_dataset
 from atrous.data.volumes.dicom_grid import MILLIMETRES, SHARE, slice_order
 from atrous.data.volumes.grid import SAME_GRID, Grid, in_words, reorientation
 from atrous.data.volumes.volume import Volume
@@ -78,11 +78,11 @@ def read_dicom_seg(path: Path, like: Grid | None = None, order: Sequence[str] = 
         files = [SeriesFile(path.stat().st_size, path.parent, lambda: path.open("rb"))]
     except OSError as error:
         raise AtrousError(f"{path}: no such file.") from error
-    dataset = read_dataset(path, files, 0, _TAGS)
+    dataset = read_dataset(path, files, 0, _TAGS, files[0].size)
     if dataset is None or str(dataset.get("SOPClassUID")) not in _SEGMENTATIONS:
         raise AtrousError(f"{path}: this is not a DICOM-SEG file.")
     try:
-        check_promise(dataset, files[0].size)
+        promised_bytes(dataset, files[0].size)
         names = {int(one.SegmentNumber): str(one.get("SegmentLabel") or "") for one in dataset.SegmentSequence}
         planes = _planes(dataset)
     except AtrousError as error:

@@ -20,7 +20,7 @@ from atrous.data.mask_value_map import ClassTable
 from atrous.data.volumes.dicom_series import series_headers
 from atrous.data.volumes.grid import Grid, reorientation
 from atrous.data.volumes.series_places import chosen_series
-from atrous.errors import AtrousError, missing_extra
+from atrous.errors import AtrousError, missing_extra, named
 from atrous.software_tag import sealed_dicom
 from atrous.version import __version__
 
@@ -31,6 +31,8 @@ TISSUE: Code = ("SCT", "85756007", "Tissue")
 _SERIES_STEP = 1000
 #: Attributes by which a segmentation references its series.
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID", "FrameOfReferenceUID")
+#: Attributes that must be the same in all slices.
+_EQUAL = ("StudyInstanceUID", "FrameOfReferenceUID")
 #: Attributes of a patient and a study that a file must have, but that may be empty (PS3.3 C.7.1.1, C.7.2.1).
 _MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
@@ -54,24 +56,28 @@ def write_dicom_seg(path: Path, labels: np.ndarray, like: Path, classes: ClassTa
         AtrousError: highdicom is not installed, the mask does not have the shape of the series, all classes are
             background, or headers of the series lack attributes that a segmentation needs.
     """
-    highdicom = highdicom_module()
+    segments = _segments(classes)
     headers, order, grid = _sources(like)
     change = reorientation(grid)
     if labels.shape != change.ras_grid(grid).shape:
         raise AtrousError(f"{like}: a mask of {labels.shape} voxels does not fit, {change.ras_grid(grid).shape}.")
-    shown = [index for index, name in enumerate(classes.names) if name.strip().lower() not in BACKGROUND_NAMES]
-    if not shown:
-        raise AtrousError("all classes are background, so there is no segment to write as DICOM-SEG.")
     number_of = np.zeros(256, np.uint8)
-    number_of[shown] = np.arange(1, len(shown) + 1)
+    number_of[_shown(classes)] = np.arange(1, len(segments) + 1)
     slices = number_of[change.from_ras(labels).T]  # slices, rows, columns
-    slices = np.ascontiguousarray(slices[order])
+    content = _encoded(like, headers, np.ascontiguousarray(slices[order]), segments)
+    with atomic_path(path) as file:
+        file.write_bytes(sealed_dicom(content))
+
+
+def _encoded(like: Path, headers: list[Any], slices: np.ndarray, segments: list[Any]) -> bytes:
+    """Returns a DICOM-SEG file of segment numbers in the order of the source images."""
+    highdicom = highdicom_module()
     try:
         found = highdicom.seg.Segmentation(
             source_images=headers,
             pixel_array=slices,
             segmentation_type="BINARY",
-            segment_descriptions=[_segment(highdicom, classes, one, at + 1) for at, one in enumerate(shown)],
+            segment_descriptions=segments,
             series_instance_uid=highdicom.UID(),
             series_number=int(headers[0].get("SeriesNumber") or 0) + _SERIES_STEP,
             sop_instance_uid=highdicom.UID(),
@@ -91,8 +97,7 @@ def write_dicom_seg(path: Path, labels: np.ndarray, like: Path, classes: ClassTa
         raise AtrousError(
             f"{like}: the headers do not allow a DICOM-SEG ({type(error).__name__}). Write NIfTI instead."
         ) from None
-    with atomic_path(path) as file:
-        file.write_bytes(sealed_dicom(content.getvalue()))
+    return content.getvalue()
 
 
 def highdicom_module() -> Any:
@@ -108,16 +113,32 @@ def highdicom_module() -> Any:
     return highdicom
 
 
-def check_sources(like: Path) -> None:
-    """Checks, before a series is segmented, that its headers allow a DICOM-SEG.
+def check_classes(classes: ClassTable) -> None:
+    """Checks, before any series is read, that the classes can be the segments of a DICOM-SEG.
+
+    Args:
+        classes: names, colours and coded meanings of the classes.
+
+    Raises:
+        AtrousError: highdicom is not installed, all classes are background, or a name or a code is not allowed.
+    """
+    _segments(classes)
+
+
+def check_sources(like: Path, classes: ClassTable) -> None:
+    """Checks, before a series is segmented, that a DICOM-SEG can reference it, by encoding a mask of one voxel.
 
     Args:
         like: place of the DICOM series.
+        classes: classes of the mask.
 
     Raises:
-        AtrousError: they do not; the message names the missing attributes.
+        AtrousError: it cannot; the message names the missing attributes, or those that differ between the slices.
     """
-    _sources(like)
+    headers, order, grid = _sources(like)
+    slices = np.zeros((len(order), *grid.shape[1::-1]), np.uint8)
+    slices[0, 0, 0] = 1
+    _encoded(like, headers, slices, _segments(classes))
 
 
 def _sources(like: Path) -> tuple[list[Any], list[int], Grid]:
@@ -126,22 +147,57 @@ def _sources(like: Path) -> tuple[list[Any], list[int], Grid]:
     The order is that of the files, or that of the frames of one file.
     """
     headers, frames, grid = series_headers(*chosen_series(like))
+    first = headers[0]
     for header in headers:
         if missing := [name for name in _NEEDED if not header.get(name)]:
             raise AtrousError(
                 f"{like}: the headers lack {' and '.join(missing)}, which DICOM-SEG needs. Write NIfTI instead."
             )
-        for name in _MAY_BE_EMPTY:
-            if name not in header:
-                setattr(header, name, "")
+        if "ImageOrientationPatient" in first:  # highdicom refuses directions that were rounded differently
+            header.ImageOrientationPatient = first.ImageOrientationPatient
+    if other := [name for name in _EQUAL if any(header.get(name) != first.get(name) for header in headers)]:
+        raise AtrousError(
+            f"{like}: the slices differ in {' and '.join(other)}, and a DICOM-SEG belongs to one study and one frame "
+            "of reference. Move the slices of one study into a folder of their own, or write NIfTI instead."
+        )
+    if len({str(header.SOPInstanceUID) for header in headers}) < len(headers):
+        raise AtrousError(
+            f"{like}: several slices have the same SOPInstanceUID, by which a DICOM-SEG references them. Export the "
+            "series again, or write NIfTI instead."
+        )
+    for name in _MAY_BE_EMPTY:
+        if name not in first:
+            setattr(first, name, "")
     if len(headers) == len(frames) and all(int(one.get("NumberOfFrames") or 1) == 1 for one in headers):
         return headers, np.argsort([file for file, _ in frames]).tolist(), grid
-    if len(headers) > 1 or len(frames) != int(headers[0].get("NumberOfFrames") or 1):
+    if len(headers) > 1 or len(frames) != int(first.get("NumberOfFrames") or 1):
         raise AtrousError(
             f"{like}: the series has several files with several frames each; DICOM-SEG is written for files of one "
             "frame, or for one file. Write NIfTI instead."
         )
     return headers, np.argsort([frame for _, frame in frames]).tolist(), grid
+
+
+def _shown(classes: ClassTable) -> list[int]:
+    """Returns the indices of the classes that are segments."""
+    return [index for index, name in enumerate(classes.names) if name.strip().lower() not in BACKGROUND_NAMES]
+
+
+def _segments(classes: ClassTable) -> list[Any]:
+    """Returns the descriptions of the segments, in the order of the classes."""
+    highdicom, shown = highdicom_module(), _shown(classes)
+    if not shown:
+        raise AtrousError("all classes are background, so there is no segment to write as DICOM-SEG.")
+    segments = []
+    for number, index in enumerate(shown, 1):
+        try:
+            segments.append(_segment(highdicom, classes, index, number))
+        except Exception as error:  # highdicom raises several types
+            raise AtrousError(
+                f"the class {named(classes.names[index])} cannot be a segment of a DICOM-SEG: {error}. Correct its "
+                "name and its code in classes.yaml, or write NIfTI instead."
+            ) from error
+    return segments
 
 
 def _segment(highdicom: Any, classes: ClassTable, index: int, number: int) -> Any:
@@ -154,10 +210,16 @@ def _segment(highdicom: Any, classes: ClassTable, index: int, number: int) -> An
     )
     return highdicom.seg.SegmentDescription(
         segment_number=number,
-        segment_label=classes.names[index].replace("\\", "/")[:64],
+        segment_label=_label(classes.names[index]) or f"class {index}",
         segmented_property_category=concept(category[1], category[0], category[2]),
         segmented_property_type=concept(kind[1], kind[0], kind[2]),
         algorithm_type="AUTOMATIC",
         algorithm_identification=algorithm,
         display_color=highdicom.color.CIELabColor.from_rgb(*classes.colors[index]),
     )
+
+
+def _label(name: str) -> str:
+    """Returns a class name as text of DICOM (LO, PS3.5 table 6.2-1): no backslash, no control characters."""
+    printable = "".join(one if one.isprintable() else " " for one in name.replace("\\", "/"))
+    return " ".join(printable.split())[:64]

@@ -10,15 +10,15 @@ no file names, because those may name a patient.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from atrous.data.volumes.dicom_files import MOST_FILES, SeriesFile, check_promise, damaged, read_dataset, series_files
+from atrous.data.volumes.dicom_files import MOST_FILES, SeriesFile, damaged, promised_bytes, read_dataset, series_files
 from atrous.data.volumes.dicom_grid import slice_order
+from atrous.data.volumes.dicom_pixels import decode_slice, high_bit
 from atrous.data.volumes.grid import Grid, reorientation
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError
@@ -34,10 +34,27 @@ _TAGS = [
     *("SOPClassUID", "SeriesInstanceUID", "Modality", "NumberOfFrames", "Rows", "Columns", "SamplesPerPixel"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation", *_GROUPS),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices", "SliceThickness"),
-    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit"),
-    "LossyImageCompression",
+    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "LossyImageCompression"),
 ]
-_PIXEL_TAGS = [*_TAGS, "PlanarConfiguration", "PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
+_REFERENCE_TAGS = [*_TAGS, "StudyInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"]
+_PIXEL_TAGS = [
+    *("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit"),
+    *("PixelRepresentation", "PhotometricInterpretation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+]
+
+
+class SeveralSeries(AtrousError):
+    """Error for a folder or a zip of several series, of which none is chosen.
+
+    Args:
+        message: message that names the arguments by which a series is chosen.
+        listed: SeriesInstanceUID, size and modality of each series, as text.
+    """
+
+    def __init__(self, message: str, listed: str = "") -> None:  # pickled with its message only
+        super().__init__(message)
+        self.listed = listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +73,9 @@ class _Frame:
     thickness: float | None
     inverted: bool
     lossy: bool
+    gray: bool
+    has_table: bool
+    pixel_bytes: int  # of the whole file
 
     def is_like(self, other: _Frame) -> bool:
         """Whether two slices may belong to one volume."""
@@ -102,9 +122,10 @@ def read_series(path: Path, series: str | None = None) -> Volume:
             slots.setdefault(frame.file, []).append(slot)
         padded = False
         for number in sorted(slots):
-            dataset = read_dataset(path, files, number, _PIXEL_TAGS)
+            dataset = read_dataset(path, files, number, _PIXEL_TAGS, frames[slots[number][0]].pixel_bytes)
             for slot in slots[number]:
-                values[slot] = _pixels(path, number, dataset, frames[slot])
+                frame = frames[slot]
+                values[slot] = decode_slice(path, number, dataset, frame.index, frame.slope, frame.intercept)
                 padded |= bool(np.isnan(values[slot]).any())
     if any(frame.inverted for frame in frames):
         notes += (f"{path.name} is MONOCHROME1 (large values are dark): its values are not inverted.",)
@@ -147,15 +168,16 @@ def stored_grid(path: Path, series: str | None = None) -> Grid:
 
 
 def series_headers(path: Path, series: str | None = None) -> tuple[list[Any], list[tuple[int, int]], Grid]:
-    """Reads the complete headers of a DICOM series, without its pixels; they name the patient.
+    """Reads the headers of a DICOM series by which another object of the study references it; they name the patient.
 
     Args:
         path: as for `read_series`.
         series: as for `read_series`.
 
     Returns:
-        The pydicom datasets of the files; for each slice in the order of the grid, the index of its file and of its
-        frame; and the grid, as of `stored_grid`.
+        The pydicom datasets of the files: the first one complete except for its pixels, the others only with the
+        attributes of their position and reference, because complete headers may fill the memory. For each slice in the
+        order of the grid, the index of its file and of its frame. The grid, as of `stored_grid`.
 
     Raises:
         AtrousError: as for `read_series`.
@@ -163,31 +185,37 @@ def series_headers(path: Path, series: str | None = None) -> tuple[list[Any], li
     with series_files(path) as files:
         frames, grid, _ = _planned(path, files, series)
         numbers = list(dict.fromkeys(frame.file for frame in frames))
-        headers = [read_dataset(path, files, number, None) for number in numbers]
+        headers = [
+            read_dataset(path, files, number, _REFERENCE_TAGS if number != numbers[0] else None) for number in numbers
+        ]
     return headers, [(numbers.index(frame.file), frame.index) for frame in frames], grid
 
 
 def _planned(path: Path, files: list[SeriesFile], series: str | None) -> _Series:
     """Reads all headers, chooses the series, and orders its slices."""
     groups: list[list[_Frame]] = []
-    skipped = 0
+    skipped = count = 0
     for number in range(len(files)):
         dataset = read_dataset(path, files, number, _TAGS)
         try:
             frames = [] if dataset is None else _frames(number, dataset, files[number].size)
         except Exception as error:  # pydicom decodes a tag when it is read, and its errors quote bytes of the file
             raise damaged(path, number, error) from None
-        skipped += not frames
+        skipped, count = skipped + (not frames), count + len(frames)
+        if count > MOST_FILES:
+            raise AtrousError(f"{path}: there are more than {MOST_FILES} slices. Give one series only.")
         for frame in frames:
             group = next((one for one in reversed(groups) if one[0].is_like(frame)), None)
             if group is None and len(groups) == _MOST_SERIES:
-                raise AtrousError(f"{path}: there are more than {_MOST_SERIES} series. Give the folder of one series.")
+                raise AtrousError(f"{path}: there are more than {_MOST_SERIES} series. Give one series only.")
             if group is None:
                 groups.append([frame])
             else:
                 group.append(frame)
     if not groups:
-        raise AtrousError(f"{path}: there are no DICOM images ({len(files)} files). Give the folder of a series.")
+        raise AtrousError(
+            f"{path}: there are no DICOM images ({len(files)} files). Give a folder or a zip of a series."
+        )
     frames = _chosen(path, groups, series)
     ordered = _ordered(path, frames)
     if not skipped:
@@ -215,21 +243,23 @@ def _frames(number: int, dataset: Any, size: int) -> list[_Frame]:
     """Returns the slices of a file; none if it is not an image of a scan."""
     if not is_scan(dataset):
         return []
-    count, shape = int(dataset.get("NumberOfFrames") or 1), (int(dataset.Rows), int(dataset.Columns))
-    check_promise(dataset, size)
-    if not 0 < int(dataset.BitsStored) <= _high_bit(dataset) + 1 <= int(dataset.BitsAllocated):
+    count = int(dataset.get("NumberOfFrames") or 1)
+    pixel_bytes = promised_bytes(dataset, size)
+    if count > MOST_FILES:
+        raise ValueError("there are too many frames")
+    if not 0 < int(dataset.BitsStored) <= high_bit(dataset) + 1 <= int(dataset.BitsAllocated):
         raise ValueError("the bits of a pixel contradict each other")
     if not isinstance(dataset.PhotometricInterpretation, str) or int(dataset.get("SamplesPerPixel") or 1) < 1:
         raise ValueError("the kind of pixel is not clear")
     shared, each = (dataset.get(name) or [] for name in _GROUPS)
     common = shared[0] if shared else {}
     if count > 1 and len(each) != count:  # such as ultrasound: pictures over time, without a position of each
-        frame = replace(_frame(number, 0, dataset, shape, common, {}), place=None)
-        return [replace(frame, index=index) for index in range(min(count, MOST_FILES))]
-    return [_frame(number, index, dataset, shape, common, each[index] if each else {}) for index in range(count)]
+        frame = replace(_frame(number, 0, dataset, pixel_bytes, common, {}), place=None)
+        return [replace(frame, index=index) for index in range(count)]
+    return [_frame(number, index, dataset, pixel_bytes, common, each[index] if each else {}) for index in range(count)]
 
 
-def _frame(number: int, index: int, dataset: Any, shape: tuple[int, int], common: Any, own: Any) -> _Frame:
+def _frame(number: int, index: int, dataset: Any, pixel_bytes: int, common: Any, own: Any) -> _Frame:
     """Reads the header of one slice: from the file, from the groups that all its frames share, or from its own."""
 
     def value(name: str, group: str) -> Any:
@@ -264,7 +294,7 @@ def _frame(number: int, index: int, dataset: Any, shape: tuple[int, int], common
         index=index,
         series=uid if re.fullmatch(r"[0-9.]{1,64}", uid) else "(no SeriesInstanceUID)",
         modality=modality if re.fullmatch(r"[A-Z]{2,10}", modality) else "unknown modality",
-        size=shape,
+        size=(int(dataset.Rows), int(dataset.Columns)),
         place=place,
         slope=slope,
         intercept=intercept,
@@ -272,6 +302,9 @@ def _frame(number: int, index: int, dataset: Any, shape: tuple[int, int], common
         thickness=real("SliceThickness", "PixelMeasuresSequence"),
         inverted=dataset.PhotometricInterpretation == "MONOCHROME1",
         lossy=dataset.get("LossyImageCompression") == "01",
+        gray=int(dataset.get("SamplesPerPixel") or 1) == 1 and dataset.PhotometricInterpretation.startswith("MONO"),
+        has_table="ModalityLUTSequence" in dataset,
+        pixel_bytes=pixel_bytes,
     )
 
 
@@ -287,13 +320,14 @@ def _chosen(path: Path, groups: list[list[_Frame]], series: str | None) -> list[
         raise AtrousError(f"{path}: no SeriesInstanceUID starts with {series!r}. There are: {listed}.")
     if len({group[0].series for group in wanted}) > 1:
         what = f"there are {len(wanted)} series" + (f" that start with {series!r}" if series else "")
-        raise AtrousError(
-            f"{path}: {what}: {listed}. Name one by the argument series: its SeriesInstanceUID, or enough of its first "
-            "characters; or give a folder of one series."
+        raise SeveralSeries(
+            f"{path}: {what}: {listed}. Give one of them as {path}/SeriesInstanceUID, in Python also by the argument "
+            "series; or give a folder of one series.",
+            listed,
         )
     raise AtrousError(
         f"{path}: the slices of the series have {len(wanted)} different sizes, directions or pixel distances: {listed}."
-        " Move those of one volume into a folder of their own."
+        " Move those of one volume into a folder or a zip of their own."
     )
 
 
@@ -307,6 +341,12 @@ def _in_words(group: list[_Frame]) -> str:
 
 def _ordered(path: Path, frames: list[_Frame]) -> _Series:
     """Orders the slices of a series."""
+    if not all(frame.gray for frame in frames):
+        raise AtrousError(
+            f"{path}: the slices are in colour; a volume has one value per voxel. Give the original scan."
+        )
+    if any(frame.has_table for frame in frames):
+        raise AtrousError(f"{path}: the values are scaled by a table (Modality LUT), which is not read. Use .nii.gz.")
     places = np.array([frame.place for frame in frames if frame.place is not None])
     if not len(places):
         raise AtrousError(
@@ -326,59 +366,3 @@ def _distance_of_one(path: Path, frame: _Frame) -> tuple[float, str]:
         if side is not None and np.isfinite(side) and side > 0:
             return side, f"{path.name} has one slice: the voxel side of {side:.4g} mm is its {name}."
     raise AtrousError(f"{path}: there is one slice, without SpacingBetweenSlices or SliceThickness. Give all slices.")
-
-
-def _pixels(path: Path, number: int, dataset: Any, frame: _Frame) -> np.ndarray:
-    """Decodes one slice: H×W float32, scaled, NaN where there is no data."""
-    from pydicom.pixels import get_decoder, pixel_array
-
-    if int(dataset.get("SamplesPerPixel") or 1) != 1 or not dataset.PhotometricInterpretation.startswith("MONO"):
-        raise AtrousError(
-            f"{path}: the slices are in colour; a volume has one value per voxel. Give the original scan."
-        )
-    if "ModalityLUTSequence" in dataset:
-        raise AtrousError(f"{path}: the values are scaled by a table (Modality LUT), which is not read. Use .nii.gz.")
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax.is_compressed and not _decodes(get_decoder, syntax):
-        raise AtrousError(
-            f"{path}: no decoder is installed for the compression of the slices, {syntax.name}. Install one with: pip "
-            "install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg (or: pip install python-gdcm)"
-        )
-    # pydicom's own correction ignores HighBit, and would change values of padding outside the stored bits
-    options: dict[str, Any] = {} if syntax.is_compressed else {"correct_unused_bits": False}
-    try:
-        stored = pixel_array(dataset, index=frame.index, **options)
-        empty = _empty(dataset, stored)
-    except Exception as error:  # decoders raise many types for damaged pixels
-        raise damaged(path, number, error) from None
-    if stored.shape != frame.size or stored.dtype.kind not in "iu":
-        raise AtrousError(
-            f"{path}: the pixels of file {number + 1} are {stored.dtype} {stored.shape}, which is no slice."
-        )
-    bits, high = stored.dtype.itemsize * 8, _high_bit(dataset)
-    if not syntax.is_compressed and int(dataset.BitsStored) < bits:  # bits above the value may hold anything
-        stored = (stored << (bits - 1 - high)) >> (bits - int(dataset.BitsStored))
-    values = stored.astype(np.float32) * np.float32(frame.slope) + np.float32(frame.intercept)
-    values[empty] = np.nan
-    return values
-
-
-def _high_bit(dataset: Any) -> int:
-    return int(dataset.BitsStored) - 1 if dataset.get("HighBit") is None else int(dataset.HighBit)
-
-
-def _empty(dataset: Any, stored: np.ndarray) -> np.ndarray:
-    """Returns where a slice has no data. Files often give the padding of signed pixels as an unsigned number."""
-    padding = dataset.get("PixelPaddingValue")
-    if padding is None:
-        return np.zeros(stored.shape, bool)
-    limit = dataset.get("PixelPaddingRangeLimit")
-    ends = np.array([padding, padding if limit is None else limit], np.int64).astype(stored.dtype)
-    return (stored >= ends.min()) & (stored <= ends.max())
-
-
-def _decodes(get_decoder: Callable[[Any], Any], syntax: Any) -> bool:
-    try:
-        return bool(get_decoder(syntax).is_available)
-    except NotImplementedError:
-        return False

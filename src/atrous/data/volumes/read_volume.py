@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
+from time import monotonic
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,9 +26,21 @@ from atrous.data.volumes.volume import Volume
 
 #: Number of bytes of volumes that stay in memory in each process.
 KEPT = 2**29
+#: Time after which the files of a folder are looked at again, in seconds.
+TRUSTED = 2.0
 
 Key = tuple[str, int, int]
 
+
+class _FolderStamp(NamedTuple):
+    """The stamp of a folder, the times of its subfolders, and the time at which its files were looked at."""
+
+    folders: dict[str, int]
+    stamp: tuple[int, int]
+    seen: float
+
+
+_stamps: dict[Path, _FolderStamp] = {}
 _kept: OrderedDict[Key, Volume] = OrderedDict()
 #: Volumes that were decoded before; a second decoding shows that memory cannot keep the volumes in use.
 _decoded: set[Key] = set()
@@ -40,7 +57,8 @@ def read_volume(path: Path) -> Volume:
             of them as ``folder/SeriesInstanceUID`` or ``file.zip/SeriesInstanceUID``.
 
     Returns:
-        The volume. Do not change its values: it may be read again.
+        The volume. Do not change its values: it may be read again. A changed file is read again at the next call; a
+        file that was changed in place in a folder, at the latest after `TRUSTED` seconds.
 
     Raises:
         AtrousError: the file is missing, damaged, or in no known format.
@@ -99,10 +117,40 @@ def _bytes_in_memory(volume: Volume) -> int:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Returns the time of the last change, in ns, and the number of bytes of a file or of all files of a folder."""
-    inside = (one for one in path.rglob("*") if one.is_file()) if path.is_dir() else ()
-    found = [one.stat() for one in (path, *inside)]
-    return max(one.st_mtime_ns for one in found), sum(one.st_size for one in found)
+    """Returns the time of the last change, in ns, and the number of bytes of a file or of all files of a folder.
+
+    A volume is looked up for each of its slices, and a folder has a file per slice. So the files are looked at again
+    only after `TRUSTED` seconds, or if a file was added, removed or renamed, which changes its folder.
+    """
+    if not path.is_dir():
+        found = path.stat()
+        return found.st_mtime_ns, found.st_size
+    known = _stamps.get(path)
+    if known is None or monotonic() - known.seen > TRUSTED or known.folders != _changed(known.folders):
+        known = _stamps[path] = _folder_stamp(path)
+    return known.stamp
+
+
+def _folder_stamp(path: Path) -> _FolderStamp:
+    seen, times, size = monotonic(), [0], 0
+    folders = _changed([folder for folder, _, _ in os.walk(path)])  # before the files, which may change meanwhile
+    for folder in folders:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_file():
+                    found = entry.stat()
+                    times.append(found.st_mtime_ns)
+                    size += found.st_size
+    return _FolderStamp(folders, (max(*times, *folders.values()), size), seen)
+
+
+def _changed(folders: Iterable[str]) -> dict[str, int]:
+    """Returns the time of the last change of each folder that exists, in ns."""
+    found = {}
+    for folder in folders:
+        with suppress(FileNotFoundError):
+            found[folder] = Path(folder).stat().st_mtime_ns
+    return found
 
 
 def volume_shape(path: Path) -> tuple[Grid, int]:
@@ -117,6 +165,15 @@ def volume_shape(path: Path) -> tuple[Grid, int]:
     Raises:
         AtrousError: as for `read_volume`.
     """
+    try:
+        return _shape(path, _stamp(chosen_series(path)[0]))
+    except OSError:
+        return nifti_shape(path)  # raises the error
+
+
+@lru_cache(maxsize=4096)
+def _shape(path: Path, stamp: tuple[int, int]) -> tuple[Grid, int]:
+    """Reads the headers of a volume once, because each of its slices needs them, and a series has one per slice."""
     return series_shape(*chosen_series(path)) if is_series(path) else nifti_shape(path)
 
 

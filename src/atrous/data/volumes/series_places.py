@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from atrous.data.volumes.dicom_files import SeriesFile, pydicom_module, read_dataset, series_files
+from atrous.data.volumes.dicom_files import ZIP_ERRORS, SeriesFile, pydicom_module, read_dataset, series_files
 from atrous.data.volumes.dicom_series import is_scan
 from atrous.errors import AtrousError
 
@@ -150,5 +149,5 @@ def _is_dicom(file: SeriesFile) -> bool:
     try:
         with file.reader() as content:
             return content.read(132)[128:] == b"DICM"
-    except (OSError, zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError):
+    except ZIP_ERRORS:
         return False

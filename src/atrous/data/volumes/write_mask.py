@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from atrous.data.mask_value_map import ClassTable
-from atrous.data.volumes.dicom_seg_write import highdicom_module, write_dicom_seg
+from atrous.data.volumes.dicom_seg_write import check_classes, write_dicom_seg
 from atrous.data.volumes.dicom_series import stored_grid
 from atrous.data.volumes.nifti import write_nifti_mask, write_nifti_on_grid
 from atrous.data.volumes.series_places import chosen_series, is_series
@@ -20,17 +20,18 @@ from atrous.paths import Place, shown_place
 MaskFormat: TypeAlias = Literal["nifti", "dicom-seg"]
 
 
-def check_mask_format(format: MaskFormat, pictures: Iterable[Place], *, raw: bool) -> None:
+def check_mask_format(format: MaskFormat, pictures: Iterable[Place], classes: ClassTable, *, raw: bool) -> None:
     """Checks that all masks can be written in a format, before any is computed.
 
     Args:
         format: format of the masks of volumes.
         pictures: the pictures and volumes to segment.
+        classes: classes of the masks.
         raw: whether masks hold the values of the training masks.
 
     Raises:
         AtrousError: the format is unknown; or DICOM-SEG is asked for with raw values, for a picture that is no DICOM
-            series, or without highdicom.
+            series, for classes that cannot be segments, or without highdicom.
     """
     if format not in get_args(MaskFormat):
         raise unknown_name("format", format, get_args(MaskFormat))
@@ -45,7 +46,7 @@ def check_mask_format(format: MaskFormat, pictures: Iterable[Place], *, raw: boo
             raise AtrousError(
                 f"DICOM-SEG is written only for DICOM series, and {shown_place(place)} is none: use the format nifti."
             )
-    highdicom_module()
+    check_classes(classes)
 
 
 def write_volume_mask(

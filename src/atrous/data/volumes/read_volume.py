@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
@@ -22,7 +23,7 @@ from atrous.data.volumes.volume import Volume
 #: Number of bytes of volumes that stay in memory in each process.
 KEPT = 2**29
 
-Key = tuple[str, int, int]
+Key = tuple[str | int, ...]
 
 _kept: OrderedDict[Key, Volume] = OrderedDict()
 #: Volumes that were decoded before; a second decoding shows that memory cannot keep the volumes in use.
@@ -46,15 +47,25 @@ def read_volume(path: Path) -> Volume:
         AtrousError: the file is missing, damaged, or in no known format.
     """
     try:
-        key = (str(path), *_stamp(chosen_series(path)[0]))
+        key = (str(path), *stamp(chosen_series(path)[0]))
     except OSError:
         return read_nifti(path)  # raises the error
+    return kept(key, lambda: decode_volume(path))
+
+
+def kept(key: Key, decode: Callable[[], Volume]) -> Volume:
+    """Returns a volume from memory or its scratch file; decodes and keeps it if it is in neither.
+
+    Args:
+        key: files and versions of all that the volume depends on.
+        decode: reads the volume.
+    """
     with _lock:
         decoding = _decoding.setdefault(key, Lock())
     with decoding:
         volume = _in_memory(key)
         if volume is None:
-            volume = open_scratch(key) or _decode(path, key)
+            volume = open_scratch(key) or _decode(key, decode)
             _keep(key, volume)
     return volume
 
@@ -78,8 +89,8 @@ def _in_memory(key: Key) -> Volume | None:
         return _kept.get(key)
 
 
-def _decode(path: Path, key: Key) -> Volume:
-    volume = decode_volume(path)
+def _decode(key: Key, decode: Callable[[], Volume]) -> Volume:
+    volume = decode()
     if key in _decoded:
         volume = with_scratch(key, volume)
     _decoded.add(key)
@@ -98,8 +109,12 @@ def _bytes_in_memory(volume: Volume) -> int:
     return 0 if isinstance(volume.values, np.memmap) else volume.values.nbytes
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """Returns the time of the last change, in ns, and the number of bytes of a file or of all files of a folder."""
+def stamp(path: Path) -> tuple[int, int]:
+    """Returns the time of the last change, in ns, and the number of bytes of a file or of all files of a folder.
+
+    Args:
+        path: file or folder.
+    """
     inside = (one for one in path.rglob("*") if one.is_file()) if path.is_dir() else ()
     found = [one.stat() for one in (path, *inside)]
     return max(one.st_mtime_ns for one in found), sum(one.st_size for one in found)

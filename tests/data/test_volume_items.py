@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import pytest
 import atrous
 from atrous.commands.doctor import doctor
 from atrous.data.doctor.examine import examine
-from atrous.data.open_dataset import open_dataset
+from atrous.data.open_dataset import open_dataset, open_whole
+from atrous.data.volume_items import holds_volumes, with_slices
 from atrous.data.volumes.slices import SlicePlace, pictures_of
 from atrous.errors import AtrousError
 from atrous.learning.distributed import current_group
@@ -114,6 +116,17 @@ def test_volumes_and_pictures_are_not_mixed(tmp_path):
         open_dataset(root)
 
 
+def test_items_without_a_list_are_volumes_too(tmp_path):
+    """A dataset whose lists name no item has only unlisted items."""
+    whole = open_whole(nnunet(tmp_path))
+    assert whole.unlisted and holds_volumes(replace(whole, splits={}))
+    sliced = with_slices(replace(whole, splits={"train": ()}), (), None)
+    assert {item.group for item in sliced.unlisted} == {"case_1", "case_2", "case_3"}
+    picture = replace(whole.unlisted[0], image=tmp_path / "x.png")
+    with pytest.raises(AtrousError, match="mixes volumes and pictures"):
+        holds_volumes(replace(whole, unlisted=(*whole.unlisted, picture)))
+
+
 @pytest.mark.parametrize(("planes", "slices"), [(("oblique",), 1), (("axial", "axial"), 1), ((), 2), ((), 33), ((), 0)])
 def test_wrong_planes_and_slices_are_refused(tmp_path, planes, slices):
     with pytest.raises(AtrousError, match=r"planes must|slices must"):
@@ -142,6 +155,26 @@ def test_a_model_is_trained_on_slices_and_segments_them(tmp_path):
     assert one.normalize == "per_image"
     slice_ = SlicePlace(tmp_path / "data/imagesTr/case_0_0000.nii.gz", "axial", 2).path
     assert atrous.Segmenter(tmp_path / "run/best.safetensors", device="cpu")(slice_).mask.shape == (5, 4)
+
+
+@pytest.mark.parametrize(
+    "given", ["", "normalize: fixed", "normalize: per_image", "normalize: window, window: [0, 12]"]
+)
+def test_volumes_are_normalised_as_the_inputs_file_states(tmp_path, given):
+    root = nnunet(tmp_path / "data", [f"case_{index}" for index in range(4)])
+    (root / "inputs.yaml").write_text(f"inputs:\n  image: {{{given}}}\n")
+    recipe = to_recipe({"name": "v", "data": {"root": str(root)}, "model": {"pretrained": False}})
+    dataset = open_dataset(root)
+    image = create_for(recipe, dataset).info.preprocessing.image
+    if given in ("", "normalize: per_image"):
+        assert (image.normalize, image.mean, image.std) == ("per_image", (0,), (1,))
+        return
+    scans = [dataset.read(item).image for item in dataset.split("train")]
+    values = np.stack(scans).astype(float)
+    if "window" in given:
+        values = values.clip(0, 12)
+    assert image.normalize == given.split()[1].strip(",")
+    np.testing.assert_allclose((*image.mean, *image.std), (values.mean(), values.std()), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, 3), (1, 1), (5, 5)])

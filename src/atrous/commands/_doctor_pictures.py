@@ -14,12 +14,12 @@ from PIL import Image
 
 from atrous import fonts
 from atrous.data.class_colors import Color, default_colors, packed_colors, unpacked_color
-from atrous.data.dataset import Dataset, Item
+from atrous.data.dataset import Dataset, Item, stored_mask
 from atrous.data.doctor.examine import Diagnosis
 from atrous.data.doctor.exif_rotation import TurnedPair, as_stored, mask_edges
 from atrous.data.formats.palettes import as_colors
 from atrous.data.mask_value_map import IGNORE_INDEX, UNKNOWN, ClassTable
-from atrous.data.pictures import StoredMask, read_mask, read_pixels
+from atrous.data.pictures import StoredMask, read_pixels
 from atrous.data.pixels import gives_channels
 from atrous.errors import AtrousError, counted
 from atrous.inference.legend import with_legend
@@ -95,8 +95,8 @@ def draw_pictures(
         The files written: ``turned_by_exif.png`` if masks may not fit turned pictures, and one file for each split
         that has pairs to draw.
     """
-    reader = _Reader(pages, in_channels)
     table = _table(dataset, diagnosis)
+    reader = _Reader(pages, in_channels, diagnosis.classes)
     written = []
     for output in planned_pictures(dataset, folder):
         name = output.path.name.removesuffix(".png")
@@ -119,6 +119,7 @@ class _Reader:
 
     pages: str
     in_channels: int | None
+    classes: ClassTable | None
 
     def picture(self, item: Item) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns a visible picture, H×W×3 uint8, and an H×W mask of pixels with data; None if all have data."""
@@ -134,7 +135,7 @@ class _Reader:
             return None
         try:
             picture, valid = self.picture(item)
-            mask = read_mask(item.mask)
+            mask = stored_mask(item.mask, item.image, self.classes)
         except Exception:  # a decoder failed or memory ran out; the findings name the file
             return None
         return (picture, valid, mask) if mask.values.size and mask.values.shape[:2] == picture.shape[:2] else None
@@ -286,9 +287,9 @@ def _table_of_values(dataset: Dataset) -> ClassTable | None:
     found: dict[bool, Counter[int]] = {False: Counter(), True: Counter()}
     for items in dataset.splits.values():
         for at in _evenly(len(items), MOST_PAIRS)[:MOST_PAIRS]:
-            path = items[at].mask
+            item = items[at]
             try:
-                values = read_mask(path).values if path else np.zeros((0, 0), np.uint8)
+                values = stored_mask(item.mask, item.image, None).values if item.mask else np.zeros((0, 0), np.uint8)
             except Exception:  # the findings name the file
                 continue
             in_color = values.ndim == 3

@@ -23,7 +23,7 @@ from atrous.data.class_file_formats import FORMS, Form
 from atrous.data.class_table_rows import NamedClass
 from atrous.data.dataset import Item
 from atrous.data.layouts.pairing import CLASSES_FILE, NoClassesError, classes_of
-from atrous.data.mask_value_map import ClassTable
+from atrous.data.mask_value_map import BACKGROUND_NAMES, ClassTable
 from atrous.data.pictures import PICTURE_SUFFIXES, read_mask
 from atrous.data.text_files import decodings, read_text_file
 from atrous.errors import AtrousError
@@ -38,7 +38,6 @@ _IGNORED_NAMES = frozenset({"__ignore__", "ignore", "ignored", "void", "unlabele
 _NEARLY = ("classes.yml", "classes.yaml.txt", "class.yaml", "labels.yaml")
 #: Files that Supervisely writes beside the folders of its datasets.
 _SUPERVISELY = frozenset({"obj_class_to_machine_color.json", "meta.json"})
-BACKGROUND_NAMES = frozenset({"background", "_background_", "__background__", "bg", "backgrnd", "???"})
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,13 @@ from atrous.data.input_files import (
     InputFiles,
 )
 from atrous.data.mask_value_map import IGNORE_INDEX, ClassTable
-from atrous.data.pictures import exif_orientation, read_mask
+from atrous.data.pictures import StoredMask, exif_orientation, read_mask
 from atrous.data.sample import Sample
 from atrous.data.sources.scene_files import read_picture_pixels, read_scene
 from atrous.data.sources.source import Pixels
 from atrous.data.splits.split_names import canonical_split
-from atrous.data.volumes.slices import file_of_picture, is_volume_place
+from atrous.data.volumes.slice_pixels import read_label_slice
+from atrous.data.volumes.slices import file_of_picture, is_dicom_label, is_volume_place, slice_place
 from atrous.errors import AtrousError, nearest, shown
 from atrous.input_spec import Input
 
@@ -178,7 +179,7 @@ class Dataset:
                 f"{item.image}: the picture has no mask; `atrous doctor {self.root}` counts such pictures."
             )
         image, valid, doubtful = self.read_image(item)
-        label = self.read_label(item.mask)
+        label = self.read_label(item.mask, item.image)
         check_sizes(item, image.shape[:2], label.shape)
         if valid is not None:
             label = np.where(valid, label, np.uint8(IGNORE_INDEX))
@@ -223,11 +224,12 @@ class Dataset:
         return (item.image, *item.more)[index]
 
     @checked
-    def read_label(self, mask: Path) -> np.ndarray:
+    def read_label(self, mask: Path, image: Path | None = None) -> np.ndarray:
         """Reads a mask as class indices.
 
         Args:
             mask: path of the mask.
+            image: path of its picture; only a slice of a DICOM-SEG or RT-STRUCT needs it.
 
         Returns:
             H×W ``uint8`` of class indices, 255 = ignore.
@@ -236,19 +238,19 @@ class Dataset:
             AtrousError: the file is missing or damaged, holds unknown values, or its palette differs from the palette
                 of a mask that was read earlier.
         """
-        raw_mask, nodata = self._raw_mask(mask)
+        raw_mask, nodata = self._raw_mask(mask, image)
         try:
             return self.classes.encode(raw_mask, nodata)
         except AtrousError as error:
             raise AtrousError(f"{mask}: {error}") from error
 
-    def _raw_mask(self, path: Path) -> tuple[np.ndarray, int | None]:
+    def _raw_mask(self, path: Path, image: Path | None) -> tuple[np.ndarray, int | None]:
         """Returns a mask's values (its palette colours if the class table lists colours) and its nodata value.
 
         Raises:
             AtrousError: the file is missing or damaged, or an index has another colour in a mask that was read earlier.
         """
-        raw_mask, palette, nodata, *_ = read_mask(path)
+        raw_mask, palette, nodata, *_ = stored_mask(path, image, self.classes)
         if palette is None or raw_mask.ndim == 3:
             return raw_mask, nodata
         if self.classes.color_coded:
@@ -259,6 +261,26 @@ class Dataset:
             if color != first_color:
                 raise AtrousError(palettes_differ(index, first_color, str(first_path), color, str(path)))
         return raw_mask, nodata
+
+
+def stored_mask(path: Path, image: Path | None, classes: ClassTable | None) -> StoredMask:
+    """Reads the stored values of a mask as `read_mask`, also of a slice of a DICOM-SEG or RT-STRUCT.
+
+    Args:
+        path: path of the mask.
+        image: path of its picture; only a slice of a DICOM-SEG or RT-STRUCT needs it.
+        classes: class table, which gives segments their values; None for the numbers of segments.
+
+    Raises:
+        AtrousError: a file is missing or damaged, or the picture is needed and not given.
+    """
+    place = slice_place(path)
+    if place is None or not is_dicom_label(place.file):
+        return read_mask(path)
+    if image is None:
+        raise AtrousError(f"{place.file}: segments are read on the grid of their scan: give the picture, too.")
+    values = read_label_slice(place, file_of_picture(image), classes)
+    return StoredMask(values, None, None, 1, False, None)
 
 
 def _check_item(item: Item) -> None:

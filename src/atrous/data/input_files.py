@@ -43,7 +43,8 @@ class InputFiles:
         missing: values that mean "no data", in addition to the nodata values that the files declare.
         colors: number of first channels that are colours of a photograph: 0, 1 or 3; None to derive it from the number
             of channels.
-        normalize: "fixed", "window" or "per_image"; see `atrous.input_spec.Input`.
+        normalize: "fixed", "window" or "per_image"; see `atrous.input_spec.Input`. None for "fixed", or for "per_image"
+            if the pictures are slices of volumes.
         window: (lowest, highest) value for the clipping of "window", in raw units; None for no clipping.
         slices: for volumes, the number of neighbouring slices that are the channels of one picture: odd, 1 or more.
         planes: for volumes, the planes of the slices: "axial", "coronal" or "sagittal"; () for axial slices.
@@ -56,7 +57,7 @@ class InputFiles:
     unit: str = ""
     missing: tuple[float, ...] = ()
     colors: int | None = None
-    normalize: str = "fixed"
+    normalize: str | None = None
     window: tuple[float, float] | None = None
     slices: int = 1
     planes: tuple[str, ...] = ()
@@ -132,7 +133,7 @@ def _check_values(entry: InputFiles) -> None:
         unit=entry.unit,
         missing=entry.missing,
         colors=colors,
-        normalize=entry.normalize,  # pyright: ignore[reportArgumentType] (Input checks it)
+        normalize="fixed" if entry.normalize is None else entry.normalize,  # pyright: ignore[reportArgumentType]
         window=entry.window,
     )
 

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import yaml
 
 from atrous.atomic_write import write_text
 from atrous.checked_arguments import checked, checked_fields
 from atrous.data.class_codes import Codes, check_codes
-from atrous.data.class_colors import Color, default_colors, packed_colors, unpacked_color
+from atrous.data.class_colors import Color, packed_colors, unpacked_color
+from atrous.data.class_yaml import table_fields, table_text
+from atrous.data.raw_values import Raw, is_triple, is_whole, smallest_dtype, tupled
 from atrous.data.text_files import read_text_file
-from atrous.errors import AtrousError, counted, named, shown, unknown_name
+from atrous.errors import AtrousError, counted, named, shown
 from atrous.json_yaml import parse_yaml
 from atrous.overwrite_checks import TABLE_MARK, check_replaceable, is_our_table
 
 IGNORE_INDEX = 255
+#: Usual names of the class that is no object, in lower case.
+BACKGROUND_NAMES = frozenset({"background", "_background_", "__background__", "bg", "backgrnd", "???"})
 MAX_CLASSES = 255  # labels are uint8, and 255 is the ignore index
-
-Raw: TypeAlias = int | Color
-
-#: Keys of a class entry for its coded meanings, in the order of `Codes`.
-_CODE_KEYS = ("code", "category")
 
 UNKNOWN = 256  # the label that `look_up` returns for raw values that are not in the table; labels are at most 255
 
@@ -43,6 +40,10 @@ class ClassTable:
             to 64 bits or, for colour-coded masks, all are (red, green, blue) triples.
         ignore: raw values of pixels that belong to no class.
         codes: coded meanings of each class, as in `class_codes`; () if no class has any.
+        segments: for each class, the labels of segments (DICOM-SEG) and the names of contours (RT-STRUCT) that belong
+            to it, besides its own name; () if no class has any.
+        overlap: "" to refuse segments of different classes that overlap; "last" to give their voxels to the class that
+            is later in the table.
     """
 
     names: tuple[str, ...]
@@ -50,12 +51,14 @@ class ClassTable:
     raw: tuple[tuple[Raw, ...], ...]
     ignore: tuple[Raw, ...] = ()
     codes: tuple[Codes, ...] = ()
+    segments: tuple[tuple[str, ...], ...] = ()
+    overlap: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("colors", "raw", "ignore", "codes"):
+        for name in ("colors", "raw", "ignore", "codes", "segments"):
             if not isinstance(rows := getattr(self, name), tuple | list):
                 raise AtrousError(f"{name} of a class table must be a tuple, got {shown(rows)}.")
-            object.__setattr__(self, name, _tupled(rows))
+            object.__setattr__(self, name, tupled(rows))
         if not 1 <= len(self.names) <= MAX_CLASSES:
             raise AtrousError(f"{len(self.names)} classes given; a class table has 1 to {MAX_CLASSES}.")
         if not len(self.names) == len(self.colors) == len(self.raw):
@@ -67,7 +70,7 @@ class ClassTable:
             if self.names.count(name) > 1:
                 raise AtrousError(f"the class name '{name}' is given twice; names must differ.")
         for name, color, raw in zip(self.names, self.colors, self.raw, strict=True):
-            if not (_is_triple(color) and all(0 <= part <= 255 for part in color)):
+            if not (is_triple(color) and all(0 <= part <= 255 for part in color)):
                 raise AtrousError(f"class '{name}' has the colour {named(color)}; give three whole numbers, 0–255.")
             if not isinstance(raw, tuple) or not raw:
                 raise AtrousError(f"class '{name}' has no raw value in a tuple; give a tuple of at least one value.")
@@ -79,12 +82,13 @@ class ClassTable:
         checked_codes = tuple(check_codes(codes, f"class '{name}'") for name, codes in named_codes)
         object.__setattr__(self, "codes", checked_codes if any(checked_codes) else ())
         self._check_raw_values()
+        self._check_segments()
 
     def _check_raw_values(self) -> None:
         owners: dict[Raw, str] = {}
         for name, values in [*zip(self.names, self.raw, strict=True), ("ignore", self.ignore)]:
             for value in values:
-                if not (_is_whole(value) or _is_triple(value)):
+                if not (is_whole(value) or is_triple(value)):
                     raise AtrousError(
                         f"the raw value {shown(value)} of '{name}' is neither a whole number nor [r, g, b]."
                     )
@@ -95,9 +99,23 @@ class ClassTable:
                         f"give each value only once.{hint}"
                     )
                 owners[value] = name
-        coded = [_is_triple(value) for value in owners]
+        coded = [is_triple(value) for value in owners]
         if any(coded) and not all(coded):
             raise AtrousError("raw values mix numbers and [r, g, b] colours; give only numbers or only colours.")
+
+    def _check_segments(self) -> None:
+        if self.overlap not in ("", "last"):
+            raise AtrousError(f"overlap must be 'last', or be left out, got {shown(self.overlap)}.")
+        if self.segments and len(self.segments) != len(self.names):
+            raise AtrousError(
+                f"{len(self.segments)} lists of segments given for {len(self.names)} classes; give one of each."
+            )
+        owners: dict[str, str] = {}
+        for name, labels in zip(self.names, self.segments, strict=False):
+            for label in labels:
+                if owners.setdefault(label, name) != name:
+                    raise AtrousError(f"the segment {label!r} is given for '{owners[label]}' and again for '{name}'.")
+        object.__setattr__(self, "segments", self.segments if any(self.segments) else ())
 
     def __len__(self) -> int:
         return len(self.names)
@@ -105,7 +123,7 @@ class ClassTable:
     @property
     def color_coded(self) -> bool:
         """Whether masks are H×W×3 colours rather than H×W numbers."""
-        return _is_triple(self.raw[0][0])
+        return is_triple(self.raw[0][0])
 
     @checked
     def encode(self, raw_mask: np.ndarray, nodata: int | None = None) -> np.ndarray:
@@ -180,7 +198,7 @@ class ClassTable:
                     "write for them; add one under ignore: in classes.yaml, or write class indices, without --raw."
                 )
             ignore = first[0]  # fills the rest of the table, which no label of this mask uses
-        table = np.empty((256, 3) if self.color_coded else 256, dtype=_smallest_dtype([*first, ignore]))
+        table = np.empty((256, 3) if self.color_coded else 256, dtype=smallest_dtype([*first, ignore]))
         table[: len(self)] = first
         table[len(self) :] = ignore
         return table[label]
@@ -193,7 +211,8 @@ class ClassTable:
         The file has ``classes``, a list of ``{name, color, raw}``, and optionally ``ignore``, a list of raw
         values. ``color`` defaults to the Pascal VOC colour of the index and ``raw`` to the index itself;
         for colour-coded masks ``raw`` is a list of ``[r, g, b]``. ``code`` and ``category``, each ``[scheme, value,
-        meaning]``, are optional: the coded meaning of the class for DICOM.
+        meaning]``, are optional: the coded meaning of the class for DICOM. ``segments`` and ``overlap`` are optional,
+        too; see the attributes.
 
         Args:
             path: the file.
@@ -206,19 +225,13 @@ class ClassTable:
             raise AtrousError(f"{path}: no such file.")
         content = parse_yaml(read_text_file(path), f"{path}:")
         try:
-            return cls(**_parsed(content))
+            return cls(**table_fields(content))
         except AtrousError as error:
             raise AtrousError(f"{path}: {error}") from error
 
     def yaml_text(self) -> str:
         """Returns the table as the text of a ``classes.yaml``, one class per line."""
-        lines = [f"ignore: {_flow([_plain(value) for value in self.ignore])}", "classes:"]
-        codes = self.codes or ((),) * len(self)
-        for name, color, raw, given in zip(self.names, self.colors, self.raw, codes, strict=True):
-            entry = {"name": name, "color": list(color), "raw": [_plain(value) for value in raw]}
-            entry |= {key: list(code) for key, code in zip(_CODE_KEYS, given, strict=False)}
-            lines.append(f"  - {_flow(entry)}")
-        return "\n".join(lines) + "\n"
+        return table_text({one.name: getattr(self, one.name) for one in fields(self)})
 
     @checked
     def to_yaml(self, path: Path | str, *, overwrite: bool = False) -> None:
@@ -312,75 +325,3 @@ class ClassTable:
 
     def _raw_of(self, code: Any) -> Raw:
         return unpacked_color(int(code)) if self.color_coded else int(code)
-
-
-def _parsed(content: Any) -> dict[str, Any]:
-    _check_keys("the file", content, ("classes", "ignore"))
-    entries = content.get("classes")
-    if not isinstance(entries, list) or not entries:
-        raise AtrousError("classes: must be a list of {name, color, raw}, one per class.")
-    names, colors, raw, codes = [], [], [], []
-    fallback = default_colors(len(entries))
-    for index, entry in enumerate(entries):
-        _check_keys("a class entry", entry, ("name", "color", "raw", *_CODE_KEYS))
-        name = entry.get("name")
-        if not isinstance(name, str) or not name:
-            raise AtrousError(f"class {index} has the name {name!r}; give text, in quotes if YAML reads another type.")
-        names.append(name)
-        colors.append(_tupled(entry.get("color", fallback[index])))
-        raw.append(_raw_values(entry.get("raw", index), f"class '{name}'"))
-        if "category" in entry and "code" not in entry:
-            raise AtrousError(f"class '{name}' has a category but no code; give both, or the code alone.")
-        codes.append(tuple(_tupled(entry[key]) for key in _CODE_KEYS if key in entry))
-    given = content.get("ignore")
-    ignore = _raw_values(() if given is None else given, "ignore")  # `given or ()` would lose the ignore value 0
-    found = {"names": names, "colors": colors, "raw": raw, "codes": codes}
-    return {**{key: tuple(values) for key, values in found.items()}, "ignore": ignore}
-
-
-def _check_keys(kind: str, given: Any, allowed: Sequence[str]) -> None:
-    if not isinstance(given, dict):
-        raise AtrousError(f"{given!r} given; {kind} must be a mapping with the keys {', '.join(allowed)}.")
-    for key in given:
-        if key not in allowed:
-            raise unknown_name(f"key in {kind}", key, allowed)
-
-
-def _raw_values(given: Any, owner: str) -> tuple[Raw, ...]:
-    values = given if isinstance(given, list | tuple) else [given]
-    for value in values:
-        if not (_is_whole(value) or _is_triple(_tupled(value))):
-            raise AtrousError(f"{owner} has the raw value {shown(value)}; give whole numbers or [r, g, b] colours.")
-    return tuple(_tupled(value) for value in values)
-
-
-def _tupled(value: Any) -> Any:
-    """Converts lists to tuples, at any depth."""
-    return tuple(map(_tupled, value)) if isinstance(value, list | tuple) else value
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
-
-
-def _is_triple(value: Any) -> bool:
-    if not (isinstance(value, tuple) and len(value) == 3):
-        return False
-    return all(_is_whole(part) and 0 <= part <= 0xFFFF for part in value)  # 16 bits each, see packed_colors
-
-
-def _smallest_dtype(values: Sequence[Raw]) -> np.dtype:
-    low, high = np.min(values), np.max(values)
-    for dtype in (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32):
-        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-            return np.dtype(dtype)
-    return np.dtype(np.int64)
-
-
-def _plain(value: Raw) -> int | list[int]:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _flow(value: Any) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**9)
-    return text.strip()

@@ -130,11 +130,12 @@ def _opened(
         raise
     dataset = _with_inputs(_grouped(dataset, groups, root), inputs)
     guessed = () if layout else (f"The folder looks like the layout '{name}'; --layout chooses another layout.",)
-    paths = (path for items in dataset.splits.values() for item in items for path in (item.image, item.mask))
-    folders = list(dict.fromkeys(path.parent for path in paths if path is not None))
-    beside = {path.parent for items in dataset.splits.values() for item in items for path in item.more}
+    items = [item for part in dataset.splits.values() for item in part]
+    paths = dict.fromkeys(path for item in items for path in (item.image, item.mask) if path is not None)
+    folders = list(dict.fromkeys(path.parent for path in paths))
+    beside = {path.parent for item in items for path in item.more}
     used = [*folders, *beside, *(path.parent for path in dataset.masks_without_image)]
-    notes = (*guessed, *dataset.notes, *passed_over_notes(folders))
+    notes = (*guessed, *dataset.notes, *passed_over_notes(folders, {*paths, *dataset.masks_without_image}))
     return replace(dataset, notes=(*notes, *unread_folder_notes(root, used, notes)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from atrous.data.pictures import PICTURE_SUFFIXES
@@ -36,12 +36,8 @@ _CURES = {
     (".zip", ".gz", ".tar", ".tgz", ".7z", ".rar"): "they are archives: unpack them",
     (".part", ".crdownload", ".download"): "these downloads are incomplete: download them again",
     (".psd", ".xcf", ".kra"): "they are layered drawings: export them as PNG",
-    (
-        ".dcm",
-        ".mha",
-        ".mhd",
-        ".nrrd",
-    ): "they are medical volumes or slices: export slices as PNG or TIFF",
+    (".dcm",): "they are DICOM files: move the slices of each series into a folder of their own",
+    (".mha", ".mhd", ".nrrd"): "they are medical volumes: convert them to .nii.gz",
 }
 
 
@@ -58,16 +54,17 @@ def passed_over(folder: Path) -> list[Path]:
     return sorted(path for path in unread if path.suffix.lower() != ".zip" or not holds_dicom(path, below=True))
 
 
-def passed_over_notes(folders: Iterable[Path]) -> tuple[str, ...]:
+def passed_over_notes(folders: Iterable[Path], read: Collection[Path] = ()) -> tuple[str, ...]:
     """Returns a sentence for each folder and each suffix of skipped files; it states how to convert the files.
 
     Args:
         folders: the folders that contain pictures and masks.
+        read: files that are read, whatever their suffix.
     """
     notes = []
     for folder in folders:
         kinds: dict[str, list[Path]] = {}
-        for path in passed_over(folder):
+        for path in (one for one in passed_over(folder) if one not in read):
             kinds.setdefault(ending_of(path), []).append(path)
         for ending, files in kinds.items():
             cure = next((cure for endings, cure in _CURES.items() if ending in endings), "convert them to PNG or TIFF")

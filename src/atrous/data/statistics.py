@@ -81,7 +81,9 @@ def class_pixels(dataset: Dataset, split: str) -> list[int]:
     for item in items:
         kind = kinds.get(item.image)
         whole = kind is not None and not kind.may_lack_data
-        label = dataset.read_label(item.mask) if whole and item.mask is not None else dataset.read(item).label
+        label = (
+            dataset.read_label(item.mask, item.image) if whole and item.mask is not None else dataset.read(item).label
+        )
         counts += np.bincount(label.ravel(), minlength=256)
     return counts[: len(dataset.classes)].tolist()
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from atrous.data.dataset import Dataset, Item
 from atrous.data.input_files import InputFiles
+from atrous.data.volumes.dicom_labels import is_rt_struct, label_file
 from atrous.data.volumes.grid import check_same_grid
 from atrous.data.volumes.nifti import nifti_notes
 from atrous.data.volumes.read_volume import volume_shape
-from atrous.data.volumes.slices import AXES, SlicePlace, is_volume, is_volume_place
+from atrous.data.volumes.slices import AXES, SlicePlace, is_dicom_label, is_volume, is_volume_place
 from atrous.errors import AtrousError
 
 #: Largest number of volumes whose notes are listed.
@@ -85,7 +86,7 @@ def holds_volumes(dataset: Dataset) -> bool:
     Raises:
         AtrousError: it mixes volumes and pictures, or its volumes have further inputs.
     """
-    items = [item for part in dataset.splits.values() for item in part]
+    items = [item for part in (*dataset.splits.values(), dataset.unlisted) for item in part]
     if not any(is_volume_place(item.image) for item in items):
         return False
     if pictures := [item.image for item in items if not is_volume_place(item.image)]:
@@ -110,7 +111,7 @@ def input_of_slices(dataset: Dataset, planes: tuple[str, ...] = (), slices: int 
         image,
         planes=planes or image.planes or ("axial",),
         slices=image.slices if slices is None else slices,
-        normalize="per_image" if image.normalize == "fixed" else image.normalize,
+        normalize="per_image" if image.normalize is None else image.normalize,
     )
 
 
@@ -130,7 +131,11 @@ def _slices_of(item: Item, planes: tuple[str, ...]) -> tuple[Item, ...]:
     if item.listed and not item.image.exists():
         return (item,)
     grid, _ = volume_shape(item.image)
-    if item.mask is not None:
+    if item.mask is not None and is_dicom_label(item.mask):
+        is_rt_struct(
+            label_file(item.mask)
+        )  # raises an error for other files; the mask is read on the grid of the scan, which checks the positions
+    elif item.mask is not None:
         mask_grid, values = volume_shape(item.mask)
         check_same_grid(grid, mask_grid, str(item.image), str(item.mask))
         if values != 1:

@@ -25,7 +25,9 @@ def pictures_of_classes(dataset: Dataset, items: Sequence[Item]) -> list[np.ndar
         task = progress.add_task("finding the classes of pictures", total=len(items), note="")
         for index, item in enumerate(items):
             if item.mask is not None:
-                for one in np.flatnonzero(np.bincount(dataset.read_label(item.mask).ravel(), minlength=256)):
+                for one in np.flatnonzero(
+                    np.bincount(dataset.read_label(item.mask, item.image).ravel(), minlength=256)
+                ):
                     if one < len(found):
                         found[one].append(index)
             progress.update(task, advance=1)

@@ -136,7 +136,7 @@ def _inputs(
                 unit=one.unit,
                 missing=one.missing,
                 colors=usual if one.colors is None else one.colors,
-                normalize=one.normalize,  # pyright: ignore[reportArgumentType] (`Input` checks it)
+                normalize=one.normalize or "fixed",  # pyright: ignore[reportArgumentType] (`Input` checks it)
                 window=one.window,
                 slices=one.slices,
                 planes=one.planes,

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from atrous.console import progress_bar
-from atrous.data.class_files import BACKGROUND_NAMES
 from atrous.data.dataset import Dataset, Item
-from atrous.data.mask_value_map import IGNORE_INDEX
+from atrous.data.mask_value_map import BACKGROUND_NAMES, IGNORE_INDEX
 from atrous.data.volumes.read_volume import read_volume
 from atrous.data.volumes.slices import SlicePlace, pictures_of, slice_place
 from atrous.errors import AtrousError
@@ -75,7 +74,7 @@ def measure_volumes(
         task = progress.add_task("evaluating volumes", total=len(own), note="")
         for file, (item, mask) in own:
             volume = read_volume(file)
-            truth = remap[_labels(dataset, mask, volume.grid.shape)]
+            truth = remap[_labels(dataset, mask, file, volume.grid.shape)]
             truth[~volume.valid(segmenter.info.preprocessing.image.missing)] = IGNORE_INDEX
             labels = segment_volume(segmenter, volume)
             if parts is not None:
@@ -87,11 +86,12 @@ def measure_volumes(
     return _as_json(cases, names, tolerance)
 
 
-def _labels(dataset: Dataset, mask: Path, shape: tuple[int, int, int]) -> np.ndarray:
+def _labels(dataset: Dataset, mask: Path, scan: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """Returns the X×Y×Z class indices of a mask, read slice by slice as training does."""
     labels = np.empty(shape, np.uint8)
     for index, picture in enumerate(pictures_of(labels, "axial")):
-        picture[:] = dataset.read_label(SlicePlace(mask, "axial", index).path)
+        place, of_scan = SlicePlace(mask, "axial", index), SlicePlace(scan, "axial", index)
+        picture[:] = dataset.read_label(place.path, of_scan.path)
     return labels
 
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from atrous.data.class_colors import default_colors
-from atrous.data.class_files import ASSUMED, BACKGROUND_NAMES, IN_ORDER
+from atrous.data.class_files import ASSUMED, IN_ORDER
 from atrous.data.dataset import Dataset
 from atrous.data.doctor.judge import SHOWN, Finding, shown
 from atrous.data.doctor.propose_classes import Proposal
 from atrous.data.doctor.scan import Pair, masks_of
-from atrous.data.mask_value_map import ClassTable
+from atrous.data.mask_value_map import BACKGROUND_NAMES, ClassTable
 
 _CITIES = """
 aachen bochum bremen cologne darmstadt dusseldorf erfurt hamburg hanover jena krefeld monchengladbach strasbourg

@@ -33,6 +33,7 @@ from atrous.data.doctor.shared_between_splits import find_shared, propose_split
 from atrous.data.doctor.volume_checks import find_volume_problems, slices_by_split
 from atrous.data.doctor.volume_grids import find_wrong_contrasts, volume_notes
 from atrous.data.doctor.volume_scan import survey_volumes
+from atrous.data.doctor.volume_segments import proposal_of_segments
 from atrous.data.file_headers import kinds_of
 from atrous.data.layouts.pairing import NoClassesError
 from atrous.data.mask_value_map import IGNORE_INDEX, UNKNOWN, ClassTable, Raw
@@ -180,6 +181,8 @@ def examine(
     proposals = list(_proposals(pairs, classes, blended))
     found = {value for _, mask in masks_of(pairs) for value in mask.values if isinstance(value, int)}
     proposals = [proposal_with_background(dataset, proposal, found, classes) for proposal in proposals]
+    if classes is None and (of_segments := proposal_of_segments(pairs)) is not None:
+        proposals = [of_segments]
     if palettes:
         proposals = list(_proposal_by_palette(pairs, classes))
     if any(unknown for unknown, _ in mixed):  # a table would mean different things in different files

@@ -29,6 +29,7 @@ class VolumeFacts:
         fits: how the foreground of its mask lies in the volume: rows for the mask as it is and mirrored left–right,
             front–back and head–foot; columns for the share on dark voxels, such as air, and the standard deviation of
             the intensities, as a share of their range. None without foreground, or if the shapes differ.
+        segments: names of the segments of its mask; () for a mask in NIfTI.
     """
 
     grid: Grid
@@ -36,6 +37,7 @@ class VolumeFacts:
     notes: tuple[str, ...]
     percentiles: np.ndarray
     fits: np.ndarray | None = None
+    segments: tuple[str, ...] = ()
 
 
 def intensities(values: np.ndarray) -> np.ndarray:

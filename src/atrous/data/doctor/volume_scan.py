@@ -15,9 +15,10 @@ from atrous.data.doctor.scan import MaskFacts, Pair, PictureFacts, describe_mask
 from atrous.data.doctor.volume_facts import VolumeFacts, fingerprint, intensities, mask_fits
 from atrous.data.mask_value_map import IGNORE_INDEX, UNKNOWN, ClassTable
 from atrous.data.pictures import StoredMask, whole_numbers
+from atrous.data.volumes.dicom_labels import label_file, read_mask_volume, segments_of
 from atrous.data.volumes.read_volume import read_volume
 from atrous.data.volumes.slice_pixels import mask_values
-from atrous.data.volumes.slices import pictures_of
+from atrous.data.volumes.slices import is_dicom_label, pictures_of
 from atrous.data.volumes.volume import Volume
 
 _READERS = 4  # number of threads at most: each holds a volume and its mask, of up to some hundred MB
@@ -42,8 +43,11 @@ def survey_volumes(
 
 def _read_pair(item: Item, classes: ClassTable | None) -> Pair:
     problems: list[str] = []
-    scan = _read(item.image, problems) if item.image.exists() else None
-    stored = None if item.mask is None else _read(item.mask, problems)
+    scan, stored = None, None
+    if item.image.exists():
+        scan = _read(item.image, problems, read_volume)
+    if item.mask is not None and (scan is not None or not is_dicom_label(item.mask)):
+        stored = _read(item.mask, problems, partial(read_mask_volume, scan=item.image, classes=classes))
     valid = None if scan is None else scan.valid()
     mask, labelled = None, None
     if item.mask is not None and stored is not None:
@@ -56,15 +60,18 @@ def _read_pair(item: Item, classes: ClassTable | None) -> Pair:
     if scan is None or valid is None:
         return Pair(item, None, mask, tuple(problems))
     facts = VolumeFacts(scan.grid, None if stored is None else stored.grid, scan.notes, intensities(scan.values))
+    if stored is not None and item.mask is not None and is_dicom_label(item.mask):
+        names = tuple(one.name for one in segments_of(label_file(item.mask)).values())
+        facts = replace(facts, notes=(*scan.notes, *stored.notes), segments=names)
     if mask is not None and labelled is not None and labelled.values.shape == valid.shape:
         fits = mask_fits(scan.values[..., 0], np.isin(labelled.values, _foreground(mask)))
         facts = replace(facts, fits=fits)
     return Pair(item, _describe_scan(scan, valid), mask, tuple(problems), volume=facts)
 
 
-def _read(path: Path, problems: list[str]) -> Volume | None:
+def _read(path: Path, problems: list[str], reader: Callable[[Path], Volume]) -> Volume | None:
     try:
-        return read_volume(path)
+        return reader(path)
     except Exception as error:  # of a decoder, or no memory: one file must not end the examination
         problems.append(file_error(path, error))
         return None

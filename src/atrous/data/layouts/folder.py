@@ -15,7 +15,7 @@ from atrous.data.splits.find_split_lists import find_lists
 from atrous.data.splits.random_split import seeded_split
 from atrous.data.splits.split_lists import listed_splits
 from atrous.data.splits.unread_lists import check_no_list_is_unread
-from atrous.data.volumes.slices import is_volume
+from atrous.data.volumes.slices import is_volume_place
 from atrous.errors import AtrousError
 
 
@@ -37,14 +37,16 @@ def read_folder(root: Path, classes: ClassTable | None = None) -> Dataset:
         AtrousError: a folder is missing or empty, there is no class table, or a split list is unusable.
     """
     folders = _folders(root) or (root / "images", root / "masks")
-    images, files = pictures_in(folders[0], series=True), pictures_in(folders[1])
+    images = pictures_in(folders[0], series=True)
+    of_volumes = any(map(is_volume_place, images.values()))
+    files = pictures_in(folders[1], labels=of_volumes)
     lists, more_notes = find_lists(root, images)
     notes, unlisted = list(more_notes), ()
     if lists:
         splits = listed_splits(lists, folders[0], images, _by_any_name(images, files))
         named = {item.name for items in splits.values() for item in items}
         if left_out := len(images.keys() - named):
-            what = "volumes" if any(map(is_volume, images.values())) else "pictures"
+            what = "volumes" if of_volumes else "pictures"
             notes.append(f"{left_out} of {len(images)} {what} are in no split list and are not used.")
     else:
         check_no_list_is_unread(root, images)

@@ -59,19 +59,24 @@ def classes_of(root: Path, given: ClassTable | None, default: ClassTable | None 
     )
 
 
-def pictures_in(folder: Path, *, series: bool = False) -> dict[str, Path]:
+def pictures_in(folder: Path, *, series: bool = False, labels: bool = False) -> dict[str, Path]:
     """Returns the pictures and volumes of a folder by stem, sorted.
 
     Args:
         folder: the folder, whose subfolders are not searched.
         series: whether its subfolders and zips with a DICOM series are pictures, too, by their names.
+        labels: whether DICOM files and its subfolders with DICOM files are masks, too.
 
     Raises:
         NoPicturesError: the folder is missing or contains no pictures.
         AtrousError: two files share a stem.
     """
     found: dict[str, Path] = {}
-    for path in [*picture_files(folder), *(_series_places(folder) if series else ())]:
+    for path in [
+        *picture_files(folder),
+        *(_series_places(folder) if series else ()),
+        *(_label_places(folder) if labels else ()),
+    ]:
         stem = series_name(path) if is_series(path) else volume_stem(path)
         if stem in found:
             raise AtrousError(
@@ -109,6 +114,14 @@ def _series_places(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
         inside = [folder / entry.name for entry in entries if not entry.name.startswith(".")]
     return sorted(path for path in inside if is_series(path) and holds_dicom(path, below=True, skipped=KNOWN_ENDINGS))
+
+
+def _label_places(folder: Path) -> list[Path]:
+    """The DICOM files of a folder, and its subfolders that hold DICOM files, sorted."""
+    with os.scandir(folder) as entries:
+        inside = [folder / entry.name for entry in entries if not entry.name.startswith(".")]
+    files = {path for path in inside if path.suffix.lower() == ".dcm" and path.is_file()}
+    return sorted(files | {path for path in inside if path.is_dir() and holds_dicom(path, below=True)})
 
 
 def paired(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Item, ...]:

@@ -17,7 +17,7 @@ from typing import Literal
 from atrous.data.splits.split_names import SPELLINGS
 from atrous.data.splits.split_rows import IMAGE_HEADS, stem_of
 from atrous.data.text_files import decodings, table_of
-from atrous.data.volumes.slices import is_volume
+from atrous.data.volumes.slices import is_volume_place
 from atrous.errors import AtrousError, counted
 
 GROUPS_FILE = "groups.csv"
@@ -116,7 +116,7 @@ def compiled_pattern(pattern: str) -> re.Pattern[str]:
 def _stated(of: Mapping[Path, str | None], source: str) -> str:
     named = {group for group in of.values() if group is not None}
     alone = sum(group is None for group in of.values())
-    noun = "volume" if any(map(is_volume, of)) else "picture"
+    noun = "volume" if any(map(is_volume_place, of)) else "picture"
     more = f", and {counted(alone, noun)} in no group" if alone else ""
     grouped = f"{counted(len(of) - alone, noun)} in {counted(len(named), 'group')}"
     return f"Groups of {noun}s, from {source}: {grouped}{more}."

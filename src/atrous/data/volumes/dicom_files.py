@@ -71,6 +71,21 @@ def series_files(path: Path) -> Iterator[list[SeriesFile]]:
         yield [SeriesFile(one.file_size, path, lambda one=one: archive.open(one)) for one in members]
 
 
+def one_file(path: Path) -> list[SeriesFile]:
+    """Returns a single file in the form of `series_files`.
+
+    Args:
+        path: the file.
+
+    Raises:
+        AtrousError: there is no such file.
+    """
+    try:
+        return [SeriesFile(path.stat().st_size, path.parent, lambda: path.open("rb"))]
+    except OSError as error:
+        raise AtrousError(f"{path}: no such file.") from error
+
+
 def _check_count(path: Path, count: int) -> None:
     if count > MOST_FILES:
         raise AtrousError(f"{path}: there are {count} files; at most {MOST_FILES} are read. Give one series only.")

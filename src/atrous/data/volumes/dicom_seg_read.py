@@ -6,16 +6,17 @@ Plane Position Sequence. Files usually have no frames for planes without a segme
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from atrous.data.volumes.dicom_files import MOST_FILES, SeriesFile, damaged, promised_bytes, read_dataset
+from atrous.data.volumes.dicom_files import MOST_FILES, damaged, one_file, promised_bytes, read_dataset
 from atrous.data.volumes.dicom_grid import MILLIMETRES, SHARE, slice_order
 from atrous.data.volumes.grid import SAME_GRID, Grid, in_words, reorientation
+from atrous.data.volumes.segments import Labels, Segment, Segmentation, code_of
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError
 
@@ -23,28 +24,16 @@ from atrous.errors import AtrousError
 THRESHOLD = 0.5
 #: Label map segmentations.
 _LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
-_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", _LABEL_MAP)
+#: SOP classes of DICOM-SEG.
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", _LABEL_MAP)
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _PIXELS = ("BitsAllocated", "BitsStored", "HighBit", "SamplesPerPixel", "PhotometricInterpretation")
 _TAGS = [
     *("SOPClassUID", "SegmentationType", "SegmentSequence", "MaximumFractionalValue", "NumberOfFrames", "Rows"),
-    *("Columns", "PixelRepresentation", "PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+    *("Columns", "PixelRepresentation", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
     *_PIXELS,
     *_GROUPS,
 ]
-
-
-@dataclass(frozen=True, eq=False)
-class Segmentation:
-    """The segments of a DICOM-SEG file as a volume.
-
-    Attributes:
-        volume: X×Y×Z×1 segment numbers, 0 for voxels of no segment.
-        names: SegmentLabel of each segment by its number, also of empty segments.
-    """
-
-    volume: Volume
-    names: dict[int, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +46,9 @@ class _Plane:
     thickness: float
 
 
-def read_dicom_seg(path: Path, like: Grid | None = None, order: Sequence[str] = ()) -> Segmentation:
+def read_dicom_seg(
+    path: Path, like: Grid | None = None, order: Sequence[str] = (), values: Mapping[int, int] | None = None
+) -> Segmentation:
     """Reads a DICOM-SEG file.
 
     A voxel belongs to a FRACTIONAL segment if its value is at least half of MaximumFractionalValue; a note states it.
@@ -68,46 +59,72 @@ def read_dicom_seg(path: Path, like: Grid | None = None, order: Sequence[str] = 
             grid of the file, which begins and ends at its first and last plane.
         order: names of segments, the most important one first. Where segments of the order overlap, a voxel belongs to
             the first of them. Segments may only overlap if both are in the order.
+        values: value of each segment in the volume, by number; None for the numbers themselves. A segment of value 0
+            is left out. Segments of one value may overlap.
 
     Raises:
         AtrousError: pydicom is not installed, the file is missing, damaged or not a DICOM-SEG of a scan, segments
             overlap, a name of the order is unknown, the planes do not form a regular grid, or a segment is not on the
             grid ``like``.
     """
+    dataset = _opened(path, [*_TAGS, "PixelData"], pixels=True)
     try:
-        files = [SeriesFile(path.stat().st_size, path.parent, lambda: path.open("rb"))]
-    except OSError as error:
-        raise AtrousError(f"{path}: no such file.") from error
-    dataset = read_dataset(path, files, 0, _TAGS, files[0].size)
-    if dataset is None or str(dataset.get("SOPClassUID")) not in _SEGMENTATIONS:
-        raise AtrousError(f"{path}: this is not a DICOM-SEG file.")
-    try:
-        promised_bytes(dataset, files[0].size)
-        names = {int(one.SegmentNumber): str(one.get("SegmentLabel") or "") for one in dataset.SegmentSequence}
+        promised_bytes(dataset, path.stat().st_size)
+        segments = _segments(dataset)
         planes = _planes(dataset)
     except AtrousError as error:
         raise AtrousError(f"{path}: {error}") from None
     except Exception as error:  # pydicom decodes a tag when it is read, and its errors quote bytes of the file
         raise damaged(path, 0, error) from None
-    size = int(dataset.Rows), int(dataset.Columns)
-    stored = _own_grid(path, planes, size) if like is None else like
-    change = reorientation(stored)
-    grid = change.ras_grid(stored)
-    labels = np.zeros(grid.shape, np.uint16 if max(names, default=0) > 255 else np.uint8)
-    ranks = _ranks(path, names, order)
-    for index in sorted(range(len(planes)), key=lambda one: -ranks.get(planes[one].segment, len(ranks))):
+    stored = _own_grid(path, planes, (int(dataset.Rows), int(dataset.Columns))) if like is None else like
+    grid = reorientation(stored).ras_grid(stored)
+    labels = Labels(path, grid.shape, segments, order, values)
+    for index in labels.sorted(plane.segment for plane in planes):
         plane, pixels = planes[index], _pixels(path, dataset, index)
         rows, columns = np.nonzero(pixels)
-        values = pixels[rows, columns] if plane.segment == 0 else np.full(len(rows), plane.segment)
-        if not set(np.unique(values).tolist()) <= names.keys():
+        numbers = pixels[rows, columns] if plane.segment == 0 else np.full(len(rows), plane.segment)
+        if not set(np.unique(numbers).tolist()) <= segments.keys():
             raise AtrousError(f"{path}: frame {index + 1} has a segment that the file does not describe.")
-        voxels = _voxels(path, grid, plane.place, rows, columns)
-        _check_overlap(path, labels[tuple(voxels)], values, names, ranks)
-        labels[tuple(voxels)] = values
+        labels.paint(_voxels(path, grid, plane.place, rows, columns), numbers)
     notes = ()
     if dataset.get("SegmentationType") == "FRACTIONAL":
         notes = (f"{path.name} holds fractions: voxels of at least {THRESHOLD:.0%} belong to a segment.",)
-    return Segmentation(Volume(labels[..., None], stored, notes), names)
+    names = {number: one.name for number, one in segments.items()}
+    return Segmentation(Volume(labels.array[..., None], stored, notes), names)
+
+
+def seg_segments(path: Path) -> dict[int, Segment]:
+    """Returns the segments of a DICOM-SEG file by number, from its header.
+
+    Args:
+        path: the file.
+
+    Raises:
+        AtrousError: as for `read_dicom_seg`.
+    """
+    dataset = _opened(path, ["SOPClassUID", "SegmentSequence"])
+    try:
+        return _segments(dataset)
+    except Exception as error:  # as in `read_dicom_seg`
+        raise damaged(path, 0, error) from None
+
+
+def _opened(path: Path, tags: list[str], *, pixels: bool = False) -> Any:
+    """Reads some tags of a DICOM-SEG file."""
+    files = one_file(path)
+    dataset = read_dataset(path, files, 0, tags, files[0].size if pixels else None)
+    if dataset is None or str(dataset.get("SOPClassUID")) not in SEGMENTATIONS:
+        raise AtrousError(f"{path}: this is not a DICOM-SEG file.")
+    return dataset
+
+
+def _segments(dataset: Any) -> dict[int, Segment]:
+    return {
+        int(one.SegmentNumber): Segment(
+            str(one.get("SegmentLabel") or ""), code_of(one.get("SegmentedPropertyTypeCodeSequence"))
+        )
+        for one in dataset.SegmentSequence
+    }
 
 
 def _planes(dataset: Any) -> list[_Plane]:
@@ -174,13 +191,6 @@ def _are_multiples(heights: np.ndarray, distance: float) -> bool:
     return bool((off <= max(MILLIMETRES, SHARE * distance)).all() and (np.diff(heights) > distance / 2).all())
 
 
-def _ranks(path: Path, names: dict[int, str], order: Sequence[str]) -> dict[int, int]:
-    """Returns the place of segments in the order, by number; 0 is the most important."""
-    if unknown := [name for name in order if name not in names.values()]:
-        raise AtrousError(f"{path}: there is no segment {unknown[0]!r}. There are: {', '.join(names.values())}.")
-    return {number: list(order).index(name) for number, name in names.items() if name in order}
-
-
 def _pixels(path: Path, dataset: Any, index: int) -> np.ndarray:
     """Decodes a frame: H×W segment numbers of a label map, or booleans of one segment."""
     from pydicom.pixels import pixel_array
@@ -226,21 +236,3 @@ def _voxels(path: Path, grid: Grid, place: np.ndarray, rows: np.ndarray, columns
     if ((voxels < 0) | (voxels >= np.array(grid.shape)[:, None])).any():
         raise AtrousError(f"{path}: a segment reaches beyond the grid of the scan, {in_words(grid)}.")
     return voxels
-
-
-def _check_overlap(
-    path: Path, before: np.ndarray, values: np.ndarray, names: dict[int, str], ranks: dict[int, int]
-) -> None:
-    """Checks that voxels which already have a segment may get another one.
-
-    Raises:
-        AtrousError: they may not; the message names both segments.
-    """
-    taken = (before != 0) & (before != values)
-    for one, other in np.unique(np.stack([before[taken], values[taken]]), axis=1).T.tolist():
-        if one not in ranks or other not in ranks:
-            both = f"{one} ({names[one]}) and {other} ({names[other]})"
-            raise AtrousError(
-                f"{path}: the segments {both} overlap, and a voxel has one label. Give the order of the segments, the "
-                "most important one first."
-            )

@@ -15,8 +15,7 @@ import numpy as np
 
 from atrous.atomic_write import atomic_path
 from atrous.data.class_codes import Code
-from atrous.data.class_files import BACKGROUND_NAMES
-from atrous.data.mask_value_map import ClassTable
+from atrous.data.mask_value_map import BACKGROUND_NAMES, ClassTable
 from atrous.data.volumes.dicom_series import series_headers
 from atrous.data.volumes.grid import Grid, reorientation
 from atrous.data.volumes.series_places import chosen_series

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +29,7 @@ KEPT = 2**29
 #: Time after which the files of a folder are looked at again, in seconds.
 TRUSTED = 2.0
 
-Key = tuple[str, int, int]
+Key = tuple[str | int, ...]
 
 
 class _FolderStamp(NamedTuple):
@@ -64,15 +64,25 @@ def read_volume(path: Path) -> Volume:
         AtrousError: the file is missing, damaged, or in no known format.
     """
     try:
-        key = (str(path), *_stamp(chosen_series(path)[0]))
+        key = (str(path), *stamp(chosen_series(path)[0]))
     except OSError:
         return read_nifti(path)  # raises the error
+    return kept(key, lambda: decode_volume(path))
+
+
+def kept(key: Key, decode: Callable[[], Volume]) -> Volume:
+    """Returns a volume from memory or its scratch file; decodes and keeps it if it is in neither.
+
+    Args:
+        key: files and versions of all that the volume depends on.
+        decode: reads the volume.
+    """
     with _lock:
         decoding = _decoding.setdefault(key, Lock())
     with decoding:
         volume = _in_memory(key)
         if volume is None:
-            volume = open_scratch(key) or _decode(path, key)
+            volume = open_scratch(key) or _decode(key, decode)
             _keep(key, volume)
     return volume
 
@@ -96,8 +106,8 @@ def _in_memory(key: Key) -> Volume | None:
         return _kept.get(key)
 
 
-def _decode(path: Path, key: Key) -> Volume:
-    volume = decode_volume(path)
+def _decode(key: Key, decode: Callable[[], Volume]) -> Volume:
+    volume = decode()
     if key in _decoded:
         volume = with_scratch(key, volume)
     _decoded.add(key)
@@ -116,11 +126,14 @@ def _bytes_in_memory(volume: Volume) -> int:
     return 0 if isinstance(volume.values, np.memmap) else volume.values.nbytes
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp(path: Path) -> tuple[int, int]:
     """Returns the time of the last change, in ns, and the number of bytes of a file or of all files of a folder.
 
     A volume is looked up for each of its slices, and a folder has a file per slice. So the files are looked at again
     only after `TRUSTED` seconds, or if a file was added, removed or renamed, which changes its folder.
+
+    Args:
+        path: file or folder.
     """
     if not path.is_dir():
         found = path.stat()
@@ -166,7 +179,7 @@ def volume_shape(path: Path) -> tuple[Grid, int]:
         AtrousError: as for `read_volume`.
     """
     try:
-        return _shape(path, _stamp(chosen_series(path)[0]))
+        return _shape(path, stamp(chosen_series(path)[0]))
     except OSError:
         return nifti_shape(path)  # raises the error
 

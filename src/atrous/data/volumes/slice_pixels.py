@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.pixels import PictureKind, StoredPixels
+from atrous.data.volumes.dicom_labels import read_mask_volume
 from atrous.data.volumes.read_volume import read_volume, volume_shape
 from atrous.data.volumes.slices import SlicePlace, pictures_of, with_neighbours
 from atrous.data.volumes.volume import Volume
@@ -124,6 +126,21 @@ def read_slice_mask(place: SlicePlace) -> np.ndarray:
         AtrousError: as for `read_volume` and `mask_values`, or there is no such slice.
     """
     return mask_values(_slices(place, 1), place.file)
+
+
+def read_label_slice(place: SlicePlace, scan: Path, classes: ClassTable | None) -> np.ndarray:
+    """Reads the raw values of one slice of a DICOM-SEG or RT-STRUCT.
+
+    Args:
+        place: place of the slice.
+        scan: the scan of the mask, as for `read_mask_volume`.
+        classes: as for `read_mask_volume`.
+
+    Raises:
+        AtrousError: as for `read_mask_volume`, or there is no such slice.
+    """
+    values = read_mask_volume(place.file, scan, classes).values
+    return with_neighbours(pictures_of(values, place.plane), place.index, 1)[..., 0]
 
 
 def mask_values(values: np.ndarray, file: Path) -> np.ndarray:

@@ -45,6 +45,15 @@ def is_volume(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
+def is_dicom_label(path: Path) -> bool:
+    """Returns whether the mask of a volume is a DICOM file: a ``.dcm`` file, or a folder with one file.
+
+    Args:
+        path: path of a mask.
+    """
+    return path.suffix.lower() == ".dcm" or path.is_dir()
+
+
 def is_volume_place(path: Path) -> bool:
     """Returns whether a path is read as a volume: a file of a volume, or the place of a DICOM series."""
     return is_volume(path) or is_series(path)
@@ -73,7 +82,7 @@ def slice_place(path: Path) -> SlicePlace | None:
     file = path.parent.parent
     if not (path.parent.name in AXES and path.name.isascii() and path.name.isdigit()):
         return None
-    if is_volume(file) or (is_series(file) and not path.exists()):
+    if is_volume(file) or ((is_series(file) or is_dicom_label(file)) and not path.exists()):
         return SlicePlace(file, path.parent.name, int(path.name))
     return None
 

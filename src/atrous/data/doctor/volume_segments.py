@@ -1,0 +1,30 @@
+"""Proposes a class table for masks in DICOM-SEG and RT-STRUCT, from the names of their segments."""
+
+from __future__ import annotations
+
+from atrous.data.class_colors import default_colors
+from atrous.data.doctor.propose_classes import Proposal
+from atrous.data.doctor.scan import Pair
+from atrous.data.mask_value_map import BACKGROUND_NAMES, MAX_CLASSES, ClassTable
+
+
+def proposal_of_segments(pairs: list[Pair]) -> Proposal | None:
+    """Returns a class table with one class for each name of a segment.
+
+    Segments belong to classes by their names, so files may number their segments differently.
+
+    Args:
+        pairs: the volumes of a dataset without a class table, each once.
+
+    Returns:
+        The proposal; None if a mask is in NIfTI, if a segment has no name, or if there are too many names.
+    """
+    of_masks = [pair.volume.segments for pair in pairs if pair.volume is not None and pair.mask is not None]
+    found = {name.strip() for names in of_masks for name in names}
+    names = sorted(name for name in found if name.lower() not in BACKGROUND_NAMES)
+    if not names or not all(of_masks) or "" in found or len(names) >= MAX_CLASSES:
+        return None
+    table = ("background", *names)
+    classes = ClassTable(table, default_colors(len(table)), tuple((index,) for index in range(len(table))))
+    about = "In the proposed table, each name of a segment is a class."
+    return Proposal("none", f"The masks have {len(names)} different names of segments. {about}", classes, about)

@@ -1,0 +1,179 @@
+"""DICOM-SEG and RT-STRUCT files as the masks of a dataset: their segments become the raw values of classes.
+
+Such a mask has no values of its own, and often no grid: it is read on the grid of its scan. A mask is a ``.dcm`` file,
+or a folder with one file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from atrous.data.mask_value_map import BACKGROUND_NAMES, ClassTable
+from atrous.data.volumes.dicom_files import one_file, read_dataset
+from atrous.data.volumes.dicom_seg_read import SEGMENTATIONS, read_dicom_seg, seg_segments
+from atrous.data.volumes.read_volume import kept, read_volume, stamp, volume_shape
+from atrous.data.volumes.rt_struct import STRUCTURES, read_rt_struct, rt_segments
+from atrous.data.volumes.segments import Segment
+from atrous.data.volumes.series_places import chosen_series
+from atrous.data.volumes.slices import is_dicom_label
+from atrous.data.volumes.volume import Volume
+from atrous.errors import AtrousError
+
+#: Largest number of segments that a message names.
+_SHOWN = 8
+
+
+def read_mask_volume(mask: Path, scan: Path, classes: ClassTable | None) -> Volume:
+    """Reads the mask of a volume: a NIfTI file, or a DICOM-SEG or RT-STRUCT on the grid of its scan.
+
+    Args:
+        mask: the mask's file, or a folder with one DICOM file.
+        scan: the scan of the mask, as for `read_volume`.
+        classes: class table of the dataset; None to return the numbers of segments.
+
+    Returns:
+        X×Y×Z×1 raw values of classes.
+
+    Raises:
+        AtrousError: a file is missing or damaged; segments overlap or are not on the grid of the scan; or some segments
+            of a file belong to classes, and others to none.
+    """
+    if not is_dicom_label(mask):
+        return read_volume(mask)
+    file = label_file(mask)
+    table = "" if classes is None else classes.yaml_text()
+    try:
+        key = (str(file), *stamp(file), str(scan), *stamp(chosen_series(scan)[0]), table)
+    except OSError as error:
+        raise AtrousError(f"{error.filename}: no such file; the mask {mask} needs it.") from error
+    return kept(key, lambda: _read_labels(file, scan, classes))
+
+
+def label_file(path: Path) -> Path:
+    """Returns the DICOM file of a mask.
+
+    Args:
+        path: the file itself, or a folder with one file.
+
+    Raises:
+        AtrousError: the folder has no file, or several.
+    """
+    if not path.is_dir():
+        return path
+    files = [one for one in path.rglob("*") if one.is_file() and not one.name.startswith(".")]
+    if len(files) != 1:
+        raise AtrousError(
+            f"{path}: a folder in the place of a mask must have one DICOM-SEG or RT-STRUCT file, and it has "
+            f"{len(files)} files. Keep the one to learn from."
+        )
+    return files[0]
+
+
+def is_rt_struct(path: Path) -> bool:
+    """Returns whether a file is an RT-STRUCT; if not, it is a DICOM-SEG.
+
+    Args:
+        path: the file.
+
+    Raises:
+        AtrousError: the file is missing, damaged, or neither of both.
+    """
+    dataset = read_dataset(path, one_file(path), 0, ["SOPClassUID"])
+    kind = "" if dataset is None else str(dataset.get("SOPClassUID"))
+    if kind != STRUCTURES and kind not in SEGMENTATIONS:
+        raise AtrousError(f"{path}: a mask must be a NIfTI file, or a DICOM file of a segmentation or RT-STRUCT.")
+    return kind == STRUCTURES
+
+
+def segments_of(path: Path) -> dict[int, Segment]:
+    """Returns the segments of a DICOM-SEG or RT-STRUCT file by number, from its header.
+
+    Args:
+        path: the file.
+
+    Raises:
+        AtrousError: as for `is_rt_struct`.
+    """
+    if is_rt_struct(path):
+        return rt_segments(path)
+    return {number: one for number, one in seg_segments(path).items() if number != 0}
+
+
+def _read_labels(file: Path, scan: Path, classes: ClassTable | None) -> Volume:
+    segments, grid = segments_of(file), volume_shape(scan)[0]
+    values, notes, order = {number: number for number in segments}, (), []
+    if classes is not None:
+        values, notes = class_values(file, segments, classes)
+        if classes.overlap == "last":
+            place = {raw: index for index, row in enumerate(classes.raw) for raw in row}
+            numbers = sorted(segments, key=lambda number: -place.get(values[number], -1))
+            order = list(dict.fromkeys(segments[number].name for number in numbers))
+    read = read_rt_struct if is_rt_struct(file) else read_dicom_seg
+    volume = read(file, grid, order, values).volume
+    return Volume(volume.values, volume.stored, (*notes, *volume.notes))
+
+
+def class_values(
+    path: Path, segments: Mapping[int, Segment], classes: ClassTable
+) -> tuple[dict[int, int], tuple[str, ...]]:
+    """Returns the raw value of each segment.
+
+    A segment belongs to the class that lists its name under ``segments``, or has its name, or its code. If no segment
+    of a file belongs to a class, their numbers are the raw values, and a note states it.
+
+    Args:
+        path: file of the segments, for messages.
+        segments: the segments by number.
+        classes: class table of the dataset.
+
+    Returns:
+        The raw values by number of the segment, and notes.
+
+    Raises:
+        AtrousError: some segments belong to a class and others to none; the class table lists colours; or a class
+            other than the background has the value 0, which is that of voxels of no segment.
+    """
+    if classes.color_coded:
+        raise AtrousError(f"{path}: segments have no colours: list numbers, or no raw values, in classes.yaml.")
+    indices = {number: _class_of(one, classes) for number, one in segments.items()}
+    lost = [segments[number].name or f"number {number}" for number, index in indices.items() if index is None]
+    if segments and len(lost) == len(segments):
+        note = (
+            f"{path.name}: no segment has the name or the code of a class ({_listed(lost)}), so the numbers of the "
+            "segments are the values of classes.yaml."
+        )
+        return {number: number for number in segments}, (note,)
+    if lost:
+        raise AtrousError(
+            f"{path}: these segments belong to no class: {_listed(lost)}. List each under segments: of its class in "
+            "classes.yaml; those that are not needed under the class background."
+        )
+    values = {number: int(str(classes.raw[index][0])) for number, index in indices.items() if index is not None}
+    for number, index in indices.items():
+        name = classes.names[index] if index is not None else ""
+        if values[number] == 0 and name.strip().lower() not in BACKGROUND_NAMES:
+            raise AtrousError(
+                f"{path}: the class '{name}' has the value 0, which is that of voxels of no segment: add a class "
+                "background to classes.yaml, as the first one."
+            )
+    return values, ()
+
+
+def _class_of(segment: Segment, classes: ClassTable) -> int | None:
+    """Returns the index of a segment's class; None if no class, or several classes by their code, fit."""
+    name = segment.name.strip()
+    for index, labels in enumerate(classes.segments):
+        if name in [one.strip() for one in labels]:
+            return index
+    for same in (str.strip, lambda one: one.strip().casefold()):
+        found = [index for index, own in enumerate(classes.names) if name and same(own) == same(name)]
+        if len(found) == 1:
+            return found[0]
+    codes = [index for index, own in enumerate(classes.codes) if own and own[0][:2] == segment.code]
+    return codes[0] if len(codes) == 1 else None
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

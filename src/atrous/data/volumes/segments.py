@@ -1,0 +1,126 @@
+"""Segments of a volume, from DICOM-SEG or RT-STRUCT: their names and codes, and the volume of their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from atrous.data.volumes.volume import Volume
+from atrous.errors import AtrousError
+
+
+class Segment(NamedTuple):
+    """The description of a segment.
+
+    Attributes:
+        name: SegmentLabel, or name of a region of interest; "" if it has none.
+        code: scheme and value of its type, such as ("SCT", "10200004"); None if it has none.
+    """
+
+    name: str
+    code: tuple[str, str] | None = None
+
+
+def code_of(sequence: Any) -> tuple[str, str] | None:
+    """Returns scheme and value of the first code of a pydicom sequence of codes; None if there is none."""
+    code = sequence[0] if sequence else {}
+    scheme, value = code.get("CodingSchemeDesignator"), code.get("CodeValue") or code.get("LongCodeValue")
+    return (str(scheme), str(value)) if scheme and value else None
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The segments of a file as a volume.
+
+    Attributes:
+        volume: X×Y×Z×1 values of the segments, 0 for voxels of no segment.
+        names: name of each segment by its number, also of empty segments.
+    """
+
+    volume: Volume
+    names: dict[int, str]
+
+
+class Labels:
+    """The values of segments on a grid, painted one part of a segment after the other.
+
+    Args:
+        path: file of the segments, for messages.
+        shape: number of voxels along each axis.
+        segments: the segments by number.
+        order: names of segments, the most important one first, as for `read_dicom_seg`.
+        values: value of each segment in the volume, by number; None for the numbers themselves. A segment of value 0
+            is not painted. Segments of one value may overlap.
+
+    Attributes:
+        array: X×Y×Z values.
+
+    Raises:
+        AtrousError: a name of the order is unknown.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        shape: tuple[int, int, int],
+        segments: Mapping[int, Segment],
+        order: Sequence[str],
+        values: Mapping[int, int] | None,
+    ) -> None:
+        names = [one.name for one in segments.values()]
+        if unknown := [name for name in order if name not in names]:
+            raise AtrousError(f"{path}: there is no segment {unknown[0]!r}. There are: {', '.join(names)}.")
+        self._path, self._order, self._segments = path, list(order), segments
+        self._values = {number: number for number in segments} if values is None else dict(values)
+        used = [0, *self._values.values()]
+        self.array = np.zeros(shape, np.result_type(*map(np.min_scalar_type, (min(used), max(used)))))
+
+    def sorted(self, numbers: Iterable[int]) -> list[int]:
+        """Returns the indices of parts, by the numbers of their segments, in the order in which they are painted."""
+        ranks = [self._rank(number) for number in numbers]
+        return sorted(range(len(ranks)), key=lambda one: -ranks[one])
+
+    def paint(self, voxels: np.ndarray, numbers: np.ndarray) -> None:
+        """Gives voxels to segments.
+
+        Args:
+            voxels: 3×N indices of different voxels.
+            numbers: N numbers of segments.
+
+        Raises:
+            AtrousError: a voxel belongs to another segment, and not both segments are in the order; the message names
+                both.
+        """
+        found = np.unique(numbers).tolist()
+        values = np.zeros(len(numbers), self.array.dtype)
+        for number in found:
+            values[numbers == number] = self._values[number]
+        voxels, values = voxels[:, values != 0], values[values != 0]
+        before = self.array[tuple(voxels)]
+        taken = (before != 0) & (before != values)
+        for one, other in np.unique(np.stack([before[taken], values[taken]]), axis=1).T.tolist():
+            if not (self._is_ordered(one) and self._is_ordered(other)):
+                raise AtrousError(
+                    f"{self._path}: the segments {self._named(one)} and {self._named(other)} overlap, and a voxel has "
+                    "one label. Give the order of the segments, the most important one first; in a dataset, write "
+                    "overlap: last into classes.yaml, and the most important class last."
+                )
+        self.array[tuple(voxels)] = values
+
+    def _rank(self, number: int) -> int:
+        """Returns the place of a segment in the order; 0 is the most important."""
+        name = self._segments[number].name if number in self._segments else None
+        return self._order.index(name) if name in self._order else len(self._order)
+
+    def _of_value(self, value: int) -> list[int]:
+        return [number for number, one in self._values.items() if one == value]
+
+    def _is_ordered(self, value: int) -> bool:
+        return all(self._segments[number].name in self._order for number in self._of_value(value))
+
+    def _named(self, value: int) -> str:
+        return " or ".join(f"{number} ({self._segments[number].name})" for number in self._of_value(value)[:3])

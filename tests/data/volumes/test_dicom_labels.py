@@ -1,0 +1,171 @@
+"""DICOM-SEG and RT-STRUCT as the masks of a dataset: they give the same labels as the mask in NIfTI."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from tests.data.volumes.rt_files import contours_of, write
+
+import atrous
+from atrous.commands.doctor import doctor
+from atrous.commands.evaluate import evaluate
+from atrous.data.doctor.examine import examine
+from atrous.data.mask_value_map import ClassTable
+from atrous.data.open_dataset import open_dataset
+from atrous.data.volumes.dicom_labels import read_mask_volume
+from atrous.data.volumes.dicom_seg_read import read_dicom_seg
+from atrous.data.volumes.dicom_seg_write import write_dicom_seg
+from atrous.data.volumes.dicom_series import read_series
+from atrous.data.volumes.nifti import write_nifti_on_grid
+from atrous.errors import AtrousError
+from atrous.learning.fit import fit
+from atrous.learning.recipe import to_recipe
+
+pydicom = pytest.importorskip("pydicom")
+pytest.importorskip("highdicom")
+
+NUMBERS_DIFFER = "classes: [{name: background}, {name: spleen}, {name: LIVER}]\n"
+CODED = "classes: [{name: background}, {name: spleen}, {name: organ, code: [SRT, T-62000, Liver]}]\n"
+LISTED = "classes: [{name: background}, {name: spleen}, {name: organ, segments: [Leber, Liver]}]\n"
+
+
+@pytest.fixture
+def root(shared, tmp_path):
+    """A dataset of a real CT of three slices; the mask of case_01 is a SEG of dcmqi, that of case_02 is in NIfTI."""
+    source, root = shared / "data/dicom_seg", tmp_path / "data"
+    (root / "masks").mkdir(parents=True)
+    for name in ("case_01", "case_02"):
+        (root / "images" / name).mkdir(parents=True)
+        for index in (1, 2, 3):
+            shutil.copy(source / f"dcmqi_ct-3slice_0{index}.dcm", root / "images" / name)
+    shutil.copy(source / "dcmqi_liver.dcm", root / "masks/case_01.dcm")
+    scan = read_series(root / "images/case_02")
+    liver = read_dicom_seg(source / "dcmqi_liver.dcm", scan.stored).volume.values[..., 0]
+    write_nifti_on_grid(root / "masks/case_02.nii.gz", liver * np.uint8(2), scan.stored, packed=True)
+    (root / "classes.yaml").write_text(NUMBERS_DIFFER)
+    return root
+
+
+def labels(dataset, case):
+    items = (item for part in dataset.splits.values() for item in part if item.group == case)
+    return np.stack([dataset.read(item).label for item in sorted(items, key=lambda item: item.name)])
+
+
+@pytest.mark.parametrize("table", [NUMBERS_DIFFER, CODED, LISTED])
+def test_a_segment_belongs_to_the_class_of_its_name_or_code(root, table):
+    (root / "classes.yaml").write_text(table)
+    dataset = open_dataset(root, planes=("axial", "coronal"))
+    assert not any("skipped" in note for note in dataset.notes) and not dataset.masks_without_image
+    found = {item.group for part in dataset.splits.values() for item in part}
+    assert found == {"case_01", "case_02"}
+    dataset = open_dataset(root)
+    one = labels(dataset, "case_01")
+    np.testing.assert_array_equal(one, labels(dataset, "case_02"))
+    assert (one == 2).sum() == 107098 and set(np.unique(one)) == {0, 2, 255}
+
+
+def test_a_folder_with_one_file_is_a_mask(root):
+    expected = labels(open_dataset(root), "case_01")
+    (root / "masks/case_01").mkdir()
+    shutil.move(root / "masks/case_01.dcm", root / "masks/case_01/1.2.840")
+    np.testing.assert_array_equal(labels(open_dataset(root), "case_01"), expected)
+    shutil.copy(root / "masks/case_01/1.2.840", root / "masks/case_01/other.dcm")
+    with pytest.raises(AtrousError, match=r"case_01: a folder in the place of a mask must have one .* it has 2 files"):
+        open_dataset(root)
+
+
+def test_an_rt_struct_is_a_mask(root):
+    scan = read_series(root / "images/case_01")
+    truth = read_mask_volume(root / "masks/case_02.nii.gz", root / "images/case_02", None).values[..., 0] > 0
+    contours = contours_of(scan.change.from_ras(truth))
+    write(root / "masks/case_01.dcm", scan.stored, {"liver ": contours})
+    dataset = open_dataset(root)
+    np.testing.assert_array_equal(labels(dataset, "case_01"), labels(dataset, "case_02"))
+    write(root / "masks/case_01.dcm", scan.stored, {"Volume 1": contours}, code=("SRT", "T-62000", "Liver"))
+    (root / "classes.yaml").write_text(CODED)
+    dataset = open_dataset(root)
+    np.testing.assert_array_equal(labels(dataset, "case_01"), labels(dataset, "case_02"))
+
+
+def test_without_names_the_numbers_are_the_values_and_a_note_states_it(root):
+    (root / "classes.yaml").write_text("classes: [{name: background}, {name: organ}, {name: other}]\n")
+    one = labels(open_dataset(root), "case_01")
+    assert set(np.unique(one)) == {0, 1, 255}
+    notes = [note for note in examine(root).notes if "the numbers of the segments are the values" in note]
+    assert len(notes) == 1 and notes[0].startswith(
+        "case_01.dcm: no segment has the name or the code of a class (Liver)"
+    )
+
+
+def test_some_segments_without_a_class_are_refused_and_can_be_given_to_the_background(root):
+    scan = read_series(root / "images/case_01")
+    mask = np.zeros(scan.grid.shape, np.uint8)
+    mask[150:170, 150:170], mask[200:220, 200:220] = 1, 2
+    names = ClassTable(("background", "Liver", "couch"), ((0, 0, 0), (9, 0, 0), (0, 9, 0)), ((0,), (1,), (2,)))
+    write_dicom_seg(root / "masks/case_01.dcm", mask, root / "images/case_01", names)
+    report = examine(root)
+    told = [finding for finding in report.errors if any("belong to no class: couch" in one for one in finding.examples)]
+    assert len(told) == 1
+    with pytest.raises(AtrousError, match="belong to no class: couch"):
+        labels(open_dataset(root), "case_01")
+    (root / "classes.yaml").write_text("classes: [{name: background, segments: couch}, {name: spleen}, {name: liver}]")
+    assert (labels(open_dataset(root), "case_01") == 2).sum() == (mask == 1).sum()
+    (root / "classes.yaml").write_text("classes: [{name: liver}, {name: couch}]")
+    with pytest.raises(AtrousError, match="the class 'liver' has the value 0"):
+        labels(open_dataset(root), "case_01")
+
+
+def test_overlaps_are_refused_unless_the_later_class_wins(root):
+    scan = read_series(root / "images/case_01")
+    body = np.zeros(scan.grid.shape, bool)
+    body[150:350, 150:300], tumour = True, np.zeros_like(body)
+    tumour[200:210, 200:210] = True
+    regions = {name: contours_of(scan.change.from_ras(one)) for name, one in (("tumour", tumour), ("liver", body))}
+    write(root / "masks/case_01.dcm", scan.stored, regions)
+    table = "classes: [{name: background}, {name: liver}, {name: tumour}]\n"
+    (root / "classes.yaml").write_text(table)
+    with pytest.raises(AtrousError, match=r"\(tumour\) and 12 \(liver\) overlap|\(liver\) and 11 \(tumour\) overlap"):
+        labels(open_dataset(root), "case_01")
+    (root / "classes.yaml").write_text(f"overlap: last\n{table}")
+    found = labels(open_dataset(root), "case_01")
+    assert [(found == index).sum() for index in (1, 2)] == [(body & ~tumour).sum(), tumour.sum()]
+    (root / "classes.yaml").write_text("classes: [{name: background}, {name: liver, segments: [tumour]}]\n")
+    assert (labels(open_dataset(root), "case_01") == 1).sum() == body.sum()  # segments of one class may overlap
+    assert ClassTable.from_yaml(root / "classes.yaml").segments == ((), ("tumour",))
+
+
+def test_a_mask_of_another_series_is_an_error_of_the_doctor(root, shared):
+    shutil.copy(shared / "data/dicom_seg/highdicom_seg_image_ct_binary.dcm", root / "masks/case_01.dcm")
+    assert any("grid of the scan" in one for finding in examine(root).errors for one in finding.examples)
+    shutil.copy(shared / "data/dicom_seg/highdicom_ct_image.dcm", root / "masks/case_01.dcm")
+    with pytest.raises(AtrousError, match="a DICOM file of a segmentation or RT-STRUCT"):
+        open_dataset(root)
+
+
+def test_the_doctor_proposes_the_names_of_segments(root):
+    (root / "classes.yaml").unlink()
+    (root / "masks/case_02.nii.gz").unlink()
+    doctor(root, write_classes=True)
+    table = ClassTable.from_yaml(root / "classes.yaml")
+    assert table.names == ("background", "Liver") and table.raw == ((0,), (1,))
+
+
+def test_a_model_is_trained_and_measured_on_dicom_labels(root, tmp_path):
+    recipe = to_recipe(
+        {
+            "name": "segments",
+            "data": {"root": str(root), "workers": 0},
+            "model": {"backbone": "mobilenetv2_035", "pretrained": False},
+            "augment": {"crop": [64, 64]},
+            "train": {"epochs": 1, "batch_size": 2},
+        }
+    )
+    fit(recipe, tmp_path / "run")
+    assert not json.loads((tmp_path / "run/doctor.json").read_text())["errors"]
+    assert atrous.load(tmp_path / "run/best.safetensors").info.classes == ("background", "spleen", "LIVER")
+    for split in ("train", "val"):  # one is the case of the SEG
+        evaluate(tmp_path / "run/best.safetensors", root, split=split, json=tmp_path / f"{split}.json")
+    cases = [json.loads((tmp_path / f"{split}.json").read_text())["volumes"]["cases"][0] for split in ("train", "val")]
+    liver = [case["classes"]["LIVER"] for case in cases]
+    assert liver[0] == liver[1]  # the same scan with the same mask, in DICOM and in NIfTI

@@ -34,12 +34,33 @@ DEPTH = Input((7.0,), (8.0,), name="depth", dtype="uint16", unit="mm", missing=(
         ({"window": (0.0, 1.0)}, "window must be given with normalize='window'"),
         ({"normalize": "window", "window": (1.0, 1.0)}, "the lower first"),
         ({"normalize": "window", "window": (0.0, float("inf"))}, "two finite numbers"),
+        ({"normalize": "window", "window": (None, None, None)}, "two finite numbers"),
+        ({"normalize": "window", "window": ((0.0, 1.0), (0.0, 1.0))}, "one entry per contrast, 3, got 2"),
+        ({"normalize": "window", "window": ((0.0, 1.0), None, (0.0, 1.0))}, "only for volumes"),
+        ({"normalize": "window", "window": ((0.0, 1.0), None, (1.0, 0.0)), "planes": ("axial",)}, "the lower first"),
+        ({"normalize": "window", "window": ((0.0, 1.0), None, (0.0, 1.0)), "planes": ("axial",)}, "a contrast without"),
         ({"normalize": "per_image"}, "needs dtype='float32', mean 0 and std 1"),
     ],
 )
 def test_what_no_input_can_be(changed, message):
     with pytest.raises(AtrousError, match=message):
         replace(IMAGE, **changed)
+
+
+def test_windows_per_contrast_repeat_for_each_slice_and_are_stored_in_the_record():
+    one = Input(
+        (5.0, 0.0) * 3,
+        (2.0, 1.0) * 3,
+        dtype="float32",
+        normalize="window",
+        window=((-10, 10), None),
+        slices=3,
+        planes=("axial",),
+    )
+    assert one.windows == ((-10.0, 10.0), None) * 3 and one.standardised == (False, True) * 3
+    assert Preprocessing((one,)).windows == ((-10.0, 10.0), (-float("inf"), float("inf"))) * 3
+    values = torch.full((1, 6, 2, 2), 20.0)
+    assert Normalize.of(Preprocessing((one,)))(values)[0, :, 0, 0].tolist() == [2.5, 20.0] * 3
 
 
 def test_more_colors_than_channels_are_refused():

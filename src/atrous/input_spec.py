@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from atrous.checked_arguments import as_float, checked_field_names
 from atrous.errors import AtrousError, shown
@@ -21,6 +21,8 @@ DTYPES = ("uint8", "uint16", "float32")
 PLANES = ("axial", "coronal", "sagittal")
 #: Largest number of neighbouring slices of a volume that form the channels of one input.
 MOST_SLICES = 31
+#: Range (lowest, highest) to which values are clipped, in raw units.
+Window: TypeAlias = tuple[float, float]
 #: Allowed numbers of colour channels: none, grey, or red, green and blue.
 COLORS = (0, 1, 3)
 
@@ -44,7 +46,9 @@ class Input:
             Training varies the brightness and colour of these channels only.
         normalize: "fixed" for (value − mean) / std; "window" for the same after clipping values to `window`;
             "per_image" for the mean and the standard deviation of each picture itself, with `mean` 0 and `std` 1.
-        window: (lowest, highest) value for the clipping, in raw units; None for no clipping.
+        window: (lowest, highest) value for the clipping, in raw units; None for no clipping. For volumes whose
+            contrasts are normalised differently, one entry per contrast: a window, or None for a contrast that is
+            normalised by its mean and standard deviation in each volume, with `mean` 0 and `std` 1.
         slices: number of neighbouring slices of a volume that form the channels, odd, 1–31; 1 for a single slice
             and for pictures.
         planes: planes of the slices of a volume: "axial", "coronal", "sagittal"; () for pictures. Training uses the
@@ -62,7 +66,7 @@ class Input:
     missing: tuple[float, ...] = ()
     colors: int = 0
     normalize: Literal["fixed", "window", "per_image"] = "fixed"
-    window: tuple[float, float] | None = None
+    window: Window | tuple[Window | None, ...] | None = None
     slices: int = 1
     planes: tuple[str, ...] = ()
 
@@ -102,22 +106,64 @@ class Input:
                 f"normalize={self.normalize!r}."
             )
         if self.window is not None:
-            ends = _floats(self.window, "window")
-            if ends is None or len(ends) != 2 or not -math.inf < ends[0] < ends[1] < math.inf:
-                raise AtrousError(f"window must be two finite numbers, the lower first, got {shown(self.window)}.")
-            object.__setattr__(self, "window", ends)
+            object.__setattr__(self, "window", _checked_window(self.window))
         check_slices(self.slices, self.planes)
         if self.channels % self.slices:
             raise AtrousError(
                 f"{self.slices} slices cannot have {self.channels} channels: give a multiple of {self.slices}."
             )
-        if self.normalize == "per_image" and (self.dtype != "float32" or set(self.mean) != {0} or set(self.std) != {1}):
-            raise AtrousError("normalize='per_image' needs dtype='float32', mean 0 and std 1 for every channel.")
+        if is_per_contrast(self.window):
+            self._check_contrasts()
+        own = {(mean, std) for mean, std, own in zip(self.mean, self.std, self.standardised, strict=True) if own}
+        if own and (self.dtype != "float32" or own != {(0, 1)}):
+            raise AtrousError(
+                "normalize='per_image', or a contrast without window, needs dtype='float32', mean 0 and std 1 for "
+                "its channels."
+            )
+
+    def _check_contrasts(self) -> None:
+        """Checks a window that is given per contrast."""
+        windows, contrasts = self.window or (), self.channels // self.slices
+        if len(windows) != contrasts:
+            raise AtrousError(
+                f"window must have one entry per contrast, {contrasts}, got {len(windows)}: {shown(self.window)}."
+            )
+        if None in windows and not self.planes:
+            raise AtrousError(
+                f"window without numbers for one contrast is only for volumes, got {shown(self.window)}: give "
+                "[LOW, HIGH] for each channel."
+            )
 
     @property
     def channels(self) -> int:
         """Number of channels C of this input."""
         return len(self.mean)
+
+    @property
+    def windows(self) -> tuple[Window | None, ...]:
+        """The window of each channel, None for a channel that is not clipped."""
+        per_contrast: Any = (
+            self.window if is_per_contrast(self.window) else (self.window,) * (self.channels // self.slices)
+        )
+        return tuple(per_contrast) * self.slices
+
+    @property
+    def standardised(self) -> tuple[bool, ...]:
+        """For each channel, whether it is normalised by its mean and deviation in each picture or volume."""
+        if self.normalize == "window":
+            return tuple(window is None for window in self.windows)
+        return (self.normalize == "per_image",) * self.channels
+
+
+def is_per_contrast(window: Any) -> bool:
+    """Returns whether a window is given per contrast, as one entry for each.
+
+    Args:
+        window: value of `Input.window`, of any type.
+    """
+    return isinstance(window, tuple | list) and any(
+        one is None or isinstance(one, str | tuple | list) for one in window
+    )
 
 
 def check_slices(slices: Any, planes: Any) -> None:
@@ -201,6 +247,22 @@ def _floats(values: Any, name: str) -> tuple[float, ...] | None:
         return None
     numbers = tuple(number for value in values if (number := as_float(value, name)) is not None)
     return numbers if len(numbers) == len(values) else None
+
+
+def _checked_window(given: Any) -> Window | tuple[Window | None, ...]:
+    """Returns the window, or the window of each contrast, as floats.
+
+    Raises:
+        AtrousError: a window is not two finite numbers, or no contrast has a window.
+    """
+    if is_per_contrast(given):
+        found: tuple[Any, ...] = tuple(None if one is None else _checked_window(one) for one in given)
+        if any(one is not None for one in found) and not any(map(is_per_contrast, found)):
+            return found
+    ends = _floats(given, "window")
+    if ends is None or len(ends) != 2 or not -math.inf < ends[0] < ends[1] < math.inf:
+        raise AtrousError(f"window must be two finite numbers, the lower first, got {shown(given)}.")
+    return ends[0], ends[1]
 
 
 def _check_choice(field: str, given: Any, allowed: Sequence[str]) -> None:

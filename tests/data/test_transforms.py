@@ -377,6 +377,7 @@ def test_a_growing_crop_has_its_full_size_from_the_epoch_growth_on():
         ({"normalize": "per_image", "planes": ("axial",)}, [(0, 5)]),  # MRI: brightness has no meaning
         ({"normalize": "window", "window": (-160, 240), "planes": ("axial",)}, []),  # Hounsfield units
         ({"normalize": "per_image"}, []),
+        ({"normalize": "window", "window": (*((-160, 240),) * 3, None, None), "planes": ("axial",)}, [(3, 1), (4, 1)]),
         ({"colors": 3}, [(0, 3)]),
     ],
 )

@@ -13,17 +13,20 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.remote.transfer import local_path
 from atrous.data.text_files import read_text_file
-from atrous.errors import AtrousError, shown, unknown_name
-from atrous.input_spec import IMAGE, Input, check_input_name, check_slices
+from atrous.errors import AtrousError, counted, shown, unknown_name
+from atrous.input_spec import IMAGE, Input, Window, check_input_name, check_slices, is_per_contrast
 from atrous.json_yaml import parse_yaml
 from atrous.paths import is_url, shown_place
 
 INPUTS_FILE = "inputs.yaml"
+#: Value of `InputFiles.window` for a window that is measured over the labelled voxels of the training volumes.
+ToMeasure: TypeAlias = Literal["foreground"]
+FOREGROUND: ToMeasure = "foreground"
 #: Endings of a picture's name that the name of a further input may replace: a_rgb.png and a_depth.png.
 PICTURE_WORDS = ("_rgb", "_color", "_colour", "_image", "_img", "-rgb", "-color", "-image")
 
@@ -45,7 +48,9 @@ class InputFiles:
             of channels.
         normalize: "fixed", "window" or "per_image"; see `atrous.input_spec.Input`. None for "fixed", or for "per_image"
             if the pictures are slices of volumes.
-        window: (lowest, highest) value for the clipping of "window", in raw units; None for no clipping.
+        window: (lowest, highest) value for the clipping of "window", in raw units; None for no clipping. For volumes
+            also "foreground", for percentiles 0.5 and 99.5 of the labelled voxels of the training split, which training
+            measures; or one entry per contrast, with None for a contrast that is normalised in each volume.
         slices: for volumes, the number of neighbouring slices that are the channels of one picture: odd, 1 or more.
         planes: for volumes, the planes of the slices: "axial", "coronal" or "sagittal"; () for axial slices.
     """
@@ -58,20 +63,55 @@ class InputFiles:
     missing: tuple[float, ...] = ()
     colors: int | None = None
     normalize: str | None = None
-    window: tuple[float, float] | None = None
+    window: Window | ToMeasure | tuple[Window | ToMeasure | None, ...] | None = None
     slices: int = 1
     planes: tuple[str, ...] = ()
+
+    @property
+    def measures_window(self) -> bool:
+        """Whether training measures the window of a contrast."""
+        return FOREGROUND in (self.window if is_per_contrast(self.window) else (self.window,))  # pyright: ignore[reportOperatorIssue]
+
+    def windows_of(self, contrasts: int) -> tuple[Window | ToMeasure | None, ...]:
+        """Returns the window of each contrast, None for a contrast that is not clipped.
+
+        Args:
+            contrasts: number of contrasts or channels of the files, ≥ 1.
+
+        Raises:
+            AtrousError: the windows are given per contrast, for another number of contrasts.
+        """
+        if not is_per_contrast(self.window):
+            return (self.window,) * contrasts  # pyright: ignore[reportReturnType]
+        windows: Any = self.window
+        if len(windows) != contrasts:
+            raise AtrousError(
+                f"the files have {counted(contrasts, 'contrast')}, but the normalisation is given for "
+                f"{len(windows)}. Correct the window in {INPUTS_FILE}, or the channel names in dataset.json."
+            )
+        return windows
+
+    def keeps_scale(self, contrasts: int) -> tuple[bool, ...]:
+        """Returns, for each contrast, whether its values are not divided by the deviation of their own file.
+
+        Args:
+            contrasts: number of contrasts of a volume, ≥ 1.
+        """
+        if self.normalize != "window" or (is_per_contrast(self.window) and len(self.window or ()) != contrasts):
+            return (self.normalize in (None, "fixed"),) * contrasts
+        return tuple(window is not None for window in self.windows_of(contrasts))
 
 
 #: The inputs of a dataset without an inputs.yaml: the pictures alone.
 PICTURES_ALONE = (InputFiles(IMAGE),)
 
 
-def read_input_files(root: Path) -> tuple[InputFiles, ...]:
+def read_input_files(root: Path, pictures: InputFiles = PICTURES_ALONE[0]) -> tuple[InputFiles, ...]:
     """Reads the inputs.yaml of a dataset; without such a file, the pictures are the only input.
 
     Args:
         root: the dataset's folder.
+        pictures: input of the pictures, whose normalisation is used if the inputs.yaml has none for them.
 
     Returns:
         The inputs, the pictures first.
@@ -81,7 +121,7 @@ def read_input_files(root: Path) -> tuple[InputFiles, ...]:
     """
     path = root / INPUTS_FILE
     if not path.exists():
-        return PICTURES_ALONE
+        return (pictures,)
     record = parse_yaml(read_text_file(path), str(path))
     entries = record.get("inputs") if isinstance(record, Mapping) else None
     if not isinstance(entries, Mapping) or not entries:
@@ -89,7 +129,9 @@ def read_input_files(root: Path) -> tuple[InputFiles, ...]:
             f"{path}: the key 'inputs' is needed, a mapping from each input's name to its fields, got {shown(record)}."
         )
     found = tuple(_entry(path, name, value) for name, value in entries.items())
-    image = next((one for one in found if one.name == IMAGE), InputFiles(IMAGE))
+    image = next((one for one in found if one.name == IMAGE), pictures)
+    if image.normalize == "fixed":
+        image = replace(image, normalize=pictures.normalize, window=pictures.window)
     return (image, *(one for one in found if one.name != IMAGE))
 
 
@@ -104,9 +146,9 @@ def _entry(path: Path, name: Any, value: Any) -> InputFiles:
         for field in record:
             if field not in allowed:
                 raise unknown_name("field", field, allowed)
-        given: dict[str, Any] = {
-            field: tuple(entry) if isinstance(entry, list) else entry for field, entry in record.items()
-        }
+        given: dict[str, Any] = {field: _tuples(entry) for field, entry in record.items()}
+        if name == IMAGE and given.get("normalize") == "window" and given.get("window") is None:
+            given["window"] = FOREGROUND
         entry = InputFiles(name, **given)
         _check_values(entry)
         if not isinstance(entry.folder, str) or (name != IMAGE and not entry.folder):
@@ -124,18 +166,30 @@ def _check_values(entry: InputFiles) -> None:
     colors = entry.colors or 0
     channels = max(channels, colors) if isinstance(colors, int) else channels
     check_slices(entry.slices, entry.planes)
-    Input(
-        (0.0,) * channels,
-        (1.0,) * channels,
-        dtype="float32",
-        bands=entry.bands,
-        wavelengths=entry.wavelengths,
-        unit=entry.unit,
-        missing=entry.missing,
-        colors=colors,
-        normalize="fixed" if entry.normalize is None else entry.normalize,  # pyright: ignore[reportArgumentType]
-        window=entry.window,
-    )
+    window: Any = entry.window
+    each = window if is_per_contrast(window) else (window,)
+    if is_per_contrast(window) and not any(each):
+        raise AtrousError(f"window must have a window for at least one contrast, got {shown(window)}.")
+    for one in each:
+        if isinstance(one, str) and (one != FOREGROUND or entry.name != IMAGE):
+            raise AtrousError(f"window must be [LOW, HIGH] or, for volumes, {FOREGROUND}, got {shown(one)}.")
+        own = one is None and is_per_contrast(window) and entry.normalize == "window"
+        Input(
+            (0.0,) * channels,
+            (1.0,) * channels,
+            dtype="float32",
+            bands=entry.bands,
+            wavelengths=entry.wavelengths,
+            unit=entry.unit,
+            missing=entry.missing,
+            colors=colors,
+            normalize="per_image" if own else entry.normalize or "fixed",  # pyright: ignore[reportArgumentType]
+            window=(0.0, 1.0) if one == FOREGROUND else one,
+        )
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def input_folders(words: Sequence[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from atrous.checked_arguments import checked
 from atrous.data.annotation_exports import label_export_told
 from atrous.data.dataset import Dataset, Item
-from atrous.data.input_files import FilesBeside, read_input_files, with_folders
+from atrous.data.input_files import INPUTS_FILE, FilesBeside, InputFiles, read_input_files, with_folders
 from atrous.data.layouts.known_layouts import LAYOUTS
 from atrous.data.layouts.mask_names import single_labels_note
 from atrous.data.layouts.pairing import NoPicturesError
@@ -19,6 +19,7 @@ from atrous.data.splits.groups import find_groups
 from atrous.data.splits.random_split import seeded_split
 from atrous.data.unread_folders import unread_folder_notes
 from atrous.data.volume_items import with_slices
+from atrous.data.volumes.slices import is_volume_place
 from atrous.errors import AtrousError, shown, unknown_name
 from atrous.input_spec import check_slices
 
@@ -90,7 +91,8 @@ def open_whole(
 
 def _with_inputs(dataset: Dataset, folders: Mapping[str, str]) -> Dataset:
     """Returns the dataset with the files of the further inputs in each item."""
-    inputs = with_folders(read_input_files(dataset.root), folders)
+    inputs = with_folders(read_input_files(dataset.root, dataset.inputs[0]), folders)
+    _check_window(dataset, inputs[0])
     if len(inputs) == 1:
         return replace(dataset, inputs=inputs)
     finders = [FilesBeside(one, dataset.root) for one in inputs[1:]]
@@ -100,6 +102,16 @@ def _with_inputs(dataset: Dataset, folders: Mapping[str, str]) -> Dataset:
 
     splits = {name: with_files(items) for name, items in dataset.splits.items()}
     return replace(dataset, inputs=inputs, splits=splits, unlisted=with_files(dataset.unlisted))
+
+
+def _check_window(dataset: Dataset, image: InputFiles) -> None:
+    """Raises AtrousError if a window is to be measured over the labelled voxels of pictures."""
+    items = (item for part in dataset.splits.values() for item in part)
+    if image.measures_window and not any(is_volume_place(item.image) for item in items):
+        raise AtrousError(
+            f"{dataset.root / INPUTS_FILE}: {image.name}: the window is measured only for volumes: give "
+            "window: [LOW, HIGH]."
+        )
 
 
 def _opened(

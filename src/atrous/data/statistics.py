@@ -30,7 +30,11 @@ def channel_statistics(dataset: Dataset, split: str, one: Input) -> tuple[tuple[
         dataset: the dataset to read.
         split: name of the training split.
         one: the input to measure; its mean and standard deviation are not used.
+
+    Returns:
+        Mean and standard deviation; 0 and 1 for channels that are normalised by their own.
     """
+    limits = np.transpose([window or (-np.inf, np.inf) for window in one.windows])
     items = dataset.split(split)
     chosen = items[:: max(1, len(items) // STATISTICS_PICTURES)]
     count, total, squares = 0, np.zeros(one.channels), np.zeros(one.channels)
@@ -38,11 +42,12 @@ def channel_statistics(dataset: Dataset, split: str, one: Input) -> tuple[tuple[
         values, valid, _ = read_input(dataset.file_of(item, one.name), one)
         pixels = values.reshape(-1, one.channels).astype(np.float64)
         pixels = pixels if valid is None else pixels[valid.ravel()]
-        pixels = pixels if one.window is None else pixels.clip(*one.window)
+        pixels = pixels.clip(*limits)
         count, total, squares = count + len(pixels), total + pixels.sum(0), squares + (pixels**2).sum(0)
     mean = total / max(count, 1)
     std = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 0))
-    return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
+    own = np.array(one.standardised)
+    return tuple(np.where(own, 0.0, mean).tolist()), tuple(np.where((std > 0) & ~own, std, 1.0).tolist())
 
 
 def kind_of_input(dataset: Dataset, name: str, splits: Sequence[str]) -> PictureKind:

@@ -133,18 +133,22 @@ def color_channels(inputs: Sequence[Input]) -> tuple[ColorChannels, ...]:
     """Returns the channels whose colour is varied in training, in the concatenated inputs of a model.
 
     For a volume that is normalised by its own mean and deviation, such as MRI, these are all channels: its values have
-    no unit, so a scan of other brightness or contrast is as probable. For Hounsfield units, none vary.
+    no unit, so a scan of other brightness or contrast is as probable. For Hounsfield units, none vary. If only some
+    contrasts are Hounsfield units, the channels of the other contrasts vary, each by itself.
 
     Args:
         inputs: the inputs of the model.
     """
+    found: list[ColorChannels] = []
     starts = accumulate((one.channels for one in inputs), initial=0)
-    counts = (one.channels if one.planes and one.normalize == "per_image" else one.colors for one in inputs)
-    return tuple(
-        ColorChannels(start, count, one.dtype)
-        for start, count, one in zip(starts, counts, inputs, strict=False)
-        if count
-    )
+    for start, one in zip(starts, inputs, strict=False):
+        own = one.standardised if one.planes else ()
+        count = one.channels if own and all(own) else one.colors
+        if count:
+            found.append(ColorChannels(start, count, one.dtype))
+        elif any(own):
+            found += [ColorChannels(start + index, 1, one.dtype) for index in np.flatnonzero(own).tolist()]
+    return tuple(found)
 
 
 def augment(

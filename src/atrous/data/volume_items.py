@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 
 from atrous.data.dataset import Dataset, Item
 from atrous.data.input_files import InputFiles
@@ -11,7 +14,15 @@ from atrous.data.volumes.dicom_labels import is_rt_struct, label_file
 from atrous.data.volumes.grid import check_same_grid
 from atrous.data.volumes.nifti import nifti_notes
 from atrous.data.volumes.read_volume import volume_shape
-from atrous.data.volumes.slices import AXES, SlicePlace, is_dicom_label, is_volume, is_volume_place
+from atrous.data.volumes.slices import (
+    AXES,
+    SlicePlace,
+    is_dicom_label,
+    is_volume,
+    is_volume_place,
+    pictures_of,
+    slice_place,
+)
 from atrous.errors import AtrousError
 
 #: Largest number of volumes whose notes are listed.
@@ -113,6 +124,40 @@ def input_of_slices(dataset: Dataset, planes: tuple[str, ...] = (), slices: int 
         slices=image.slices if slices is None else slices,
         normalize="per_image" if image.normalize is None else image.normalize,
     )
+
+
+def labelled_volumes(items: Iterable[Item]) -> dict[Path, tuple[Item, Path]]:
+    """Returns the volumes of slices: by the place of each volume, its first slice and its mask.
+
+    Args:
+        items: slices of labelled volumes.
+
+    Raises:
+        AtrousError: an item is not a slice of a volume that has a mask.
+    """
+    found: dict[Path, tuple[Item, Path]] = {}
+    for item in items:
+        place, mask = slice_place(item.image), None if item.mask is None else slice_place(item.mask)
+        if place is None or mask is None:
+            raise AtrousError(f"{item.image} is not a slice of a volume that has a mask.")
+        found.setdefault(place.file, (item, mask.file))
+    return found
+
+
+def volume_labels(dataset: Dataset, mask: Path, scan: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """Returns the X×Y×Z class indices of a mask, read slice by slice as training does.
+
+    Args:
+        dataset: the dataset of the mask.
+        mask: file of the mask.
+        scan: file of the volume, whose grid a mask in DICOM has.
+        shape: number of voxels of the volume along right, anterior and superior.
+    """
+    labels = np.empty(shape, np.uint8)
+    for index, picture in enumerate(pictures_of(labels, "axial")):
+        place, of_scan = SlicePlace(mask, "axial", index), SlicePlace(scan, "axial", index)
+        picture[:] = dataset.read_label(place.path, of_scan.path)
+    return labels
 
 
 def first_notes(notes: Sequence[str]) -> tuple[str, ...]:

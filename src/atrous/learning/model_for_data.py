@@ -13,7 +13,8 @@ from atrous import model_file
 from atrous.build_model import create_model
 from atrous.console import console
 from atrous.data.dataset import Dataset
-from atrous.data.input_files import InputFiles
+from atrous.data.foreground_intensities import with_foreground_windows
+from atrous.data.input_files import FOREGROUND, InputFiles
 from atrous.data.pixels import PictureKind
 from atrous.data.statistics import channel_statistics, kind_of_input, kind_of_pictures
 from atrous.errors import AtrousError
@@ -91,10 +92,10 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
     if fresh:
         fitted = statistics == "fit" or (statistics == "auto" and kind.dtype != "uint8")
         measured = [
-            _measured(dataset, recipe.data.train, one)
+            _measured(dataset, recipe.data.train, one, files)
             if one.normalize != "per_image" and (fitted or one.window or one is not inputs[0])
             else one
-            for one in model.info.preprocessing.inputs
+            for one, files in zip(model.info.preprocessing.inputs, dataset.inputs, strict=True)
         ]
         model.info = replace(model.info, preprocessing=replace(model.info.preprocessing, inputs=tuple(measured)))
     return model
@@ -118,18 +119,19 @@ def _inputs(
     """
     found, first = [], 0
     for one, kind in zip(described, kinds, strict=True):
-        own = slice(first, first + kind.channels)
+        own, contrasts = slice(first, first + kind.channels), kind.channels // one.slices
         first += kind.channels
-        per_image = one.normalize == "per_image"
-        dtype = "float32" if per_image else kind.dtype
+        keeps = one.keeps_scale(contrasts) * one.slices
+        # a window of the foreground is a placeholder until it is measured
+        windows = [(0.0, 1.0) if window == FOREGROUND else window for window in one.windows_of(contrasts)]
         image = one.name == IMAGE
         usual = usual_colors(kind.channels, kind.dtype) if image and not one.planes else 0
         found.append(
             Input(
-                (0.0,) * kind.channels if per_image else tuple(mean[own]),
-                (1.0,) * kind.channels if per_image else tuple(std[own]),
+                tuple(value if kept else 0.0 for value, kept in zip(mean[own], keeps, strict=True)),
+                tuple(value if kept else 1.0 for value, kept in zip(std[own], keeps, strict=True)),
                 name=one.name,
-                dtype=dtype,  # pyright: ignore[reportArgumentType] (read from a file header)
+                dtype=kind.dtype if all(keeps) else "float32",  # pyright: ignore[reportArgumentType] (read from a file header)
                 pages=pages if image else "first",
                 bands=one.bands,
                 wavelengths=one.wavelengths,
@@ -137,7 +139,7 @@ def _inputs(
                 missing=one.missing,
                 colors=usual if one.colors is None else one.colors,
                 normalize=one.normalize or "fixed",  # pyright: ignore[reportArgumentType] (`Input` checks it)
-                window=one.window,
+                window=windows[0] if len(set(windows)) == 1 else tuple(windows),
                 slices=one.slices,
                 planes=one.planes,
             )
@@ -145,10 +147,12 @@ def _inputs(
     return tuple(found)
 
 
-def _measured(dataset: Dataset, split: str, one: Input) -> Input:
-    """Returns the input with the mean and standard deviation of its training files."""
-    mean, std = channel_statistics(dataset, split, one)
-    return replace(one, mean=mean, std=std)
+def _measured(dataset: Dataset, split: str, one: Input, files: InputFiles) -> Input:
+    """Returns the input with the mean and standard deviation of its training files, and with its measured windows."""
+    if files.window != FOREGROUND:
+        mean, std = channel_statistics(dataset, split, one)
+        one = replace(one, mean=mean, std=std)
+    return with_foreground_windows(dataset, split, one, files)
 
 
 def _pads_unevenly(architecture: str, arguments: dict[str, Any]) -> bool:

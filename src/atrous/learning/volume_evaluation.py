@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from atrous.console import progress_bar
 from atrous.data.dataset import Dataset, Item
 from atrous.data.mask_value_map import BACKGROUND_NAMES, IGNORE_INDEX
+from atrous.data.volume_items import labelled_volumes, volume_labels
 from atrous.data.volumes.read_volume import read_volume
-from atrous.data.volumes.slices import SlicePlace, pictures_of, slice_place
 from atrous.errors import AtrousError
 from atrous.inference.segment_volume import segment_volume
 from atrous.inference.segmenter import Segmenter
@@ -62,19 +59,13 @@ def measure_volumes(
     """
     remap, names = matching_classes(dataset.classes, segmenter.info.classes), segmenter.info.classes
     measured = [index for index, name in enumerate(names) if name.casefold() not in BACKGROUND_NAMES]
-    volumes: dict[Path, tuple[Item, Path]] = {}
-    for item in items:
-        place, mask = slice_place(item.image), None if item.mask is None else slice_place(item.mask)
-        if place is None or mask is None:
-            raise AtrousError(f"{item.image} is not a slice of a volume that has a mask.")
-        volumes.setdefault(place.file, (item, mask.file))
     processes, found = current_group(), []
-    own = processes.part(list(volumes.items()))
+    own = processes.part(list(labelled_volumes(items).items()))
     with progress_bar() as progress:
         task = progress.add_task("evaluating volumes", total=len(own), note="")
         for file, (item, mask) in own:
             volume = read_volume(file)
-            truth = remap[_labels(dataset, mask, file, volume.grid.shape)]
+            truth = remap[volume_labels(dataset, mask, file, volume.grid.shape)]
             truth[~volume.valid(segmenter.info.preprocessing.image.missing)] = IGNORE_INDEX
             labels = segment_volume(segmenter, volume)
             if parts is not None:
@@ -84,15 +75,6 @@ def measure_volumes(
             progress.update(task, advance=1)
     cases = sorted((case for part in processes.gather(found) for case in part), key=lambda case: case[0])
     return _as_json(cases, names, tolerance)
-
-
-def _labels(dataset: Dataset, mask: Path, scan: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """Returns the X×Y×Z class indices of a mask, read slice by slice as training does."""
-    labels = np.empty(shape, np.uint8)
-    for index, picture in enumerate(pictures_of(labels, "axial")):
-        place, of_scan = SlicePlace(mask, "axial", index), SlicePlace(scan, "axial", index)
-        picture[:] = dataset.read_label(place.path, of_scan.path)
-    return labels
 
 
 def _as_json(

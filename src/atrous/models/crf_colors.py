@@ -15,13 +15,13 @@ def check_crf_fits(preprocessing: Preprocessing) -> None:
         preprocessing: the model's preprocessing.
 
     Raises:
-        AtrousError: the model normalises each picture by its own mean and standard deviation; the CRF compares colours
-            on the scale 0–255.
+        AtrousError: the model normalises each picture, or a contrast of it, by its own mean and standard deviation; the
+            CRF compares colours on the scale 0–255.
     """
-    if preprocessing.image.normalize == "per_image":
+    if any(preprocessing.image.standardised):
         raise AtrousError(
             "a CRF compares the colours of a picture on the scale 0–255, but this model normalises each picture by its "
-            "own mean and standard deviation (normalize: per_image): leave the CRF out."
+            "own mean and standard deviation (normalize: per_image, or a contrast without window): leave the CRF out."
         )
 
 

@@ -119,9 +119,10 @@ class Preprocessing:
     @property
     def windows(self) -> tuple[tuple[float, float], ...] | None:
         """The range (lowest, highest) to which each channel is clipped; None if no channel is clipped."""
-        if all(one.window is None for one in self.inputs):
+        windows = [window for one in self.inputs for window in one.windows]
+        if not any(windows):
             return None
-        return tuple(one.window or (-math.inf, math.inf) for one in self.inputs for _ in one.mean)
+        return tuple(window or (-math.inf, math.inf) for window in windows)
 
     @checked
     def normalized_by(self, mean: Sequence[float], std: Sequence[float]) -> Preprocessing:

@@ -99,7 +99,8 @@ class Normalize(nn.Module):
     ) -> None:
         super().__init__()
         self.enlarge, self.aligned = enlarge, aligned
-        limits = None if windows is None else torch.tensor(windows, dtype=torch.float32).T.reshape(2, 1, -1, 1, 1)
+        # 2×C×1×1: the memory order channels_last is only for tensors of rank 4
+        limits = None if windows is None else torch.tensor(windows, dtype=torch.float32).T.reshape(2, -1, 1, 1)
         self.register_buffer("limits", limits, persistent=False)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)

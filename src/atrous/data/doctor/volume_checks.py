@@ -26,7 +26,7 @@ def find_volume_problems(dataset: Dataset, pairs: list[Pair]) -> tuple[list[Find
     """
     warnings = [
         *find_unusual_spacing(dataset, pairs),
-        *find_unusual_intensities(dataset, pairs, dataset.inputs[0].normalize or "per_image"),
+        *find_unusual_intensities(dataset, pairs),
         *find_misplaced_masks(dataset, pairs),
     ]
     return list(find_other_grids(dataset, pairs)), warnings

@@ -11,6 +11,7 @@ from atrous.data.dataset import Dataset
 from atrous.data.doctor.judge import SHOWN, Finding, shown
 from atrous.data.doctor.outliers import outliers
 from atrous.data.doctor.scan import Pair
+from atrous.data.volume_items import input_of_slices
 
 #: Smallest shift of an outlier, as a share of the range of its intensities.
 _SHIFT = 0.5
@@ -18,17 +19,16 @@ _SHIFT = 0.5
 _RATIO = 4.0
 
 
-def find_unusual_intensities(dataset: Dataset, pairs: list[Pair], normalize: str) -> Iterator[Finding]:
+def find_unusual_intensities(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     """Volumes of a single value, and volumes whose percentiles are robust outliers.
 
     The range is that from percentile 1 to 99. The position of the range (its middle divided by its size) and the
     position of the median in the range do not depend on the scale. The scale is compared only if training keeps it:
-    MRI scanners have no common scale, and "per_image" divides each volume by its own standard deviation.
+    MRI scanners have no common scale, and a contrast without window is divided by its own standard deviation.
 
     Args:
-        dataset: the dataset.
+        dataset: the dataset, whose first input determines the normalisation.
         pairs: its volumes, each once.
-        normalize: normalisation of the input, as in `Input.normalize`.
     """
     known = [(pair, pair.volume.percentiles) for pair in pairs if pair.volume]
     blank = [shown(dataset, pair.item.image) for pair, found in known if (found[:, 0] == found[:, 2]).all()]
@@ -45,9 +45,10 @@ def find_unusual_intensities(dataset: Dataset, pairs: list[Pair], normalize: str
     for pair, found in known:
         by_contrasts.setdefault(len(found), []).append((pair, found))
     for contrasts, part in by_contrasts.items():
+        keeps = input_of_slices(dataset).keeps_scale(contrasts)
         for contrast in range(contrasts):
             one = [(pair, found[contrast]) for pair, found in part if found[contrast, 2] > found[contrast, 0]]
-            for pair, text in _outliers([pair for pair, _ in one], np.array([row for _, row in one]), normalize):
+            for pair, text in _outliers([pair for pair, _ in one], np.array([row for _, row in one]), keeps[contrast]):
                 named = f"contrast {contrast}: " if contrasts > 1 else ""
                 examples.setdefault(pair.item.image, f"{shown(dataset, pair.item.image)}: {named}{text}")
     if examples:
@@ -61,13 +62,19 @@ def find_unusual_intensities(dataset: Dataset, pairs: list[Pair], normalize: str
         )
 
 
-def _outliers(pairs: list[Pair], percentiles: np.ndarray, normalize: str) -> Iterator[tuple[Pair, str]]:
-    """Yields the outliers among the volumes, given the N×3 percentiles of one contrast, each with a description."""
+def _outliers(pairs: list[Pair], percentiles: np.ndarray, scaled: bool) -> Iterator[tuple[Pair, str]]:
+    """Yields the outliers among the volumes, given the N×3 percentiles of one contrast, each with a description.
+
+    Args:
+        pairs: N volumes.
+        percentiles: N×3 percentiles 1, 50 and 99.
+        scaled: whether the size of the range is compared, too.
+    """
     if not pairs:
         return
     low, median, high = percentiles.T
     far = outliers((low + high) / 2 / (high - low), _SHIFT) | outliers((median - low) / (high - low), _SHIFT)
-    if normalize != "per_image":
+    if scaled:
         far |= outliers(np.log(high - low), float(np.log(_RATIO)))
     usual = _written(np.median(percentiles, axis=0))
     for index in np.flatnonzero(far):

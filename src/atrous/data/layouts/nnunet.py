@@ -9,12 +9,15 @@ from pathlib import Path
 
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset, Item
+from atrous.data.input_files import PICTURES_ALONE
+from atrous.data.layouts.nnunet_channels import channel_names, volumes_with_channels
 from atrous.data.layouts.pairing import paired, pictures_in, withheld_split_note, without_ending
 from atrous.data.mask_value_map import ClassTable
 from atrous.data.splits.find_split_lists import find_lists
 from atrous.data.splits.random_split import seeded_split
 from atrous.data.splits.split_lists import listed_splits
 from atrous.data.splits.unread_lists import check_no_list_is_unread
+from atrous.data.volumes.slices import is_volume
 from atrous.errors import AtrousError
 
 _FIRST_CHANNEL = "_0000"
@@ -68,7 +71,19 @@ def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
             notes.append(note)
     first = next(iter(splits.values()))
     table, more_notes = named_classes(root, classes, items=first)
-    return Dataset(root, "nnunet", table, splits, (*notes, *more_notes), tuple(orphans), unlisted=unlisted)
+    image, normalisation = PICTURES_ALONE[0], ()
+    if any(is_volume(item.image) for item in first):
+        image, normalisation = volumes_with_channels(channel_names(root))
+    return Dataset(
+        root,
+        "nnunet",
+        table,
+        splits,
+        (*notes, *more_notes, *normalisation),
+        tuple(orphans),
+        inputs=(image,),
+        unlisted=unlisted,
+    )
 
 
 def _images(folder: Path) -> dict[str, Path]:

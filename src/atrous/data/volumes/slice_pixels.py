@@ -49,7 +49,7 @@ def read_slice(place: SlicePlace, one: Input) -> tuple[np.ndarray, np.ndarray | 
 
     Args:
         place: place of the middle slice.
-        one: input of the model. With the normalisation "per_image", the mean and the deviation are those of the whole
+        one: input of the model. Contrasts that are normalised by their own mean and deviation have those of the whole
             volume, over its voxels that are not 0.
 
     Returns:
@@ -87,9 +87,10 @@ def volume_pixels(volume: Volume, plane: str, index: int, one: Input) -> tuple[n
     contrasts = one.channels // one.slices
     middle = slice(one.slices // 2 * contrasts, (one.slices // 2 + 1) * contrasts)
     valid = np.asarray(finite[:, :, middle].all(axis=2))
-    if one.normalize == "per_image":
+    if any(one.standardised):
         mean, std = (np.tile(part, one.slices).astype(np.float32) for part in volume.mean_and_std(one.missing))
-        values = (values - mean) / std
+        own = one.standardised
+        values = (values - np.where(own, mean, np.float32(0))) / np.where(own, std, np.float32(1))
     if not finite.all():
         values = np.where(finite, values, np.float32(0))
     return values, None if valid.all() else valid

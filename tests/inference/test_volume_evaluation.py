@@ -62,6 +62,20 @@ def test_a_model_agrees_with_its_own_masks(folder, tmp_path):
                 assert scores["dice"] == scores["surface_dice"] == 1 and scores["hd95_mm"] == 0
 
 
+def test_removed_parts_change_the_scores_of_volumes_only_and_a_remark_states_it(folder, capsys):
+    measured = {}
+    for parts in ((), ("all=1000",)):
+        options = {"layout": "folder", "device": "cpu", "smallest_part": parts, **OPTIONS}
+        measured[parts] = evaluate(folder / "model.safetensors", folder / "data", **options)
+        printed = " ".join(capsys.readouterr().out.split())
+        assert ("scores of slices are those of the masks with them" in printed) == bool(parts)
+        assert len(measured[parts]["volumes"]["remarks"]) == len(parts)
+    before, after = measured.values()
+    assert (before["miou"], before["per_image"]) == (after["miou"], after["per_image"])
+    assert not any(case["classes"][name]["dice"] for case in after["volumes"]["cases"] for name in case["classes"])
+    assert before["volumes"]["cases"] != after["volumes"]["cases"]
+
+
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
 def test_millilitres_of_a_tilted_gantry_are_those_of_its_sheared_voxels(folder, tmp_path, axes):
     shutil.copytree(folder / "data", tmp_path / "data")

@@ -55,6 +55,11 @@ if TYPE_CHECKING:
 
 #: Printed scores of each class.
 COLUMNS = ("iou", "dice", "accuracy", "boundary_f")
+#: Remark on scores with --largest-part or --smallest-part.
+PARTS_REMARK = (
+    "the scores of volumes are those of the masks without their small parts; mIoU and all other scores of slices are "
+    "those of the masks with them."
+)
 #: Scores that are compared with and without a CRF.
 HEADLINES = (
     ("mIoU", "miou"),
@@ -99,9 +104,11 @@ def evaluate(
         json: JSON file to write the results to.
         tolerance: largest distance at which the surface Dice of volumes counts two surfaces as equal, in mm, ≥ 0.
         largest_part: classes of which only the largest connected part of a volume's mask is kept, such as liver,spleen;
-            all for every class but the first one.
+            all for every class but the first one. This changes the scores of volumes, and not mIoU or the other scores
+            of slices.
         smallest_part: smallest volume of a connected part that is kept in a volume's mask, in ml, for each class, such
-            as liver=5,tumour=0.1; all=1 for every other class but the first one.
+            as liver=5,tumour=0.1; all=1 for every other class but the first one. This changes the scores of volumes,
+            and not mIoU or the other scores of slices.
         crf_search: search the best settings of the CRF on this split, from coarse to fine, then measure with them.
         crf_images: largest number of pictures of the split to search on, ≥ 1; the papers use 100.
         save_crf: model file to write: a copy of the model with the settings of the CRF.
@@ -158,6 +165,7 @@ def evaluate(
         results["volumes"] = measure_volumes(segmenter, dataset, items, tolerance, parts)
         given = {"largest_part": largest_part, "smallest_part": smallest_part}
         results["volumes"] |= {name: list(value) for name, value in given.items() if value}
+        results["volumes"]["remarks"] = [PARTS_REMARK] if parts is not None else []
     _print(results)
     if "volumes" in results:
         _print_volumes(results["volumes"])
@@ -304,6 +312,8 @@ def _print_volumes(volumes: dict[str, Any]) -> None:
             cells.append(f"{mean} {interval_in_words(score['interval'])}".strip())
         table.add_row(escape(entry["name"]), str(entry["cases"]), *cells)
     console.print(table)
+    for remark in volumes["remarks"]:
+        console.print(f"[yellow]note:[/] {escape(remark)}", highlight=False)
 
 
 def _print_intervals(results: dict[str, Any]) -> None:

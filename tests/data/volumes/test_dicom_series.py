@@ -230,6 +230,16 @@ def test_the_number_of_slices_is_limited_over_all_files(tmp_path, monkeypatch):
     refused("damaged", tmp_path / "b")
 
 
+def test_a_large_directory_of_a_zip_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(dicom_files, "MOST_FILES", 100)
+    entry = struct.pack("<4s4B4HL2L5H2L", b"PK\1\2", 20, 0, 20, *[0] * 15)
+    count = 60_000
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, count * len(entry), 0, 0)
+    (tmp_path / "many.zip").write_bytes(entry * count + end)
+    with memory_below(2e6):
+        refused("the directory of the zip has 2.76 MB, and at most 100 files", tmp_path / "many.zip")
+
+
 def test_damaged_and_odd_zips_are_refused(tmp_path):
     folder = write(tmp_path / "a", [0, 1, 2])
     refused("neither stored nor deflated", packed(folder, tmp_path / "lzma.zip", zipfile.ZIP_LZMA))

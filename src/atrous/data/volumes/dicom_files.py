@@ -21,6 +21,8 @@ from atrous.errors import AtrousError, missing_extra
 ZIP_ERRORS = (OSError, EOFError, RuntimeError, ValueError, struct.error, zlib.error, zipfile.BadZipFile)
 #: Most files of a folder or a zip.
 MOST_FILES = 50_000
+#: Place of the size of the directory in a zip's last record, and the largest mean size of an entry, in bytes.
+_DIRECTORY_BYTES, _ENTRY_BYTES = 5, 256
 #: A zip is refused if its uncompressed files have more than `ZIP_FREE` bytes together, and also more than `ZIP_RATIO`
 #: times the bytes of the zip. Compression makes CT files only two to five times smaller.
 ZIP_FREE, ZIP_RATIO = 2**26, 50
@@ -60,7 +62,10 @@ def series_files(path: Path) -> Iterator[list[SeriesFile]]:
         yield [SeriesFile(one.stat().st_size, one.parent, lambda one=one: one.open("rb")) for one in paths]
         return
     try:
+        _check_directory(path)
         archive = zipfile.ZipFile(path)
+    except AtrousError:
+        raise
     except FileNotFoundError as error:
         raise AtrousError(f"{path}: no such file or folder.") from error
     except ZIP_ERRORS as error:
@@ -89,6 +94,17 @@ def one_file(path: Path) -> list[SeriesFile]:
 def _check_count(path: Path, count: int) -> None:
     if count > MOST_FILES:
         raise AtrousError(f"{path}: there are {count} files; at most {MOST_FILES} are read. Give one series only.")
+
+
+def _check_directory(path: Path) -> None:
+    """Checks the size of a zip's directory, before zipfile makes an object of 370 bytes from each entry of 46 bytes."""
+    with path.open("rb") as file:
+        end = zipfile._EndRecData(file)  # type: ignore[attr-defined] # the record that ZipFile uses, also of zip64
+    if end and end[_DIRECTORY_BYTES] > MOST_FILES * _ENTRY_BYTES:
+        raise AtrousError(
+            f"{path}: the directory of the zip has {end[_DIRECTORY_BYTES] / 1e6:.3g} MB, and at most {MOST_FILES} "
+            "files are read. Give one series only, with short file names."
+        )
 
 
 def _check_zip(path: Path, members: list[zipfile.ZipInfo]) -> None:

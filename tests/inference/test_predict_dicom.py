@@ -1,5 +1,7 @@
 """DICOM series in prediction: which series a folder holds, and masks on the grid of the series."""
 
+import json
+import os
 import shutil
 import sys
 import zipfile
@@ -146,6 +148,41 @@ def test_series_that_are_no_grid_fail_alone(model, series, tmp_path, capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "at the position of another slice" in text and "damaged or not valid DICOM" in text
     assert "Doe" not in text
+
+
+def test_with_case_ids_nothing_but_the_table_names_the_folders(model, series, tmp_path, capsys):
+    series("cases/Doe_Jane")
+    bad = series("cases/Roe_Jim", "1.2.826.0.1.222222")
+    shutil.copy(bad / f"{SECRET}_1.2.826.0.1.222222_1.dcm", bad / "copy.dcm")
+    values = np.random.default_rng(0).normal(size=(32, 32, 2)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(values, None), tmp_path / "Poe_Ann.nii.gz")  # without an orientation
+    table, out = tmp_path / "private/ids.csv", tmp_path / "masks"
+    given = {"out": out, "case_ids": table, "json": tmp_path / "found.json", **OPTIONS}
+    with pytest.raises(SomeInputsFailed):
+        predict(model, [tmp_path / "cases", tmp_path / "Poe_Ann.nii.gz"], **given)
+    assert sorted(path.name for path in out.iterdir()) == ["case_0001.nii.gz", "case_0003.nii.gz"]
+    rows = [line.split(",") for line in table.read_text().splitlines()]
+    names = ("Doe_Jane", "Roe_Jim", "Poe_Ann.nii.gz")
+    assert rows[0] == ["case_id", "volume"] and [Path(one).name for _, one in rows[1:]] == list(names)
+    assert os.name != "posix" or table.stat().st_mode & 0o777 == 0o600
+    said, found = " ".join(capsys.readouterr().out.split()), (tmp_path / "found.json").read_text()
+    assert "case_0003 does not state its orientation" in said and "case_0002: 1 of 4 slices" in said
+    assert [one["image"] for one in json.loads(found)["pictures"]] == ["case_0001", "case_0002", "case_0003"]
+    for text in (said, found):
+        assert not any(name in text for name in ("Doe", "Roe", "Poe", "Jane"))
+    series("more/Zoe_Kim", "1.2.826.0.1.444444")
+    done = predict(model, [tmp_path / "more", tmp_path / "cases/Doe_Jane"], **given)
+    assert [path.name for path in done] == ["case_0004.nii.gz", "case_0001.nii.gz"]
+    assert len(table.read_text().splitlines()) == 5
+    with pytest.raises(AtrousError, match="and case_0003 is none") as caught:
+        predict(model, [tmp_path / "Poe_Ann.nii.gz"], format="dicom-seg", **given)
+    assert "Poe" not in str(caught.value)
+    with pytest.raises(AtrousError, match="1 input of 1 are pictures"):
+        predict(model, [Path(__file__).parents[2] / "docs/images/demo.png"], **given)
+    table.write_text("name,age\n")
+    with pytest.raises(AtrousError, match="no table of case ids"):
+        predict(model, [tmp_path / "more"], **given)
+    assert table.read_text() == "name,age\n"
 
 
 def test_folders_without_series_uid_are_series_of_their_own(series, tmp_path):

@@ -29,6 +29,7 @@ from atrous.data.remote.transfer import as_path, local_path
 from atrous.data.volumes.slices import slice_place
 from atrous.data.volumes.write_mask import MaskFormat
 from atrous.errors import SomeInputsFailed, counted
+from atrous.inference.case_ids import write_case_ids
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import doubts_of_files
 from atrous.inference.predict_jobs import Job, Worker, plan
@@ -62,6 +63,7 @@ def predict(
     format: MaskFormat = "nifti",
     largest_part: tuple[str, ...] = (),
     smallest_part: tuple[str, ...] = (),
+    case_ids: Path | None = None,
     json: Path | None = None,
     overwrite: bool = False,
     **options: Any,
@@ -82,6 +84,8 @@ def predict(
             all for every class but the first one.
         smallest_part: smallest volume of a connected part that is kept in a volume's mask, in ml, for each class, such
             as liver=5,tumour=0.1; all=1 for every other class but the first one.
+        case_ids: CSV table of case ids, created or continued, readable by you only; masks of volumes, the JSON file and
+            messages then have the names case_0001, case_0002 … instead of those of files and folders.
         json: JSON file to write the results to; for each picture, it contains the path of the mask, the share of each
             class in the pixels with data, and the share of pixels without data (if any), or the error if it failed.
         overwrite: also replace files that atrous did not write; inputs are never replaced.
@@ -110,16 +114,21 @@ def predict(
                 raw=raw,
                 overlay=overlay,
                 format=format,
+                case_ids=case_ids,
                 overwrite=overwrite,
                 also=also,
             )
         )
+        if case_ids is not None:
+            table = case_ids
+            processes.on_rank_zero(lambda: write_case_ids(table, {job.picture: job.case_id for job in jobs}))
         if parts is not None:
             check_volumes([job.picture for job in jobs])
         worker = Worker(spec, note, parts)
         warn_if_fresh(worker.segmenter.info.provenance)
         own, preprocessing = processes.part(jobs), worker.segmenter.info.preprocessing
-        here = [job.picture for job in own if isinstance(job.picture, Path) and slice_place(job.picture) is None]
+        pictures = [job.picture for job in own if not job.case_id]
+        here = [one for one in pictures if isinstance(one, Path) and slice_place(one) is None]
         kinds = kinds_of(here, preprocessing.image.pages)
         worker.segmenter.preparation.warn_of(doubts_of_files(kinds, preprocessing))
         if preprocessing.image.channels == 3 and (grey := sum(kind.channels == 1 for kind in kinds.values())):
@@ -175,7 +184,7 @@ def _work(worker: Worker, jobs: Sequence[Job], total: int, out: Place, json: Pat
     with message, progress_bar() as progress, ThreadPoolExecutor(1) as writer:
         task = progress.add_task("predicting", total=len(jobs), note="")
         for job, read in zip(jobs, in_background(worker.read, jobs, worker.stop), strict=True):
-            tiles = progress.add_task(as_path(job.picture).name, total=None, note="", visible=False)
+            tiles = progress.add_task(job.case_id or as_path(job.picture).name, total=None, note="", visible=False)
             try:
                 segmented = worker.segment(job, read, partial(_show, progress, tiles))
             finally:

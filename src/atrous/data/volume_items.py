@@ -98,6 +98,7 @@ def holds_volumes(dataset: Dataset) -> bool:
         AtrousError: it mixes volumes and pictures, or its volumes have further inputs.
     """
     items = [item for part in (*dataset.splits.values(), dataset.unlisted) for item in part]
+    items = [item for item in items if not (item.listed and not item.image.exists())]  # reading them names the list
     if not any(is_volume_place(item.image) for item in items):
         return False
     if pictures := [item.image for item in items if not is_volume_place(item.image)]:

@@ -46,11 +46,12 @@ def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
     return [place for place in find_places([Path(path) for path in paths]) if isinstance(place, Path)]
 
 
-def find_places(places: Sequence[Place]) -> list[Place]:
+def find_places(places: Sequence[Place], *, quiet: bool = False) -> list[Place]:
     """As `find_pictures`, also for URLs of files, folders and patterns; `file://` URLs are treated as paths.
 
     Args:
         places: paths and URLs.
+        quiet: whether to print no notes, which name files and folders that are not given.
 
     Raises:
         AtrousError: a path or URL matches nothing or cannot be listed, or there are no pictures at all.
@@ -59,8 +60,9 @@ def find_places(places: Sequence[Place]) -> list[Place]:
     listings = {place: listing_of(place) for place in given if isinstance(place, str)}
     found: dict[Place, None] = {}
     for place in given:
-        found |= dict.fromkeys(_at_path(place) if isinstance(place, Path) else _listed(place, listings[place]))
-    below = _pictures_below([place for place in given if isinstance(place, Path)], listings)
+        found |= dict.fromkeys(_at_path(place, quiet) if isinstance(place, Path) else _listed(place, listings[place]))
+    paths = [place for place in given if isinstance(place, Path)]
+    below = "" if quiet else _pictures_below(paths, listings)
     if not found:
         here = any(isinstance(place, Path) for place in given)
         known = ", ".join(sorted({*PICTURE_SUFFIXES, *(SUFFIXES if here else ())}))  # volumes at URLs are not read
@@ -75,14 +77,14 @@ def find_places(places: Sequence[Place]) -> list[Place]:
     return list(spelt.values())
 
 
-def _at_path(path: Path) -> list[Path]:
+def _at_path(path: Path, quiet: bool) -> list[Path]:
     """Returns the pictures at a path: a file, a folder or a pattern.
 
     Raises:
         AtrousError: the path does not exist and matches nothing, or it is one file of a DICOM series.
     """
     if path.is_dir():
-        return _in_folder(path)
+        return _in_folder(path, quiet)
     if path.exists():
         if path.suffix.lower() not in KNOWN_ENDINGS and is_dicom_file(path):
             raise AtrousError(f"{path} is one file of a DICOM series: give the folder of the series, or a zip of it.")
@@ -95,18 +97,21 @@ def _at_path(path: Path) -> list[Path]:
     return matches
 
 
-def _in_folder(folder: Path) -> list[Path]:
-    """Returns the pictures in a folder; prints which files are skipped."""
+def _in_folder(folder: Path, quiet: bool) -> list[Path]:
+    """Returns the pictures in a folder; prints which files are skipped, unless quiet."""
     candidates = sorted(file for file in folder.iterdir() if _is_picture(file))
     marked = {file: is_our_picture(file) for file in candidates if is_marked(file)}
     dicom = holds_dicom(folder, below=not candidates, skipped=KNOWN_ENDINGS)
     series = series_in(folder) if dicom else []
     for file in sorted(folder.glob("*.[zZ][iI][pP]")):
         series += _in_zip(file)
+    found = [*(file for file in candidates if file not in marked), *series]
+    if quiet:
+        return found
     _say_passed_over(folder, [file.name for file, as_written in marked.items() if not as_written], len(marked))
     for sentence in () if dicom or series else passed_over_notes([folder]):  # names of DICOM files may name a patient
         console.print(escape(sentence))
-    return [*(file for file in candidates if file not in marked), *series]
+    return found
 
 
 def _in_zip(file: Path) -> list[Path]:

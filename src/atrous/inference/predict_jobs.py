@@ -24,7 +24,7 @@ from atrous.console import note
 from atrous.data.file_headers import kinds_of
 from atrous.data.input_files import SceneFiles
 from atrous.data.pictures import read_pixels
-from atrous.data.remote.transfer import as_path, fetched, local_path, stored
+from atrous.data.remote.transfer import as_path, below, fetched, local_path, stored
 from atrous.data.sources.geotiff import RASTER_SUFFIXES, GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
 from atrous.data.sources.joined import JoinedSource
 from atrous.data.sources.per_image_standardisation import StandardisedSource
@@ -36,6 +36,8 @@ from atrous.data.volumes.slices import file_of_picture, is_volume_place
 from atrous.data.volumes.volume import Volume
 from atrous.data.volumes.write_mask import MaskFormat, check_mask_format, write_volume_mask
 from atrous.errors import AtrousError, counted, shown
+from atrous.inference.case_ids import case_ids as ids_of
+from atrous.inference.case_ids import named_by_ids, without_names
 from atrous.inference.mask_paths import mask_places, overlay_of
 from atrous.inference.memory_estimate import limit_bytes
 from atrous.inference.model_spec import ModelSpec
@@ -73,6 +75,7 @@ class Job:
         overlay: True to also write the picture with the mask's colours over it; not for windowed pictures.
         more: files of the scene's further inputs, such as its depth, in the order of the model's inputs.
         format: format of the mask of a volume: "nifti", or "dicom-seg", which needs a DICOM series.
+        case_id: name of the volume in records and messages, as in `case_ids`; "" for its path.
     """
 
     picture: Place
@@ -82,6 +85,12 @@ class Job:
     overlay: bool = False
     more: tuple[Place, ...] = ()
     format: MaskFormat = "nifti"
+    case_id: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the picture in records and messages."""
+        return self.case_id or shown_place(self.picture)
 
     @property
     def overlay_target(self) -> Place:
@@ -106,6 +115,7 @@ def plan(
     raw: bool = False,
     overlay: bool = False,
     format: MaskFormat = "nifti",
+    case_ids: Path | None = None,
     overwrite: bool = False,
     also: Sequence[Output | None] = (),
 ) -> list[Job]:
@@ -120,6 +130,8 @@ def plan(
         raw: see `Job`.
         overlay: see `Job`.
         format: see `Job`.
+        case_ids: table of case ids, by which masks and records are then named, see `case_ids.case_ids`; None for the
+            names of the pictures.
         overwrite: True to allow replacing files that atrous did not write; inputs are never replaced.
         also: other files that the caller will write; they must not be among the masks or the inputs.
 
@@ -134,7 +146,8 @@ def plan(
         raise AtrousError(f"spec must be an atrous.ModelSpec, got {shown(spec)}.")
     folder = local_path(out)
     check_is_folder("out", folder) if folder is not None else check_is_remote_folder("out", str(out))
-    pictures = find_places(paths)
+    pictures = find_places(paths, quiet=case_ids is not None)
+    ids = {} if case_ids is None else ids_of(case_ids, pictures)
     info = spec.read_info()
     windowed = {place: _needs_windows(place, spec) for place in pictures}
     here = [path for path in pictures if isinstance(path, Path)]
@@ -142,7 +155,8 @@ def plan(
         note(NO_COORDINATES.format(counted(lost, "GeoTIFF")))
     deep = raw and not _fits_png(info)
     suffixes = {place: ".tif" if deep or windowed[place] is not False else ".png" for place in pictures}
-    check_mask_format(format, pictures, info.table, raw=raw)
+    with named_by_ids(ids):
+        check_mask_format(format, pictures, info.table, raw=raw)
     check_volumes_are_here(pictures)
     volumes = [place for place in here if is_volume_place(place)]
     if overlay and volumes:
@@ -151,12 +165,16 @@ def plan(
             "viewer of volumes."
         )
     suffixes |= dict.fromkeys(volumes, ".dcm" if format == "dicom-seg" else ".nii.gz")
-    targets = mask_places(suffixes, out if folder is None else folder)
+    where = out if folder is None else folder
+    targets = {place: below(where, f"{ids[place]}{suffixes[place]}") for place in ids} or mask_places(suffixes, where)
     scenes = SceneFiles([one.name for one in info.preprocessing.inputs], inputs or {})
     more = {place: scenes.further(as_path(place)) for place in pictures}
     if not any(all(file.exists() for file in files) for files in more.values()):
         scenes.of(as_path(pictures[0]))  # raises an error about the folder; a single missing file fails only its job
-    jobs = [Job(place, targets[place], windowed[place], raw, overlay, more[place], format) for place in pictures]
+    jobs = [
+        Job(place, targets[place], windowed[place], raw, overlay, more[place], format, ids.get(place, ""))
+        for place in pictures
+    ]
     masks = [mask for job in jobs for mask in (job.target, *([job.overlay_target] if overlay else []))]
     check_outputs(
         "predict",
@@ -232,13 +250,13 @@ class Worker:
                     check_sources(job.picture, self.segmenter.info.table)
                 volume = read_volume(job.picture)
                 for sentence in volume.notes:
-                    self._say(sentence)
+                    self._say(_named(job, sentence))
                 return volume
             if job.windowed is not False or isinstance(job.picture, str):
                 return self._read_files(job)
             return self.segmenter.read(dict(zip(names, (job.picture, *job.more), strict=True)))
         except Exception as error:  # decoders raise any error; the other pictures must still be segmented
-            return Record(shown_place(job.picture), error=failure_in_words(job.picture, error))
+            return _failed(job, error)
 
     def _read_files(self, job: Job) -> Found | Opened:
         """Reads or opens a picture that is windowed or at a URL; for a raster at a URL, decides whether to open it."""
@@ -288,7 +306,7 @@ class Worker:
             )
             return Prediction(mask, read.shown, self.segmenter.info)
         except Exception as error:  # too little memory, or an unsuitable picture; the others must still be segmented
-            return Record(shown_place(job.picture), error=failure_in_words(job.picture, error))
+            return _failed(job, error)
 
     def write(self, job: Job, segmented: Prediction | np.ndarray | Record) -> Record:
         """Writes the job's files, each atomically.
@@ -299,7 +317,7 @@ class Worker:
         """
         if isinstance(segmented, Record):
             return segmented
-        image, target, mask, shares = shown_place(job.picture), shown_place(job.target), None, {}
+        image, target, mask, shares = job.name, shown_place(job.target), None, {}
         try:
             if isinstance(segmented, np.ndarray):
                 return self._write_volume(job, segmented)
@@ -314,7 +332,9 @@ class Worker:
                 with stored(job.overlay_target) as file:
                     save_picture(segmented.overlay(legend=True), file)
         except Exception as error:  # a full disk, or values that the format cannot store; write the other masks
-            return Record(image, mask, f"{target} cannot be written: {error or type(error).__name__}", **shares)
+            return Record(
+                image, mask, _named(job, f"{target} cannot be written: {error or type(error).__name__}"), **shares
+            )
         return Record(image, mask, **shares)
 
     def _write_volume(self, job: Job, labels: np.ndarray) -> Record:
@@ -324,7 +344,7 @@ class Worker:
         with stored(job.target) as file:
             write_volume_mask(file, labels, job.picture, info.table, format=job.format, raw=job.raw)
         counts = np.bincount(labels.ravel(), minlength=256)
-        return Record(shown_place(job.picture), shown_place(job.target), **class_shares(counts, info))
+        return Record(job.name, shown_place(job.target), **class_shares(counts, info))
 
     def _segment_windows(self, job: Job, opened: Opened, progress: Progress) -> Record:
         info, name = self.segmenter.info, shown_place(job.picture)
@@ -337,6 +357,18 @@ class Worker:
             sink = Counted(file)
             work = self.segmenter.windows(source, sink, name=name, progress=progress)
         return Record(name, shown_place(job.target), work=asdict(work), **class_shares(sink.counts, info))
+
+
+def _failed(job: Job, error: Exception) -> Record:
+    """Returns the record of a failure; with a case id, the texts of other programs are left out."""
+    if job.case_id and not isinstance(error, AtrousError):
+        return Record(job.name, error=f"{job.name}: it cannot be segmented ({type(error).__name__}).")
+    return Record(job.name, error=_named(job, failure_in_words(job.picture, error)))
+
+
+def _named(job: Job, text: str) -> str:
+    """Returns a message in which the case id, if there is one, stands for the names of the volume."""
+    return without_names(text, as_path(job.picture), job.case_id) if job.case_id else text
 
 
 def _needs_windows(place: Place, spec: ModelSpec) -> bool | None:

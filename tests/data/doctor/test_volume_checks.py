@@ -18,6 +18,7 @@ from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.data.statistics import class_pixels
 from atrous.data.volumes.read_volume import read_volume
+from atrous.errors import AtrousError
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -211,6 +212,19 @@ def test_missing_masks_and_volumes_are_named(tmp_path):
     assert told(diagnosis, "missing_mask").message.startswith("Volumes without a mask.")
     assert told(diagnosis, "missing_mask").examples == ("images/scan2.nii.gz",)
     assert told(diagnosis, "missing_image").examples == ("masks/scan3.nii.gz",)
+
+
+@pytest.mark.parametrize("written", ["scan99", "scan99.nii.gz"])
+def test_a_missing_volume_of_a_list_is_named(tmp_path, written):
+    root = dataset(tmp_path)
+    lists(root, train=["scan0", "scan1", "scan2", "scan3", written], val=["scan4", "scan5"])
+    diagnosis = examine(root)
+    found = [one for finding in diagnosis.errors for one in finding.examples if "scan99" in one]
+    assert found and any("train.txt, line 5" in one for one in found)
+    opened = open_dataset(root)
+    assert opened.split("train")[-1].name == "scan99"
+    with pytest.raises(AtrousError, match=r"scan99: there is no such .*train\.txt, line 5"):
+        opened.read(opened.split("train")[-1])
 
 
 @pytest.mark.parametrize(("channels", "slices", "wrong"), [(3, 3, False), (3, 1, True), (1, 3, True), (1, 1, False)])

@@ -1,0 +1,144 @@
+"""Case ids: names for volumes that name no patient, from a table that only its owner can read.
+
+The table is a CSV file with the columns ``case_id`` and ``volume``, the full path of a volume. It is the only file that
+connects ids and volumes. Ids are numbered in the order of the first prediction, and never change.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from atrous.atomic_write import atomic_path
+from atrous.data.text_files import read_text_file
+from atrous.data.volumes.series_places import chosen_series, is_series, series_name
+from atrous.data.volumes.slices import is_volume_place, volume_stem
+from atrous.errors import AtrousError, counted
+from atrous.file_lock import lock_file
+from atrous.paths import Place
+
+_COLUMNS = ["case_id", "volume"]
+_ID = re.compile(r"case_(\d{4,9})")
+
+
+def case_ids(table: Path, volumes: Sequence[Place]) -> dict[Place, str]:
+    """Returns the id of each volume: that of the table, else the next free number. Nothing is written.
+
+    Args:
+        table: the table; it need not exist.
+        volumes: places of volumes.
+
+    Returns:
+        Place of each volume → its id, such as "case_0001".
+
+    Raises:
+        AtrousError: the table is no table of case ids, or an input is not a volume on this machine.
+    """
+    if wrong := sum(not (isinstance(place, Path) and is_volume_place(place)) for place in volumes):
+        raise AtrousError(
+            f"case ids are for volumes, and {counted(wrong, 'input')} of {len(volumes)} are pictures, slices or URLs: "
+            "leave --case-ids out, or give volumes only."
+        )
+    known = _read(table)
+    number = max((int(one.removeprefix("case_")) for one in known.values()), default=0)
+    found: dict[Place, str] = {}
+    for place in volumes:
+        key = _key(Path(place))
+        if key not in known:
+            number += 1
+            known[key] = f"case_{number:04d}"
+        found[place] = known[key]
+    return found
+
+
+def write_case_ids(table: Path, ids: Mapping[Place, str]) -> None:
+    """Adds the ids of volumes to the table, which only its owner can read.
+
+    Args:
+        table: the table, created if missing.
+        ids: result of `case_ids`.
+
+    Raises:
+        AtrousError: another process has written the table meanwhile, or it cannot be written.
+    """
+    try:
+        table.parent.mkdir(parents=True, exist_ok=True)
+        with lock_file(table.with_name(f".{table.name}.lock")) as is_ours:
+            known = _read(table)
+            owners = {one: key for key, one in known.items()}
+            new = {_key(Path(place)): one for place, one in ids.items()}
+            changed = any(known.get(key, one) != one or owners.get(one, key) != key for key, one in new.items())
+            if changed or not is_ours:
+                raise AtrousError(f"{table}: another process writes this table: start again when it is done.")
+            text = io.StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerows([_COLUMNS, *([one, key] for key, one in {**known, **new}.items())])
+            if table.exists():
+                table.chmod(0o600)
+            with atomic_path(table) as part:
+                part.chmod(0o600)
+                part.write_text(text.getvalue(), encoding="utf-8")
+    except OSError as error:
+        raise AtrousError(f"{table}: the table of case ids cannot be written ({error.strerror or error}).") from error
+
+
+def without_names(text: str, volume: Path, name: str) -> str:
+    """Returns a text in which the id of a volume stands for its path, its file name and its name.
+
+    Args:
+        text: message about the volume.
+        volume: place of the volume.
+        name: its id.
+    """
+    folder = chosen_series(volume)[0]
+    paths = {volume, folder, volume.resolve(), folder.resolve()}
+    stem = series_name(volume) if is_series(volume) else volume_stem(volume)
+    forms = {*map(str, paths), *(one.name for one in paths), stem} - {""}
+    either = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
+    return re.sub(rf"(?<!\w)(?:{either})(?!\w)", name, text)
+
+
+@contextmanager
+def named_by_ids(ids: Mapping[Place, str]) -> Iterator[None]:
+    """Replaces the names of volumes in an error's message by their ids.
+
+    Args:
+        ids: result of `case_ids`.
+    """
+    try:
+        yield
+    except AtrousError as error:
+        text = str(error)
+        for place, one in ids.items():
+            text = without_names(text, Path(place), one)
+        raise AtrousError(text) from None
+
+
+def _key(volume: Path) -> str:
+    """Returns the full path of a volume; of one series of several, with its SeriesInstanceUID."""
+    folder, series = chosen_series(volume)
+    place = folder.resolve()
+    return str(place if series is None else place / series)
+
+
+def _read(table: Path) -> dict[str, str]:
+    """Returns the ids of the table by the full path of the volume."""
+    if not table.exists():
+        return {}
+    rows = [row for row in csv.reader(io.StringIO(read_text_file(table))) if row]
+    ids = [row[0] for row in rows[1:]]
+    if (
+        rows[:1] != [_COLUMNS]
+        or not all(len(row) == 2 and _ID.fullmatch(row[0]) for row in rows[1:])
+        or len(set(ids)) < len(ids)
+        or len({row[1] for row in rows[1:]}) < len(ids)
+    ):
+        raise AtrousError(
+            f"{table}: this is no table of case ids: its columns are case_id and volume, its ids case_0001 …, and each "
+            "id and each volume is there once. Correct it, or give a new file."
+        )
+    return {volume: one for one, volume in rows[1:]}

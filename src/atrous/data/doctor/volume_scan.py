@@ -15,6 +15,7 @@ from atrous.data.doctor.scan import MaskFacts, Pair, PictureFacts, describe_mask
 from atrous.data.doctor.volume_facts import VolumeFacts, fingerprint, intensities, mask_fits
 from atrous.data.mask_value_map import IGNORE_INDEX, UNKNOWN, ClassTable
 from atrous.data.pictures import StoredMask, whole_numbers
+from atrous.data.volumes.contrast_files import exists
 from atrous.data.volumes.read_volume import read_volume
 from atrous.data.volumes.slice_pixels import mask_values
 from atrous.data.volumes.slices import pictures_of
@@ -42,7 +43,7 @@ def survey_volumes(
 
 def _read_pair(item: Item, classes: ClassTable | None) -> Pair:
     problems: list[str] = []
-    scan = _read(item.image, problems) if item.image.exists() else None
+    scan = _read(item.image, problems) if exists(item.image) else None
     stored = None if item.mask is None else _read(item.mask, problems)
     valid = None if scan is None else scan.valid()
     mask, labelled = None, None

@@ -12,6 +12,7 @@ from threading import Lock
 
 import numpy as np
 
+from atrous.data.volumes.contrast_files import contrasts_shape, is_place_of_contrasts, read_contrasts, stored_files
 from atrous.data.volumes.dicom_series import read_series, series_shape
 from atrous.data.volumes.grid import Grid
 from atrous.data.volumes.nifti import nifti_shape, read_nifti
@@ -36,8 +37,9 @@ def read_volume(path: Path) -> Volume:
     """Reads a volume.
 
     Args:
-        path: a NIfTI file, or a DICOM series: a folder of slices or a ``.zip`` of one; if it holds several series, one
-            of them as ``folder/SeriesInstanceUID`` or ``file.zip/SeriesInstanceUID``.
+        path: a NIfTI file; the place of contrasts in several files, such as ``case_????.nii.gz``; or a DICOM series: a
+            folder of slices or a ``.zip`` of one; if it holds several series, one of them as
+            ``folder/SeriesInstanceUID`` or ``file.zip/SeriesInstanceUID``.
 
     Returns:
         The volume. Do not change its values: it may be read again.
@@ -46,9 +48,9 @@ def read_volume(path: Path) -> Volume:
         AtrousError: the file is missing, damaged, or in no known format.
     """
     try:
-        key = (str(path), *_stamp(chosen_series(path)[0]))
+        key = (str(path), *_stamp(path))
     except OSError:
-        return read_nifti(path)  # raises the error
+        return decode_volume(path)  # raises the error
     with _lock:
         decoding = _decoding.setdefault(key, Lock())
     with decoding:
@@ -68,6 +70,8 @@ def decode_volume(path: Path) -> Volume:
     Raises:
         AtrousError: as for `read_volume`.
     """
+    if is_place_of_contrasts(path):
+        return read_contrasts(path)
     return read_series(*chosen_series(path)) if is_series(path) else read_nifti(path)
 
 
@@ -99,9 +103,10 @@ def _bytes_in_memory(volume: Volume) -> int:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Returns the time of the last change, in ns, and the number of bytes of a file or of all files of a folder."""
-    inside = (one for one in path.rglob("*") if one.is_file()) if path.is_dir() else ()
-    found = [one.stat() for one in (path, *inside)]
+    """Returns the time of the last change, in ns, and the number of bytes of all files of a volume."""
+    places = stored_files(path)
+    inside = (one for place in places if place.is_dir() for one in place.rglob("*") if one.is_file())
+    found = [one.stat() for one in (*places, *inside)]
     return max(one.st_mtime_ns for one in found), sum(one.st_size for one in found)
 
 
@@ -117,6 +122,8 @@ def volume_shape(path: Path) -> tuple[Grid, int]:
     Raises:
         AtrousError: as for `read_volume`.
     """
+    if is_place_of_contrasts(path):
+        return contrasts_shape(path)
     return series_shape(*chosen_series(path)) if is_series(path) else nifti_shape(path)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from atrous.data.dataset import Dataset, Item
 from atrous.data.input_files import InputFiles
+from atrous.data.volumes.contrast_files import exists, stored_files
 from atrous.data.volumes.dicom_labels import is_rt_struct, label_file
 from atrous.data.volumes.grid import check_same_grid
 from atrous.data.volumes.nifti import nifti_notes
@@ -54,7 +55,8 @@ def with_slices(dataset: Dataset, planes: tuple[str, ...], slices: int | None) -
         return tuple(one for item in part for one in found[item])
 
     splits = {name: sliced(part) for name, part in dataset.splits.items()}
-    files = {item.image: None for item in found if is_volume(item.image) and item.image.exists()}
+    volumes = [item.image for item in found if is_volume(item.image) and exists(item.image)]
+    files = dict.fromkeys(file for volume in volumes for file in stored_files(volume))
     notes = first_notes([note for file in files for note in nifti_notes(file)])
     return replace(
         dataset, notes=(*dataset.notes, *notes), splits=splits, unlisted=sliced(dataset.unlisted), inputs=(image,)
@@ -106,7 +108,10 @@ def holds_volumes(dataset: Dataset) -> bool:
             f"{dataset.root}: the dataset mixes volumes and pictures, such as {pictures[0]}: separate them."
         )
     if len(dataset.inputs) > 1:
-        raise AtrousError(f"{dataset.root}: volumes cannot have further inputs: store contrasts in one 4-D file.")
+        raise AtrousError(
+            f"{dataset.root}: volumes cannot have further inputs. Store contrasts in one 4-D file, or "
+            "number their files as in nnU-Net: imagesTr/case_0000.nii.gz, imagesTr/case_0001.nii.gz."
+        )
     return True
 
 
@@ -174,7 +179,7 @@ def first_notes(notes: Sequence[str]) -> tuple[str, ...]:
 
 def _slices_of(item: Item, planes: tuple[str, ...]) -> tuple[Item, ...]:
     """Returns the items of a volume's slices; a volume that a list names and that is missing stays one item."""
-    if item.listed and not item.image.exists():
+    if item.listed and not exists(item.image):
         return (item,)
     grid, _ = volume_shape(item.image)
     if item.mask is not None and is_dicom_label(item.mask):

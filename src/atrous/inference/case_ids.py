@@ -25,7 +25,7 @@ _COLUMNS = ["case_id", "volume"]
 _ID = re.compile(r"case_(\d{4,9})")
 
 
-def case_ids(table: Path, volumes: Sequence[Place]) -> dict[Place, str]:
+def case_ids_of(table: Path, volumes: Sequence[Place]) -> dict[Place, str]:
     """Returns the id of each volume: that of the table, else the next free number. Nothing is written.
 
     Args:

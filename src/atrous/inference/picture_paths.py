@@ -15,8 +15,9 @@ from atrous.data.remote.listing import Listing, listing_of
 from atrous.data.remote.transfer import identity, local_path
 from atrous.data.skipped_files import KNOWN_ENDINGS, passed_over_notes
 from atrous.data.unread_folders import folders_with_pictures
+from atrous.data.volumes.contrast_files import exists, is_place_of_contrasts
 from atrous.data.volumes.nifti import SUFFIXES
-from atrous.data.volumes.series_places import chosen_series, holds_dicom, is_dicom_file, series_in
+from atrous.data.volumes.series_places import holds_dicom, is_dicom_file, series_in
 from atrous.data.volumes.slices import file_of_picture, is_volume
 from atrous.errors import AtrousError, counted
 from atrous.inference.remote_overwrite_checks import marked_pictures
@@ -89,7 +90,7 @@ def _at_path(path: Path, quiet: bool) -> list[Path]:
         if path.suffix.lower() not in KNOWN_ENDINGS and is_dicom_file(path):
             raise AtrousError(f"{path} is one file of a DICOM series: give the folder of the series, or a zip of it.")
         return _in_zip(path) or [path]
-    if chosen_series(file_of_picture(path))[0].exists():  # a slice or a series, which is no file of its own
+    if not is_place_of_contrasts(path) and exists(file_of_picture(path)):  # a slice or a series, not a file of its own
         return [path]
     matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]  # noqa: PTH207 (absolute patterns)
     if not matches:

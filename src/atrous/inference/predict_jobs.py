@@ -29,15 +29,15 @@ from atrous.data.sources.geotiff import RASTER_SUFFIXES, GeoTiffSink, GeoTiffSou
 from atrous.data.sources.joined import JoinedSource
 from atrous.data.sources.per_image_standardisation import StandardisedSource
 from atrous.data.sources.scene_files import open_windows
+from atrous.data.volumes.contrast_files import check_contrasts_exist, stored_files
 from atrous.data.volumes.dicom_seg_write import check_sources
 from atrous.data.volumes.read_volume import read_volume
-from atrous.data.volumes.series_places import chosen_series
 from atrous.data.volumes.slices import file_of_picture, is_volume_place
 from atrous.data.volumes.volume import Volume
 from atrous.data.volumes.write_mask import MaskFormat, check_mask_format, write_volume_mask
 from atrous.errors import AtrousError, counted, shown
-from atrous.inference.case_ids import case_ids as ids_of
-from atrous.inference.case_ids import named_by_ids, without_names
+from atrous.inference.case_ids import case_ids_of, named_by_ids, without_names
+from atrous.inference.joined_contrasts import with_joined_contrasts
 from atrous.inference.mask_paths import mask_places, overlay_of
 from atrous.inference.memory_estimate import limit_bytes
 from atrous.inference.model_spec import ModelSpec
@@ -146,9 +146,9 @@ def plan(
         raise AtrousError(f"spec must be an atrous.ModelSpec, got {shown(spec)}.")
     folder = local_path(out)
     check_is_folder("out", folder) if folder is not None else check_is_remote_folder("out", str(out))
-    pictures = find_places(paths, quiet=case_ids is not None)
-    ids = {} if case_ids is None else ids_of(case_ids, pictures)
     info = spec.read_info()
+    pictures = with_joined_contrasts(find_places(paths, quiet=case_ids is not None), info.preprocessing.image)
+    ids = {} if case_ids is None else case_ids_of(case_ids, pictures)
     windowed = {place: _needs_windows(place, spec) for place in pictures}
     here = [path for path in pictures if isinstance(path, Path)]
     if lost := sum(not windowed[path] and _holds(has_place_tags, path) for path in here):
@@ -248,6 +248,8 @@ class Worker:
             if isinstance(job.picture, Path) and is_volume_place(job.picture):
                 if job.format == "dicom-seg":
                     check_sources(job.picture, self.segmenter.info.table)
+                image = self.segmenter.info.preprocessing.image
+                check_contrasts_exist(job.picture, image.channels // image.slices)
                 volume = read_volume(job.picture)
                 for sentence in volume.notes:
                     self._say(_named(job, sentence))
@@ -381,7 +383,8 @@ def _needs_windows(place: Place, spec: ModelSpec) -> bool | None:
 
 def _files(words: str, places: Iterable[Place]) -> Iterator[tuple[str, Path]]:
     """Yields (description, file) for files on this machine that must not be overwritten."""
-    return ((words, chosen_series(file_of_picture(place))[0]) for place in places if isinstance(place, Path))
+    here = (place for place in places if isinstance(place, Path))
+    return ((words, file) for place in here for file in stored_files(file_of_picture(place)))
 
 
 def _holds(question: Callable[..., bool], path: Path, *more: float) -> bool:

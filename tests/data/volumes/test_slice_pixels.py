@@ -103,8 +103,13 @@ def test_neighbours_of_each_contrast_are_channels(tmp_path):
             r"scan\.nii: the volume has 2 contrasts, and the model takes 1: a fourth dimension is read as contrasts",
         ),
         (3, 3, 1, r"has 3 contrasts, and the model takes 1: .* one point in time, as a 3-D file"),
-        (1, 1, 3, r"has 1 contrast, and the model takes 3: give a 4-D file with the 3 contrasts"),
-        (2, 1, 3, r"has 2 contrasts, and the model takes 3: give a 4-D file"),
+        (
+            1,
+            1,
+            3,
+            r"has 1 contrast, and the model takes 3: give the 3 contrasts .* case_0000.nii.gz to case_0002.nii.gz",
+        ),
+        (2, 1, 3, r"has 2 contrasts, and the model takes 3: give the 3 contrasts"),
     ],
 )
 def test_a_wrong_number_of_contrasts_is_told_from_the_number_of_slices(tmp_path, contrasts, slices, takes, message):

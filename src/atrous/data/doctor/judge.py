@@ -12,6 +12,7 @@ from atrous.data.doctor.propose_classes import Proposal
 from atrous.data.doctor.scan import MaskFacts, Pair, masks_of
 from atrous.data.mask_value_map import IGNORE_INDEX, ClassTable, Raw
 from atrous.data.pictures import NO_NUMBER
+from atrous.data.volumes.contrast_files import exists
 from atrous.data.volumes.slices import file_of_picture
 from atrous.errors import AtrousError
 
@@ -87,13 +88,13 @@ def find_warnings(
 
 def _missing(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     noun = dataset.nouns[0].capitalize()
-    without_mask = [pair.item for pair in pairs if pair.item.mask is None and file_of_picture(pair.item.image).exists()]
+    without_mask = [pair.item for pair in pairs if pair.item.mask is None and exists(file_of_picture(pair.item.image))]
     yield from _grouped(
         "missing_mask",
         f"{noun}s without a mask. Add the masks under the same file names, or take the {dataset.nouns[0]}s out.",
         [shown(dataset, item.image) for item in without_mask],
     )
-    absent = [pair.item for pair in pairs if not file_of_picture(pair.item.image).exists()]
+    absent = [pair.item for pair in pairs if not exists(file_of_picture(pair.item.image))]
     named = [
         f"{shown(dataset, item.image)} (in {_relative(dataset, item.listed) or 'a split list'})" for item in absent
     ]

@@ -15,6 +15,7 @@ from atrous.data.doctor.scan import MaskFacts, Pair, PictureFacts, describe_mask
 from atrous.data.doctor.volume_facts import VolumeFacts, fingerprint, intensities, mask_fits
 from atrous.data.mask_value_map import IGNORE_INDEX, UNKNOWN, ClassTable
 from atrous.data.pictures import StoredMask, whole_numbers
+from atrous.data.volumes.contrast_files import exists
 from atrous.data.volumes.dicom_labels import label_file, read_mask_volume, segments_of
 from atrous.data.volumes.read_volume import read_volume
 from atrous.data.volumes.slice_pixels import mask_values
@@ -43,9 +44,8 @@ def survey_volumes(
 
 def _read_pair(item: Item, classes: ClassTable | None) -> Pair:
     problems: list[str] = []
-    scan, stored = None, None
-    if item.image.exists():
-        scan = _read(item.image, problems, read_volume)
+    scan = _read(item.image, problems, read_volume) if exists(item.image) else None
+    stored = None
     if item.mask is not None and (scan is not None or not is_dicom_label(item.mask)):
         stored = _read(item.mask, problems, partial(read_mask_volume, scan=item.image, classes=classes))
     valid = None if scan is None else scan.valid()

@@ -1,5 +1,7 @@
 """nnU-Net's layout: ``imagesTr/a_0000.png``, ``labelsTr/a.png``, ``dataset.json``; optionally ``imagesTs/ labelsTs/``.
 
+The contrasts of a volume may be one 4-D file, or several files: ``a_0000.nii.gz``, ``a_0001.nii.gz`` …
+
 Source: github.com/MIC-DKFZ/nnUNet, ``documentation/dataset_format.md``.
 """
 
@@ -10,15 +12,17 @@ from pathlib import Path
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset, Item
 from atrous.data.input_files import PICTURES_ALONE
-from atrous.data.layouts.nnunet_channels import channel_names, volumes_with_channels
+from atrous.data.layouts.nnunet_channels import DATASET_FILE, channel_names, volumes_with_channels
 from atrous.data.layouts.pairing import paired, pictures_in, withheld_split_note, without_ending
 from atrous.data.mask_value_map import ClassTable
 from atrous.data.splits.find_split_lists import find_lists
 from atrous.data.splits.random_split import seeded_split
 from atrous.data.splits.split_lists import listed_splits
 from atrous.data.splits.unread_lists import check_no_list_is_unread
-from atrous.data.volumes.slices import is_volume
-from atrous.errors import AtrousError
+from atrous.data.volumes.contrast_files import check_contrasts_exist, contrast_file, place_of_contrasts
+from atrous.data.volumes.read_volume import volume_shape
+from atrous.data.volumes.slices import is_volume, volume_stem
+from atrous.errors import AtrousError, counted
 
 _FIRST_CHANNEL = "_0000"
 
@@ -38,8 +42,8 @@ def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
         classes: class table to use; None for ``classes.yaml``, else the labels in ``dataset.json``.
 
     Raises:
-        AtrousError: a folder is missing or empty, the channels of a picture are in several files, or a split list is
-            unusable.
+        AtrousError: a folder is missing or empty, the channels of a picture are in several files, a contrast of a
+            volume is missing, or a split list is unusable.
     """
     if not looks_like_nnunet(root):
         raise AtrousError(f"{root}: the layout 'nnunet' needs imagesTr/ and labelsTr/; they are missing.")
@@ -53,7 +57,7 @@ def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
         if not (root / f"labels{part}").is_dir():
             notes.append(withheld_split_note("test", root / f"images{part}"))
             continue
-        images, masks = _images(root / f"images{part}"), pictures_in(root / f"labels{part}")
+        images, masks = _images(root / f"images{part}", root), pictures_in(root / f"labels{part}")
         orphans += [path for stem, path in masks.items() if stem not in images]
         lists, more_notes = find_lists(root, images) if part == "Tr" else ([], ())
         notes += more_notes
@@ -86,13 +90,43 @@ def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
     )
 
 
-def _images(folder: Path) -> dict[str, Path]:
+def _images(folder: Path, root: Path) -> dict[str, Path]:
     """Returns the pictures by the stem of their mask, which is their own stem without the channel number."""
     files = pictures_in(folder)
     images = without_ending(files, _FIRST_CHANNEL)
-    if more := sorted(stem for stem in files if not stem.endswith(_FIRST_CHANNEL) and stem[-5:-3] == "_0"):
+    more = sorted(stem for stem in files if not stem.endswith(_FIRST_CHANNEL) and stem[-5:-3] == "_0")
+    if any(map(is_volume, files.values())):
+        return _volumes(folder, files, root) if images or more else files
+    if more:
         raise AtrousError(
             f"{folder}: '{files[more[0]].name}' is another channel of a picture. Each picture must be one file: join "
             "its channels into one TIFF."
         )
     return images or files
+
+
+def _volumes(folder: Path, files: dict[str, Path], root: Path) -> dict[str, Path]:
+    """Returns the volumes by the stem of their mask; of contrasts in several files, their place.
+
+    Raises:
+        AtrousError: a contrast is missing, or dataset.json names fewer contrasts than there are.
+    """
+    numbers: dict[Path, list[int]] = {}
+    for stem, file in files.items():
+        place = place_of_contrasts(file)
+        if place is not None and stem[-4] == "0":
+            numbers.setdefault(place, []).append(int(stem[-4:]))
+    names, most = channel_names(root), 1 + max(map(max, numbers.values()))
+    contrasts = len(names) or most
+    first = contrast_file(next(iter(numbers)), min(next(iter(numbers.values()))))
+    single = without_ending(files, _FIRST_CHANNEL)
+    if (most == contrasts == 1) or volume_shape(first)[1] > 1:  # a 4-D file holds all contrasts
+        return single or files
+    for place, found in numbers.items():
+        check_contrasts_exist(place, contrasts)
+        if max(found) >= contrasts:
+            raise AtrousError(
+                f"{folder}: {DATASET_FILE} names {counted(contrasts, 'channel')} ({', '.join(names)}), and there is "
+                f"{contrast_file(place, max(found)).name}. Correct the names, or remove the file."
+            )
+    return single if contrasts == 1 else {volume_stem(place): place for place in numbers}

@@ -15,7 +15,6 @@ from atrous.data.volumes.dicom_seg_read import SEGMENTATIONS, read_dicom_seg, se
 from atrous.data.volumes.read_volume import kept, read_volume, stamp, volume_shape
 from atrous.data.volumes.rt_struct import STRUCTURES, read_rt_struct, rt_segments
 from atrous.data.volumes.segments import Segment
-from atrous.data.volumes.series_places import chosen_series
 from atrous.data.volumes.slices import is_dicom_label
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError
@@ -44,7 +43,7 @@ def read_mask_volume(mask: Path, scan: Path, classes: ClassTable | None) -> Volu
     file = label_file(mask)
     table = "" if classes is None else classes.yaml_text()
     try:
-        key = (str(file), *stamp(file), str(scan), *stamp(chosen_series(scan)[0]), table)
+        key = (str(file), *stamp(file), str(scan), *stamp(scan), table)
     except OSError as error:
         raise AtrousError(f"{error.filename}: no such file; the mask {mask} needs it.") from error
     return kept(key, lambda: _read_labels(file, scan, classes))

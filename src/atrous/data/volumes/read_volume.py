@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from atrous.data.volumes.contrast_files import contrasts_shape, is_place_of_contrasts, read_contrasts, stored_files
 from atrous.data.volumes.dicom_series import read_series, series_shape
 from atrous.data.volumes.grid import Grid
 from atrous.data.volumes.nifti import nifti_shape, read_nifti
@@ -53,8 +54,9 @@ def read_volume(path: Path) -> Volume:
     """Reads a volume.
 
     Args:
-        path: a NIfTI file, or a DICOM series: a folder of slices or a ``.zip`` of one; if it holds several series, one
-            of them as ``folder/SeriesInstanceUID`` or ``file.zip/SeriesInstanceUID``.
+        path: a NIfTI file; the place of contrasts in several files, such as ``case_????.nii.gz``; or a DICOM series: a
+            folder of slices or a ``.zip`` of one; if it holds several series, one of them as
+            ``folder/SeriesInstanceUID`` or ``file.zip/SeriesInstanceUID``.
 
     Returns:
         The volume. Do not change its values: it may be read again. A changed file is read again at the next call; a
@@ -64,9 +66,9 @@ def read_volume(path: Path) -> Volume:
         AtrousError: the file is missing, damaged, or in no known format.
     """
     try:
-        key = (str(path), *stamp(chosen_series(path)[0]))
+        key = (str(path), *stamp(path))
     except OSError:
-        return read_nifti(path)  # raises the error
+        return decode_volume(path)  # raises the error
     return kept(key, lambda: decode_volume(path))
 
 
@@ -96,6 +98,8 @@ def decode_volume(path: Path) -> Volume:
     Raises:
         AtrousError: as for `read_volume`.
     """
+    if is_place_of_contrasts(path):
+        return read_contrasts(path)
     return read_series(*chosen_series(path)) if is_series(path) else read_nifti(path)
 
 
@@ -127,13 +131,20 @@ def _bytes_in_memory(volume: Volume) -> int:
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """Returns the time of the last change, in ns, and the number of bytes of a file or of all files of a folder.
+    """Returns the time of the last change, in ns, and the number of bytes of all files of a volume.
+
+    Args:
+        path: as for `read_volume`.
+    """
+    stamps = [_stamp(place) for place in stored_files(path)]
+    return max(time for time, _ in stamps), sum(size for _, size in stamps)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Returns the stamp of a file, or of all files of a folder.
 
     A volume is looked up for each of its slices, and a folder has a file per slice. So the files are looked at again
     only after `TRUSTED` seconds, or if a file was added, removed or renamed, which changes its folder.
-
-    Args:
-        path: file or folder.
     """
     if not path.is_dir():
         found = path.stat()
@@ -179,14 +190,20 @@ def volume_shape(path: Path) -> tuple[Grid, int]:
         AtrousError: as for `read_volume`.
     """
     try:
-        return _shape(path, stamp(chosen_series(path)[0]))
+        return _shape(path, stamp(path))
     except OSError:
-        return nifti_shape(path)  # raises the error
+        return _read_shape(path)  # raises the error
 
 
 @lru_cache(maxsize=4096)
 def _shape(path: Path, stamp: tuple[int, int]) -> tuple[Grid, int]:
     """Reads the headers of a volume once, because each of its slices needs them, and a series has one per slice."""
+    return _read_shape(path)
+
+
+def _read_shape(path: Path) -> tuple[Grid, int]:
+    if is_place_of_contrasts(path):
+        return contrasts_shape(path)
     return series_shape(*chosen_series(path)) if is_series(path) else nifti_shape(path)
 
 

@@ -109,7 +109,10 @@ def check_contrasts(contrasts: int, one: Input) -> None:
     takes = one.channels // one.slices
     if contrasts == takes:
         return
-    cure = f"give a 4-D file with the {takes} contrasts of the training, in the same order."
+    cure = (
+        f"give the {takes} contrasts of the training in the same order, as one 4-D file or as files case_0000.nii.gz "
+        f"to case_{takes - 1:04d}.nii.gz."
+    )
     if takes == 1:
         cure = "a fourth dimension is read as contrasts, so give one contrast, or one point in time, as a 3-D file."
     if not one.planes:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from atrous.data.volumes.contrast_files import ANY_NUMBER, is_place_of_contrasts
 from atrous.data.volumes.nifti import SUFFIXES
 from atrous.data.volumes.series_places import is_series
 from atrous.errors import AtrousError
@@ -70,7 +71,8 @@ def volume_stem(path: Path) -> str:
     if (place := slice_place(path)) is not None:
         return f"{volume_stem(place.file)}_{place.plane}_{place.index:04d}"
     suffix = next((one for one in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(one)), None)
-    return path.stem if suffix is None else path.name[: -len(suffix)]
+    stem = path.stem if suffix is None else path.name[: -len(suffix)]
+    return stem.removesuffix(ANY_NUMBER) if is_place_of_contrasts(path) else stem
 
 
 def slice_place(path: Path) -> SlicePlace | None:

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from atrous.data.mask_value_map import ClassTable
+from atrous.data.volumes.contrast_files import stored_files
 from atrous.data.volumes.dicom_seg_write import check_classes, write_dicom_seg
 from atrous.data.volumes.dicom_series import stored_grid
 from atrous.data.volumes.nifti import write_nifti_mask, write_nifti_on_grid
@@ -57,7 +58,7 @@ def write_volume_mask(
     Args:
         path: file to write, atomically.
         labels: X×Y×Z uint8 class indices along right, anterior and superior, as in `Volume`.
-        like: the volume: a NIfTI file, or the place of a DICOM series.
+        like: the volume: a NIfTI file, the place of contrasts in several files, or the place of a DICOM series.
         classes: classes of the mask.
         format: "nifti" for ``.nii.gz``; "dicom-seg" for one segment per class, which needs a DICOM series.
         raw: whether to write the values of the training masks; not for DICOM-SEG.
@@ -72,4 +73,4 @@ def write_volume_mask(
     if is_series(like):
         write_nifti_on_grid(path, values, stored_grid(*chosen_series(like)), packed=True)
     else:
-        write_nifti_mask(path, values, like, packed=True)
+        write_nifti_mask(path, values, stored_files(like)[0], packed=True)

@@ -1,0 +1,38 @@
+"""Takes the files of a volume's contrasts together, for a model of several contrasts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from atrous.data.volumes.contrast_files import place_of_contrasts
+from atrous.data.volumes.nifti import nifti_shape
+from atrous.errors import AtrousError
+from atrous.input_spec import Input
+from atrous.paths import Place
+
+
+def with_joined_contrasts(pictures: Sequence[Place], one: Input) -> list[Place]:
+    """Returns the pictures, in which ``case_0000.nii.gz``, ``case_0001.nii.gz`` … are one volume, each once.
+
+    Nothing is joined for a model of one contrast or of pictures. Files with several values per voxel, which may have a
+    number in their name, too, are volumes of their own.
+
+    Args:
+        pictures: paths and URLs of pictures and volumes.
+        one: first input of the model.
+    """
+    if not one.planes or one.channels == one.slices:
+        return list(pictures)
+    return list(dict.fromkeys(_joined(place) if isinstance(place, Path) else place for place in pictures))
+
+
+def _joined(path: Path) -> Path:
+    """Returns the place of all contrasts for the file of one contrast; the given path for any other file."""
+    place = place_of_contrasts(path)
+    if place is None:
+        return path
+    try:
+        return place if nifti_shape(path)[1] == 1 else path
+    except AtrousError:  # reading the volume names the damage
+        return place

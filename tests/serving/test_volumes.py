@@ -275,9 +275,9 @@ def empty_zip(name: str) -> bytes:
 
 
 @pytest.mark.parametrize("syntax", [uids.ExplicitVRLittleEndian, uids.DeflatedExplicitVRLittleEndian])
-def test_a_small_upload_does_not_fill_the_memory(settings, series, syntax, scratch, monkeypatch):
+def test_a_small_upload_does_not_fill_the_memory(settings, series, syntax, tmp_path, monkeypatch):
     """The zip has less than 64 MiB of content, which `series_files` allows for a zip of any size."""
-    monkeypatch.setenv("ATROUS_SCRATCH", str(scratch))
+    monkeypatch.setenv("ATROUS_SCRATCH", str(tmp_path))
     content = io.BytesIO()
     with zipfile.ZipFile(series) as old, zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as new:
         for number, name in enumerate(old.namelist()):

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.data.volumes.rt_files import write
 
 from atrous.data.mask_value_map import ClassTable
+from atrous.data.volumes.read_volume import read_volume
 
 nibabel = pytest.importorskip("nibabel")
 pydicom = pytest.importorskip("pydicom")
@@ -39,12 +41,13 @@ def folder(tmp_path):
             nibabel.save(nibabel.Nifti1Image(values, np.diag([1.5, 1.5, 3, 1])), root / f"{name}.nii.gz")
     (root / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "block": 1}, "file_ending": ".nii.gz"}))
     write_series(tmp_path / "series", scan)
+    write_series(tmp_path / "cases/Doe_Jane", scan)
     return tmp_path
 
 
 def write_series(folder: Path, scan: np.ndarray, uid: str = "1.2.826.0.1.4") -> None:
     """Writes a volume as the axial slices of a DICOM series, with all attributes that a scan must have."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for index in range(scan.shape[2]):
         header = pydicom.Dataset()
         header.file_meta = pydicom.dataset.FileMetaDataset()
@@ -69,21 +72,24 @@ def test_the_page_runs(folder):
     (folder / "classes.yaml").write_text(next(block for block in blocks("yaml") if block.startswith("# classes.yaml")))
     assert [len(codes) for codes in ClassTable.from_yaml(folder / "classes.yaml").codes] == [0, 1, 2]
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("atrous ")]
-    assert [line.split()[1] for line in commands] == ["train", "predict", "evaluate", "predict"]
+    assert [line.split()[1] for line in commands] == ["train", "predict", "evaluate", "predict", "predict"]
     for line in commands:
         done = subprocess.run(
             [sys.executable, "-m", *shlex.split(line)], cwd=folder, capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
     masks = sorted(path.name for path in (folder / "masks").iterdir())
-    assert masks == [*(f"case_{case}_0000.nii.gz" for case in range(6)), "series.dcm"]
+    assert masks == ["case_0001.nii.gz", *(f"case_{case}_0000.nii.gz" for case in range(6)), "series.dcm"]
     found = highdicom.seg.segread(folder / "masks/series.dcm")
     assert [one.SegmentLabel for one in found.SegmentSequence] == ["block"]
+    assert "Doe" not in (folder / "masks.json").read_text()
+    square = np.array([[5.5, 5.5, 3], [12.5, 5.5, 3], [12.5, 9.5, 3], [5.5, 9.5, 3]])
+    write(folder / "masks/structures.dcm", read_volume(folder / "series").stored, {"block": [square]})
     for block in blocks("python"):
         done = subprocess.run([sys.executable, "-c", block], cwd=folder, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, f"{block}: {done.stdout}{done.stderr}"
     assert "{1: 'block'}" in done.stdout
-    scan, mask = (nibabel.load(folder / name) for name in ("data/imagesTr/case_0_0000.nii.gz", f"masks/{masks[0]}"))
+    scan, mask = (nibabel.load(folder / name) for name in ("data/imagesTr/case_0_0000.nii.gz", f"masks/{masks[1]}"))
     assert scan.shape == mask.shape and (scan.affine == mask.affine).all()
     scores = json.loads((folder / "scores.json").read_text())
     assert [entry["name"] for entry in scores["volumes"]["classes"]] == ["block"]

@@ -8,11 +8,11 @@ import pytest
 from atrous.data.volumes.grid import Grid
 
 pydicom = pytest.importorskip("pydicom")
-measure = pytest.importorskip("skimage.measure")
 
 
 def contours_of(mask: np.ndarray) -> list[np.ndarray]:
     """The contours of a mask with the axes columns, rows and slices: N×3 voxel indices each."""
+    measure = pytest.importorskip("skimage.measure")
     found = []
     for index in range(mask.shape[2]):
         for line in measure.find_contours(np.pad(mask[:, :, index], 1).astype(float), 0.5):

@@ -41,9 +41,8 @@ def read_mask_volume(mask: Path, scan: Path, classes: ClassTable | None) -> Volu
     if not is_dicom_label(mask):
         return read_volume(mask)
     file = label_file(mask)
-    table = "" if classes is None else classes.yaml_text()
     try:
-        key = (str(file), *stamp(file), str(scan), *stamp(scan), table)
+        key = (str(file), *stamp(file), str(scan), *stamp(scan), repr(classes))
     except OSError as error:
         raise AtrousError(f"{error.filename}: no such file; the mask {mask} needs it.") from error
     return kept(key, lambda: _read_labels(file, scan, classes))

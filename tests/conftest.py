@@ -7,9 +7,11 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from tests.browser import chromium
 
 # Where a change is judged, the same examples every time; at home, new ones every time.
 hypothesis.settings.register_profile("judged", derandomize=True, deadline=None)
@@ -49,6 +51,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             assert name in NEEDS, f"{item.nodeid} needs {name}, which is not in the table"
             if name in absent:
                 item.add_marker(pytest.mark.skip(reason=absent[name]))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator[Any]:
+    """A browser without a window."""
+    yield from chromium(tmp_path_factory.mktemp("downloads"))
 
 
 @pytest.fixture

@@ -3,39 +3,17 @@
 import base64
 import dataclasses
 import io
-import os
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.browser import keep_screenshot, until
 
 import atrous
 
 from .conftest import ZOO, png
-
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip("no chromium and chromedriver here")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage"):
-        options.add_argument(word)
-    downloads = tmp_path_factory.mktemp("downloads")
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.set_window_size(1280, 860)
-    driver.downloads = downloads
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture
@@ -51,23 +29,6 @@ def street(streets, tmp_path) -> Path:
     path = tmp_path / "street.png"
     path.write_bytes(png(streets[0]))
     return path
-
-
-def keep_screenshot(browser, suffix: str = "") -> None:
-    """Where ATROUS_SCREENSHOTS names a folder, outside of the repository, each test leaves what it saw."""
-    folder = os.environ.get("ATROUS_SCREENSHOTS")
-    if folder:
-        name = os.environ["PYTEST_CURRENT_TEST"].rpartition("::")[2].split(" ")[0]
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        browser.save_screenshot(str(Path(folder) / f"{name}{suffix}.png"))
-
-
-def until(condition, seconds: float = 30):
-    end = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return result
 
 
 def segment(page, path: Path) -> None:

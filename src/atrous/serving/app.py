@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from atrous.data.volumes.volume_view import VIEWER
 from atrous.errors import AtrousError, counted, unknown_name
 from atrous.inference.tile_grid import GRID
 from atrous.serving import response_formats
@@ -25,8 +26,11 @@ from atrous.serving.request_limits import Problem
 from atrous.version import __version__
 
 HERE = Path(__file__).parent
+#: Media types of the page's files by file name suffix.
+MEDIA_TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8"}
+MEDIA_TYPES[".js"] = "text/javascript; charset=utf-8"
 #: The keys of `response_formats.FORMATS`.
-Form = Literal["mask", "indices", "overlay", "areas", "rle", "polygons", "nifti", "dicom-seg"]
+Form = Literal["mask", "indices", "overlay", "areas", "rle", "polygons", "nifti", "dicom-seg", "view"]
 #: "model" and the presets of `DenseCRF`. Their names are repeated here because importing `DenseCRF` takes seconds.
 Crf = Literal["model", "deeplabv1", "deeplabv2", "pydensecrf"]
 #: Smallest and largest scale of a picture.
@@ -197,7 +201,7 @@ def make_app(store: ModelStore, queue: InferenceQueue, request_handler: RequestH
                 "overlay, a JPEG of the picture with the mask drawn over it; areas, the number of pixels of each class "
                 "as JSON; rle, areas and the run-length encoding of each class as in COCO; polygons, GeoJSON with "
                 "coordinates in pixels. For a model of volumes: nifti, a .nii.gz on the grid of the upload; "
-                "dicom-seg, only for a DICOM series. "
+                "dicom-seg, only for a DICOM series; view, the data that the page at / shows. "
                 "By default, the format that matches the header Accept best"
             ),
         ] = None,
@@ -283,10 +287,8 @@ def _form_of(model: Model, format: str | None, request: Request) -> str:
     form = format or response_formats.form_for(request.headers.get("accept", ""), accepted)
     if form is None:
         raise Problem(406, f"Accept allows none of the server's formats: {', '.join(accepted)}.")
-    if (form in response_formats.VOLUME_ACCEPTED.values()) != volumes:
-        allowed = [
-            one for one in response_formats.FORMATS if (one in response_formats.VOLUME_ACCEPTED.values()) == volumes
-        ]
+    if (form in response_formats.VOLUME_FORMS) != volumes:
+        allowed = [one for one in response_formats.FORMATS if (one in response_formats.VOLUME_FORMS) == volumes]
         noun = "volumes" if volumes else "pictures"
         raise Problem(
             422, f"the model {model.name} segments {noun}: format must be {' or '.join(allowed)}, got {form}."
@@ -369,14 +371,14 @@ def _answer_problems(app: FastAPI) -> None:
 
 def _add_pages(app: FastAPI) -> None:
     """Adds the page for people at / and the API reference at /docs."""
-    for address, name, kind in (
-        ("/", "page.html", "text/html; charset=utf-8"),
-        ("/page.css", "page.css", "text/css; charset=utf-8"),
-        ("/page.js", "page.js", "text/javascript; charset=utf-8"),
+    for address, file in (
+        ("/", HERE / "page.html"),
+        *((f"/{name}", HERE / name) for name in ("page.css", "page.js", "page_volume.js")),
+        *((f"/{name}", VIEWER / name) for name in ("volume_view.css", "volume_view.js")),
     ):
         app.add_api_route(
             address,
-            _file(HERE / name, kind),
+            _file(file, MEDIA_TYPES[file.suffix]),
             methods=["GET"],
             include_in_schema=False,
             response_class=FileResponse,

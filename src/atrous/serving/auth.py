@@ -13,7 +13,12 @@ from atrous.serving.request_limits import Problem
 #: Host names of this machine. A browser cannot load a page of another machine under one of these names.
 LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
 #: Paths that need no key: the page and its files, the API reference and the health checks.
-OPEN = frozenset({"/", "/page.css", "/page.js", "/docs", "/openapi.json", "/healthz", "/readyz"})
+OPEN = frozenset(
+    {
+        *("/", "/page.css", "/page.js", "/page_volume.js", "/volume_view.css", "/volume_view.js"),
+        *("/docs", "/openapi.json", "/healthz", "/readyz"),
+    }
+)
 #: Headers of every response. They forbid content from other servers, guessing of media types, and framing.
 HEADERS = (
     (b"content-security-policy", b"default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'"),

@@ -1,4 +1,5 @@
-// The page at /: shows one picture, its mask and the share of each class. It uses no framework and loads nothing from other servers.
+// The page at /: shows one picture or volume, its mask and the share of each class. It uses no framework and loads nothing from other servers.
+import { WORDS, drawVolume, millilitres, readVolume, sizeOf } from "./page_volume.js";
 
 const $ = (id) => document.getElementById(id);
 const state = { models: [], file: null, picture: null, shown: null, hidden: new Set(), lit: null };
@@ -16,7 +17,7 @@ async function ask(path, options = {}) {
   } catch (error) {
     if (error.name === "AbortError") throw error;
     await options.body?.slice(0, 1).arrayBuffer().catch(() => {
-      throw new Refusal("The picture's file has changed or is gone. Choose it again.");
+      throw new Refusal("The file has changed or is gone. Choose it again.");
     });
     throw new Refusal("The server cannot be reached. Is it still running?");
   }
@@ -46,6 +47,11 @@ function modelOf(name) {
   return state.models.find((model) => model.name === name);
 }
 
+// Whether a model segments volumes.
+function isOfVolumes(name) {
+  return Boolean(modelOf(name)?.planes?.length);
+}
+
 // The address of the request for the mask, with the options of the controls.
 function address(format) {
   const query = new URLSearchParams({ format, scales: $("scales").value, flip: $("flip").checked });
@@ -71,33 +77,52 @@ async function refresh() {
   $("busy").hidden = false;
   try {
     const began = performance.now();
-    const answer = await ask(address("indices"), { method: "POST", body: file, signal });
+    const volumes = isOfVolumes(name);
+    const answer = await ask(address(volumes ? "view" : "indices"), { method: "POST", body: file, signal });
     const seconds = (performance.now() - began) / 1000;
     const times = answer.headers.get("Server-Timing") ?? "";
-    const mask = await createImageBitmap(await answer.blob(), { colorSpaceConversion: "none", premultiplyAlpha: "none" });
-    const picture = state.picture ?? (await original(file, signal));
+    const result = await (volumes ? readVolume(answer) : readPicture(answer, file, signal));
     if (answer.headers.get("X-Model-Version") !== modelOf(name)?.version) await fetchModels(signal);
     if (signal.aborted) return;
-    const { width, height } = mask;
-    const { classes } = modelOf(name);
-    state.picture = picture;
-    state.shown = { file, width, height, classes, indices: redOf(mask), mask: address("mask") };
+    const before = state.shown;
+    state.picture = result.picture ?? null;
+    state.shown = { ...result, file, classes: modelOf(name).classes, mask: address("mask") };
     state.hidden = new Set();
     state.lit = null;
     $("drop").hidden = true;
-    $("view").hidden = $("panel").hidden = false;
-    drawPicture();
+    $("panel").hidden = false;
+    $("view").hidden = $("save-overlay").hidden = volumes;
+    $("volume").hidden = !volumes;
+    $("save-seg").hidden = !result.files?.[".dcm"];
+    if (volumes) startVolume(before);
+    else drawPicture();
     listClasses();
     paint();
     const network = /network;dur=([\d.]+)/.exec(times)?.[1];
     const took = network ? `, ${Math.round(network)} ms of it in the network` : "";
-    say(`${width}×${height} pixels in ${seconds.toFixed(2)} s${took}. ${summary()}`);
+    const size = volumes ? sizeOf(result.head) : `${result.width}×${result.height} pixels`;
+    say(`${size} in ${seconds.toFixed(2)} s${took}. ${summary()}`);
   } catch (error) {
     if (signal.aborted) return;
     say("");
     complain(error instanceof Refusal ? error.message : `This page failed: ${error.message}`);
   }
   $("busy").hidden = true;
+}
+
+// Reads the server's mask of a picture, and the picture.
+async function readPicture(answer, file, signal) {
+  const mask = await createImageBitmap(await answer.blob(), { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+  const picture = state.picture ?? (await original(file, signal));
+  return { picture, width: mask.width, height: mask.height, indices: redOf(mask) };
+}
+
+// Shows the planes of a new volume; for a new file, the arrow keys move the slices of the first plane.
+function startVolume(before) {
+  const look = () => ({ colors: colorsOf(), opacity: $("opacity").value / 100 });
+  const kept = before?.file === state.shown.file && before.viewer ? before : null;
+  state.shown.viewer = drawVolume($("planes"), state.shown, kept, look);
+  if (!kept) $("planes").querySelector("canvas").focus({ preventScroll: true });
 }
 
 // The picture, decoded by the browser or, if the browser cannot decode it, by the server.
@@ -128,22 +153,29 @@ function drawPicture() {
   $("picture").getContext("2d").drawImage(state.picture, 0, 0, width, height);
 }
 
-// Colours each pixel by its class. Classes whose colour is black are transparent, as in all overlays of atrous.
-function paint() {
-  const { width, height, classes, indices } = state.shown;
-  const context = $("mask").getContext("2d");
-  const image = context.createImageData(width, height);
-  const colors = new Uint32Array(256);
-  const parts = new Uint8Array(colors.buffer);
-  classes.forEach(({ index, color }) => {
+// The colour of each class as red, green, blue and alpha. Classes whose colour is black are transparent, as in all
+// overlays of atrous.
+function colorsOf() {
+  const parts = new Uint8Array(1024);
+  state.shown.classes.forEach(({ index, color }) => {
     const visible = !state.hidden.has(index) && color.some((part) => part > 0);
     const alpha = !visible ? 0 : state.lit === null || state.lit === index ? 255 : 50;
     parts.set([...color, alpha], 4 * index);
   });
+  return parts;
+}
+
+// Colours each pixel or voxel by its class.
+function paint() {
+  const { width, height, indices, viewer } = state.shown;
+  $("mask").style.opacity = $("opacity").value / 100;
+  if (viewer) return viewer.draw();
+  const context = $("mask").getContext("2d");
+  const image = context.createImageData(width, height);
+  const colors = new Uint32Array(colorsOf().buffer);
   const pixels = new Uint32Array(image.data.buffer);
   for (let at = 0; at < pixels.length; at++) pixels[at] = colors[indices[at]];
   context.putImageData(image, 0, 0);
-  $("mask").style.opacity = $("opacity").value / 100;
 }
 
 function shares() {
@@ -160,8 +192,13 @@ function percent(share) {
   return share >= 0.001 ? `${(100 * share).toFixed(1)} %` : "< 0.1 %";
 }
 
+// The size of a class in words: its share of a picture, or its volume.
+function amount(one) {
+  return state.shown.head ? millilitres(one.pixels, state.shown.head) : percent(one.share);
+}
+
 function summary() {
-  return shares().slice(0, 4).map((one) => `${one.name} ${percent(one.share)}`).join(", ");
+  return shares().slice(0, 4).map((one) => `${one.name} ${amount(one)}`).join(", ");
 }
 
 function listClasses() {
@@ -171,8 +208,8 @@ function listClasses() {
     entry.querySelector("i").style.background = `rgb(${one.color})`;
     entry.querySelector(".name").textContent = one.name;
     const share = entry.querySelector(".share");
-    share.textContent = percent(one.share);
-    share.title = `${one.pixels.toLocaleString()} pixels`;
+    share.textContent = amount(one);
+    share.title = `${one.pixels.toLocaleString()} ${state.shown.head ? "voxels" : "pixels"}`;
     entry.querySelector("label").style.setProperty("--share", `${100 * one.share}%`);
     const box = entry.querySelector("input");
     box.addEventListener("change", () => {
@@ -204,7 +241,7 @@ function split() {
 
 // Shows the class under the pointer as a label in the corner.
 function point(event) {
-  if (!state.shown) return;
+  if (!state.shown || state.shown.viewer) return;
   const { width, height, classes, indices } = state.shown;
   const box = $("picture").getBoundingClientRect();
   const x = Math.floor(((event.clientX - box.left) / box.width) * width);
@@ -217,18 +254,24 @@ function point(event) {
 function save(blob, file, suffix) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
-  link.download = `${(file.name ?? "picture").replace(/\.[^.]*$/, "")}.${suffix}.png`;
+  link.download = `${(file.name ?? "picture").replace(/(\.nii)?\.[^.]*$/i, "")}.${suffix}`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
 async function saveMask() {
   try {
-    const { file, mask } = state.shown;
-    save(await (await ask(mask, { method: "POST", body: file })).blob(), file, "mask");
+    const { file, mask, files } = state.shown;
+    if (files) return saveFile(".nii.gz");
+    save(await (await ask(mask, { method: "POST", body: file })).blob(), file, "mask.png");
   } catch (error) {
     complain(error.message);
   }
+}
+
+// Saves a file of a volume's mask, which came with the response.
+function saveFile(suffix) {
+  save(new Blob([state.shown.files[suffix]]), state.shown.file, `mask${suffix}`);
 }
 
 function saveOverlay() {
@@ -238,7 +281,7 @@ function saveOverlay() {
   context.drawImage($("picture"), 0, 0);
   context.globalAlpha = $("opacity").value / 100;
   context.drawImage($("mask"), 0, 0);
-  canvas.convertToBlob({ type: "image/png" }).then((blob) => save(blob, file, "overlay"));
+  canvas.convertToBlob({ type: "image/png" }).then((blob) => save(blob, file, "overlay.png"));
 }
 
 function say(text) {
@@ -258,6 +301,11 @@ function describe() {
   const score = model.scores?.val?.miou;
   const measured = score ? ` · val mIoU ${score.toFixed(3)}` : "";
   $("about").textContent = `${model.architecture}, ${model.backbone} · ${model.classes.length} classes${measured} · ${model.engine}, ${model.precision}`;
+  const words = WORDS[model.planes.length ? "volumes" : "pictures"];
+  $("file").accept = words.accept;
+  for (const [id, text] of [["choose", words.choose], ["drop-words", words.drop], ["another", words.another], ["save-mask", words.mask], ["mirrored", words.mirrored]]) {
+    $(id).textContent = text;
+  }
   $("crf").querySelector("[value=model]").disabled = !model.crf;
   if ($("crf").selectedOptions[0].disabled) $("crf").value = "";
 }
@@ -288,13 +336,17 @@ function take(files) {
 
 $("file").addEventListener("change", () => take($("file").files));
 for (const id of ["model", "flip", "scales", "crf"]) $(id).addEventListener("change", () => (describe(), refresh()));
-$("opacity").addEventListener("input", () => ($("mask").style.opacity = $("opacity").value / 100));
+$("opacity").addEventListener("input", () => {
+  if (state.shown?.viewer) state.shown.viewer.draw();
+  else $("mask").style.opacity = $("opacity").value / 100;
+});
 $("split").addEventListener("input", split);
 $("view").addEventListener("pointermove", point);
 $("view").addEventListener("pointerleave", () => ($("here").textContent = ""));
 $("all").addEventListener("click", () => toggleAll(true));
 $("none").addEventListener("click", () => toggleAll(false));
 $("save-mask").addEventListener("click", saveMask);
+$("save-seg").addEventListener("click", () => saveFile(".dcm"));
 $("save-overlay").addEventListener("click", saveOverlay);
 $("another").addEventListener("click", () => $("file").click());
 addEventListener("paste", (event) => take(event.clipboardData?.files));

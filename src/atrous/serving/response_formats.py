@@ -25,7 +25,10 @@ FORMATS = {
     "polygons": "application/geo+json",
     "nifti": "application/gzip",
     "dicom-seg": "application/dicom",
+    "view": "application/gzip",
 }
+#: The response formats of a model of volumes; all others are those of a model of pictures.
+VOLUME_FORMS = ("nifti", "dicom-seg", "view")
 #: Largest number of corners of all polygons of a response: a million corners take two seconds, 200 MB of memory and
 #: 12 MB of text.
 MOST_CORNERS = 1_000_000

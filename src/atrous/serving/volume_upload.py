@@ -6,7 +6,7 @@ Messages and notes never contain the name of the upload, which may name a patien
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,9 @@ from atrous.data.volumes.dicom_seg_write import check_sources
 from atrous.data.volumes.dicom_series import SeveralSeries
 from atrous.data.volumes.read_volume import decode_volume, volume_shape
 from atrous.data.volumes.scratch import scratch_file, scratch_folder
+from atrous.data.volumes.series_places import is_series
+from atrous.data.volumes.volume import Volume
+from atrous.data.volumes.volume_view import view_of
 from atrous.data.volumes.write_mask import MaskFormat, check_mask_format, write_volume_mask
 from atrous.errors import AtrousError
 from atrous.inference.segment_volume import IN_MEMORY
@@ -28,6 +31,12 @@ from atrous.serving.upload_format_check import volume_suffix
 VALUE_BYTES = 20
 #: Bytes per voxel of a mask: the mask, the booleans of voxels with data, and four copies while the mask is written.
 MASK_BYTES = 8
+#: Largest number of voxels of a view; larger volumes are shown with every n-th voxel.
+VIEW_VOXELS = 2**26
+#: Bytes per shown voxel while a view is made: the scan, the mask, their copies, and the compressed copy.
+VIEW_BYTES = 8
+#: File name suffixes of the mask formats.
+SUFFIXES: dict[MaskFormat, str] = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
 
 
 class VolumeUpload:
@@ -45,7 +54,8 @@ class VolumeUpload:
     def __init__(self, content: tuple[bytes, ...], settings: RequestSettings, limits: Limits, upload_hint: str) -> None:
         self._content, self._settings, self._limits, self._hint = content, settings, limits, upload_hint
         self._files, self._path = ExitStack(), Path()
-        self._seg = settings.response.form == "dicom-seg"
+        self._form = settings.response.form
+        self._volume: Volume | None = None
 
     def memory(self) -> float:
         """Stores the upload and returns the peak memory from decoding to response, in bytes, without the network's.
@@ -64,7 +74,7 @@ class VolumeUpload:
         self._path = self._files.enter_context(_stored(self._content[0], suffix))
         with self._anonymous():
             grid, contrasts = volume_shape(self._path)
-            if self._seg:
+            if self._form == "dicom-seg":
                 check_mask_format("dicom-seg", [self._path], self._settings.model.segmenter.info.table, raw=False)
         info = self._settings.model.segmenter.info
         planes = len(info.preprocessing.image.planes)
@@ -80,7 +90,8 @@ class VolumeUpload:
                     f"{self._limits.voxels / 1e6:.4g} million: send a smaller volume."
                 )
         sums = min(IN_MEMORY, 4 * voxels * len(info.classes)) if planes > 1 else 0
-        return voxels * (contrasts * VALUE_BYTES + MASK_BYTES) + sums
+        shown = min(voxels, VIEW_VOXELS) * VIEW_BYTES if self._form == "view" else 0
+        return voxels * (contrasts * VALUE_BYTES + MASK_BYTES) + sums + shown
 
     def decode(self) -> tuple[Job, str | None]:
         """Decodes the volume; returns the job for the inference queue, and a note for the client or None.
@@ -90,9 +101,10 @@ class VolumeUpload:
         """
         segmenter = self._settings.model.segmenter_for(self._settings.options)
         with self._anonymous():
-            if self._seg:
+            if self._form == "dicom-seg":
                 check_sources(self._path, segmenter.info.table)
             volume = decode_volume(self._path)
+        self._volume = volume if self._form == "view" else None
         return Job(segmenter, volume=volume), self._without_names(" ".join(volume.notes)) or None
 
     def encode(self, mask: np.ndarray) -> bytes:
@@ -101,14 +113,34 @@ class VolumeUpload:
         Args:
             mask: X×Y×Z uint8 class indices of the volume.
         """
+        with self._anonymous():
+            if self._form == "view":
+                return self._view(mask)
+            return self._file(mask, "dicom-seg" if self._form == "dicom-seg" else "nifti")
+
+    def _file(self, mask: np.ndarray, form: MaskFormat) -> bytes:
+        """Returns the file of a mask."""
         classes = self._settings.model.segmenter.info.table
-        with self._anonymous(), scratch_file(".dcm" if self._seg else ".nii.gz") as file:
-            form: MaskFormat = "dicom-seg" if self._seg else "nifti"
+        with scratch_file(SUFFIXES[form]) as file:
             write_volume_mask(file, mask, self._path, classes, format=form, raw=False)
             return file.read_bytes()
 
+    def _view(self, mask: np.ndarray) -> bytes:
+        """Returns what the page shows: scan and mask as 8-bit arrays, and the files of the mask."""
+        assert self._volume is not None
+        info, files = self._settings.model.segmenter.info, {SUFFIXES["nifti"]: self._file(mask, "nifti")}
+        if is_series(self._path):
+            with suppress(AtrousError):  # the series or this installation cannot have one
+                check_mask_format("dicom-seg", [self._path], info.table, raw=False)
+                check_sources(self._path, info.table)
+                files[SUFFIXES["dicom-seg"]] = self._file(mask, "dicom-seg")
+        return view_of(self._volume, [mask], window=info.preprocessing.image.windows[0], voxels=VIEW_VOXELS).packed(
+            files
+        )
+
     def close(self) -> None:
-        """Removes the temporary file."""
+        """Removes the temporary file and frees the volume."""
+        self._volume = None
         self._files.close()
 
     @contextmanager

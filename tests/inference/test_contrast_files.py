@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 
 import atrous
+from atrous.commands.evaluate import evaluate
 from atrous.commands.predict import predict
 from atrous.data.doctor.examine import examine
 from atrous.data.open_dataset import open_dataset
 from atrous.data.volumes.contrast_files import place_of_contrasts
+from atrous.data.volumes.grid import Grid
 from atrous.data.volumes.read_volume import read_volume, volume_shape
+from atrous.data.volumes.slice_pixels import volume_pixels
+from atrous.data.volumes.slices import pictures_of
+from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError, SomeInputsFailed
 from atrous.inference.segment_volume import segment_volume
 from atrous.inference.segmenter import Segmenter
@@ -83,6 +88,21 @@ def test_files_of_any_orientation_are_one_volume(tmp_path, seed):
     np.testing.assert_allclose(volume.grid.affine, joined.affine, atol=1e-4)
     grid, contrasts = volume_shape(place)
     assert contrasts == 4 and grid.shape == volume.grid.shape and volume.values.dtype == np.float32
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_voxels_without_data_are_the_mean_in_every_channel_of_a_window(seed):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(-500, 50, (5, 6, 7, 2)).astype(np.float32)
+    lost = rng.random(values.shape) < 0.1
+    values[lost] = np.nan
+    mean, window = (-480.0, -520.0) * 3, ((-1000.0, 0.0), (-900.0, 0.0))
+    one = Input(mean, (50.0,) * 6, dtype="float32", normalize="window", window=window, slices=3, planes=("axial",))
+    volume = Volume(values, Grid((5, 6, 7), np.diag([*rng.uniform(0.5, 3, 3), 1])))
+    found, valid = volume_pixels(volume, "axial", 3, one)
+    near = np.concatenate([pictures_of(lost, "axial")[index] for index in (2, 3, 4)], axis=2)
+    np.testing.assert_array_equal(found[near], np.broadcast_to(mean, found.shape)[near].astype(np.float32))
+    np.testing.assert_array_equal(valid, ~near[..., 2:4].any(axis=2))
 
 
 def test_names_of_contrasts():
@@ -160,6 +180,9 @@ def test_training_takes_all_contrasts_and_the_doctor_reads_them(tmp_path):
     assert one.channels == 6 and one.standardised == (True, False) * 3
     masks = predict(tmp_path / "run/best.safetensors", [tmp_path / "data/imagesTr"], out=tmp_path / "masks", **OPTIONS)
     assert [mask.name for mask in masks] == [f"case_{case}.nii.gz" for case in range(4)]
+    results = evaluate(tmp_path / "run/best.safetensors", tmp_path / "data", split="val", tolerance=1.0, **OPTIONS)
+    (case,) = results["volumes"]["cases"]
+    assert case["volume"].endswith("_????.nii.gz")
 
 
 def test_predict_takes_the_files_of_a_folder_together(model, tmp_path):

@@ -53,7 +53,8 @@ def read_slice(place: SlicePlace, one: Input) -> tuple[np.ndarray, np.ndarray | 
             volume, over its voxels that are not 0.
 
     Returns:
-        H×W×C float32, and H×W booleans, False where the middle slice holds no data; None for data everywhere.
+        H×W×C float32, and H×W booleans, False where the middle slice holds no data; None for data everywhere. Voxels
+        without data have the mean of the input.
 
     Raises:
         AtrousError: as for `read_volume`; there is no such slice; or the volume has another number of contrasts.
@@ -92,7 +93,7 @@ def volume_pixels(volume: Volume, plane: str, index: int, one: Input) -> tuple[n
         own = one.standardised
         values = (values - np.where(own, mean, np.float32(0))) / np.where(own, std, np.float32(1))
     if not finite.all():
-        values = np.where(finite, values, np.float32(0))
+        values = np.where(finite, values, np.array(one.mean, np.float32))  # which normalises to 0
     return values, None if valid.all() else valid
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from atrous.charts import (
     Curve,
     binned_curve,
+    dot_plot,
     error_map,
     line_chart,
     mask_uri,
@@ -94,3 +96,10 @@ def test_error_map_marks_wrong_and_ignored_pixels() -> None:
 def test_all_255_classes_fit_a_palette() -> None:
     mask = np.arange(256, dtype=np.uint8).reshape(16, 16)
     assert mask_uri(mask, [(i, i, i) for i in range(255)]).startswith("data:image/png;base64,")
+
+
+def test_a_dot_plot_has_a_dot_for_each_score():
+    svg = dot_plot("<Dice>", [("a & b", [("x", 0.0), ("y", 1.0), ("z", None)]), ("c" * 40, [])])
+    ElementTree.fromstring(svg)
+    assert re.findall(r'cx="([^"]+)".*?<title>([^<]+)', svg) == [("170", "x: 0.000"), ("700", "y: 1.000")]
+    assert "a &amp; b" in svg and "c" * 23 + "…" in svg

@@ -193,6 +193,35 @@ def sparkline(values: Sequence[float | None]) -> str:
     )
 
 
+def dot_plot(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float | None]]]]) -> str:
+    """Draws scores (0–1) as dots, one row for each class; the name of a dot is shown at the pointer without a script.
+
+    Args:
+        title: description of the plot for screen readers.
+        rows: name of each row, and the name and the score of each of its dots; None draws no dot.
+
+    Returns:
+        An `<svg>` element with escaped text.
+    """
+    bottom = 40 * len(rows)
+    drawn = [f'<svg class="chart" viewBox="0 0 720 {bottom + 22}" role="img" aria-label="{escape(title)}">']
+    for tick in range(0, 11, 2):
+        x = 170 + 53 * tick
+        drawn.append(f'<path class="grid" d="M{x} 4V{bottom}"/>')
+        drawn.append(f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{tick / 10:g}</text>')
+    for number, (name, dots) in enumerate(rows):
+        middle = 40 * number + 20
+        shown = name if len(name) <= 24 else f"{name[:23]}…"
+        drawn.append(f'<text x="158" y="{middle + 4}" text-anchor="end">{escape(shown)}</text>')
+        for place, (dot, value) in enumerate(dots):
+            if value is not None:
+                # Three heights, so that close dots are distinguishable.
+                x, y = round(170 + 530 * value, 1), middle + 7 * (place % 3 - 1)
+                words = escape(f"{dot}: {value:.3f}")
+                drawn.append(f'<circle class="dot" cx="{x:g}" cy="{y}" r="3.5"><title>{words}</title></circle>')
+    return "".join([*drawn, "</svg>"])
+
+
 def _path(points: Iterable[tuple[float, float]]) -> str:
     """Returns points as the data of an SVG path."""
     return "L".join(f"{x:g} {y:g}" for x, y in points)

@@ -341,6 +341,11 @@ def read_evaluation(path: Path) -> Record:
             _ = str(c["name"]), [int(part) for part in c["color"]], int(c["pixels_true"])
         for picture in evaluation.get("per_image", []):
             _ = picture["name"], Path(picture["image"]), Path(picture["mask"])
+        volumes = evaluation.get("volumes") or {"classes": [], "cases": []}
+        for c in volumes["classes"]:
+            _ = str(c["name"]), int(c["cases"]), int(c["missed"]), int(c["spurious"]), dict(c["scores"])
+        for case in volumes["cases"]:
+            _ = Path(case["volume"]), {name: dict(scores) for name, scores in case["classes"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AtrousError(f"'{path}' is not a file of `atrous evaluate --json` ({error!r}). {cure}") from error
     if not classes or lacking:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from atrous.data.volumes.volume_view import VIEWER
 from atrous.run_folder import is_finite
 
 PER_CENT = "\u00a0%"  # the no-break space keeps the sign on the line of its number
@@ -20,7 +21,7 @@ def template(name: str) -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([Path(__file__).parent, VIEWER]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

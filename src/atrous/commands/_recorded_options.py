@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.inference.choose_engine import ENGINES
@@ -14,8 +14,14 @@ from atrous.inference.model_spec import ModelSpec
 from atrous.model_file import sha256_of
 from atrous.run_folder import Record, Run
 
+if TYPE_CHECKING:
+    from atrous.inference.volume_parts import VolumeParts
+    from atrous.models.info import Info
+
 #: Recorded options that determine how pictures are cut into tiles.
 TILING = ("tile", "overlap", "memory")
+#: Recorded options that remove connected parts of the masks of volumes.
+PARTS = ("largest_part", "smallest_part")
 #: Options that are recorded if they differ from the defaults.
 GIVEN = ("scales", "flip", "output_stride", "range", *TILING)
 #: Recorded options that change masks; engine, precision and crf are recorded with the values that were really used.
@@ -92,6 +98,23 @@ def measured_options(run: Run) -> Record:
     return recorded
 
 
+def measured_parts(run: Run, info: Info) -> VolumeParts | None:
+    """Returns the connected parts that the measured masks of volumes kept; None for all.
+
+    Args:
+        run: the run of the page.
+        info: metadata of the measured model.
+
+    Raises:
+        AtrousError: the recorded options do not fit the model.
+    """
+    from atrous.inference.volume_parts import parts_to_keep
+
+    recorded = run.evaluation.get("volumes", {})
+    largest, smallest = (tuple(recorded.get(name, ())) for name in PARTS)
+    return parts_to_keep(largest, smallest, info) if largest or smallest else None
+
+
 def evaluate_command(run: Run, *, overwrite: bool = False) -> str:
     """Returns the command that measures the run again, with the same options.
 
@@ -126,6 +149,11 @@ def evaluate_command(run: Run, *, overwrite: bool = False) -> str:
     if "crf" in options:
         stored = options["crf"] == run.model_info.get("crf")
         words += ["--crf", "model" if stored else json.dumps(options["crf"])]
+    volumes = recorded.get("volumes") or {}
+    if volumes.get("tolerance_mm", 1.0) not in (1.0, None):
+        words += ["--tolerance", f"{volumes['tolerance_mm']:g}"]
+    for name in PARTS:
+        words += [f"--{name.replace('_', '-')}", ",".join(volumes[name])] if volumes.get(name) else []
     words += ["--json", run.folder / "evaluation.json", *(["--overwrite"] if overwrite else [])]
     return " ".join(shlex.quote(str(word)) for word in words)
 

@@ -27,6 +27,7 @@ from atrous.commands._recorded_options import (
     missing,
     options_in_words,
 )
+from atrous.commands._report_volumes import volumes_of
 from atrous.console import console, note
 from atrous.errors import AtrousError, counted
 from atrous.overwrite_checks import check_outputs, page_output
@@ -47,10 +48,11 @@ SHOWN = 3  # number of best pictures, and of worst pictures
 def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False) -> Path:
     """Write a self-contained HTML page that shows one run or compares several runs.
 
-    The page of one run shows its curves, scores, confusion matrix, and best and worst pictures. The page of several
+    The page of one run shows its curves, scores, confusion matrix, and best and worst pictures. For a model of volumes,
+    it shows the scores of each volume, and the best and worst volumes in three planes with sliders. The page of several
     runs shows their scores, curves and classes side by side, and the differences between their recipes. The page can be
-    read without a network connection, further files or scripts. If a run lacks data, the page lists the missing data
-    and the command that makes it.
+    read without a network connection, further files or scripts; the sliders need scripts. If a run lacks data, the page
+    lists the missing data and the command that makes it.
 
     Args:
         runs: one or more folders of runs, as `atrous train` wrote them.
@@ -95,7 +97,8 @@ def render(run: Run, out: Path | None = None) -> str:
     """
     from markupsafe import Markup
 
-    groups, picture_notes = pictures(run)
+    volumes = volumes_of(run)
+    groups, picture_notes = pictures(run) if volumes is None else ([], [])
     return template("report.html.j2").render(
         name=run.folder.resolve().name,
         headline=headline(run),
@@ -110,6 +113,7 @@ def render(run: Run, out: Path | None = None) -> str:
         confused=most_confused(run.evaluation),
         groups=groups,
         picture_notes=picture_notes,
+        volumes=volumes and volumes | {"plot": Markup(volumes["plot"])},
         config=run.config,
         commands=commands(run, out),
         provenance=provenance(run),

@@ -130,7 +130,7 @@ def read_input_files(root: Path, pictures: InputFiles = PICTURES_ALONE[0]) -> tu
         )
     found = tuple(_entry(path, name, value) for name, value in entries.items())
     image = next((one for one in found if one.name == IMAGE), pictures)
-    if image.normalize == "fixed":
+    if image.normalize is None:
         image = replace(image, normalize=pictures.normalize, window=pictures.window)
     return (image, *(one for one in found if one.name != IMAGE))
 

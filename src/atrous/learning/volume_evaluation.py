@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from atrous.console import progress_bar
 from atrous.data.dataset import Dataset, Item
 from atrous.data.mask_value_map import BACKGROUND_NAMES, IGNORE_INDEX
 from atrous.data.volume_items import labelled_volumes, volume_labels
 from atrous.data.volumes.read_volume import read_volume
+from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError
 from atrous.inference.segment_volume import segment_volume
 from atrous.inference.segmenter import Segmenter
@@ -57,33 +61,58 @@ def measure_volumes(
     Raises:
         AtrousError: the data has classes that the model does not have, or scipy is needed and not installed.
     """
-    remap, names = matching_classes(dataset.classes, segmenter.info.classes), segmenter.info.classes
+    matching_classes(dataset.classes, segmenter.info.classes)  # before the first volume is segmented
+    names = segmenter.info.classes
     measured = [index for index, name in enumerate(names) if name.casefold() not in BACKGROUND_NAMES]
     processes, found = current_group(), []
     own = processes.part(list(labelled_volumes(items).items()))
     with progress_bar() as progress:
         task = progress.add_task("evaluating volumes", total=len(own), note="")
         for file, (item, mask) in own:
-            volume = read_volume(file)
-            truth = remap[volume_labels(dataset, mask, file, volume.grid.shape)]
-            truth[~volume.valid(segmenter.info.preprocessing.image.missing)] = IGNORE_INDEX
-            labels = segment_volume(segmenter, volume)
-            if parts is not None:
-                parts.clean(labels, volume.grid)
+            volume, truth, labels = segment_case(segmenter, dataset, file, mask, parts)
             scores = case_metrics(truth, labels, volume.grid.affine[:3, :3], measured, tolerance=tolerance)
-            found.append((str(file), item.group, scores))
+            found.append((file, mask, item.group, scores))
             progress.update(task, advance=1)
     cases = sorted((case for part in processes.gather(found) for case in part), key=lambda case: case[0])
     return _as_json(cases, names, tolerance)
 
 
+def segment_case(
+    segmenter: Segmenter, dataset: Dataset, file: Path, mask: Path, parts: VolumeParts | None
+) -> tuple[Volume, np.ndarray, np.ndarray]:
+    """Reads a labelled volume and segments it.
+
+    Args:
+        segmenter: segmenter of a model of volumes.
+        dataset: dataset of the volume.
+        file: file or DICOM series of the volume.
+        mask: file of the volume's mask.
+        parts: connected parts that the prediction keeps; None for all.
+
+    Returns:
+        The volume; the mask as class indices of the model, X×Y×Z uint8, 255 where it is not labelled or the volume
+        holds no data; and the prediction, X×Y×Z uint8.
+
+    Raises:
+        AtrousError: a file cannot be read, or the classes do not match.
+    """
+    volume = read_volume(file)
+    remap = matching_classes(dataset.classes, segmenter.info.classes)
+    truth = remap[volume_labels(dataset, mask, file, volume.grid.shape)]
+    truth[~volume.valid(segmenter.info.preprocessing.image.missing)] = IGNORE_INDEX
+    labels = segment_volume(segmenter, volume)
+    if parts is not None:
+        parts.clean(labels, volume.grid)
+    return volume, truth, labels
+
+
 def _as_json(
-    cases: Sequence[tuple[str, str | None, Mapping[int, SurfaceMetrics]]],
+    cases: Sequence[tuple[Path, Path, str | None, Mapping[int, SurfaceMetrics]]],
     names: Sequence[str],
     tolerance: float | None,
 ) -> dict[str, Any]:
-    patients = [file if group is None else group for file, group, _ in cases]
-    summaries = summarise_cases([scores for _, _, scores in cases], patients)
+    patients = [str(file) if group is None else group for file, _, group, _ in cases]
+    summaries = summarise_cases([scores for *_, scores in cases], patients)
     classes = [
         {
             "name": names[index],
@@ -100,7 +129,8 @@ def _as_json(
     ]
     listed = [
         {
-            "volume": file,
+            "volume": str(file),
+            "mask": str(mask),
             "patient": group,
             "classes": {
                 names[index]: {
@@ -110,7 +140,7 @@ def _as_json(
                 for index, scores in by_class.items()
             },
         }
-        for file, group, by_class in cases
+        for file, mask, group, by_class in cases
     ]
     return {"tolerance_mm": tolerance, "classes": classes, "cases": listed}
 

@@ -161,7 +161,7 @@ def pictures(run: Run, cases: Sequence[Record]) -> tuple[list[tuple[str, list[Re
         parts = measured_parts(run, segmenter.info)
     except (AtrousError, OSError) as error:
         return [], [f"The volumes cannot be drawn again: {error}"]
-    window, names = segmenter.info.preprocessing.image.window, segmenter.info.classes
+    window, names = segmenter.info.preprocessing.image.windows[0], segmenter.info.classes
     groups: dict[str, list[Record]] = {"Best": [], "Worst": []}
     failures = []
     with progress_bar() as progress:

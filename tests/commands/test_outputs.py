@@ -51,7 +51,7 @@ READ = {
     "evaluate": {"model", "data"},
     "explain": {"model", "paths"},
     "export": {"model", "check", "calibrate"},
-    "predict": {"model", "paths"},
+    "predict": {"model", "paths", "case_ids"},  # a table is continued, see tests/inference/test_predict_dicom.py
     "report": {"runs"},
     "train": {"recipe", "resume", "init"},
 }

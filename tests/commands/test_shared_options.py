@@ -20,7 +20,10 @@ from atrous.option_fields import fields_of
 VERBS = sorted(verbs())
 MEASURING = ("evaluate", "compare")
 #: Options that are named alike, and mean another thing in each verb, or in one verb.
-OWN = {"out", "json", "overwrite", "classes", "in_channels", "output_stride of convert", "format"}
+OWN = {"out", "json", "overwrite", "classes", "in_channels", "output_stride of convert", "format"} | {
+    "largest_part of evaluate",  # also states which scores are of the masks without these parts
+    "smallest_part of evaluate",
+}
 #: The verbs that run a model or read a dataset, with the options that they share.
 TAKEN = {
     "predict": {*fields_of(ModelSpec), "input"} - {"path"},

@@ -212,4 +212,4 @@ def test_a_split_of_few_pictures_is_warned_of_as_in_train(tmp_path):
     assert not found(tmp_path, "few_pictures")
     (tmp_path / "splits/val.txt").write_text(given[3])
     (finding,) = found(tmp_path, "few_pictures")
-    assert finding.message.startswith("The split 'val' has 1 picture: its score says little")
+    assert finding.message.startswith("The split 'val' has 1 picture: too few for a reliable score")

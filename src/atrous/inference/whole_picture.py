@@ -179,8 +179,8 @@ class WholePicture:
         """
         if not self.pools:
             raise AtrousError(
-                "features are for models with image pooling (segmenter.pools); this model has none, or it is an exported "
-                "file."
+                "features are for models with image pooling (segmenter.pools); this model has none, or it is an "
+                "exported file."
             )
         image = check_picture(image, self.info.preprocessing.channels)
         return tuple(view.back(self.runner.features(view.of(image))) for view in self._views)

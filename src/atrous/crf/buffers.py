@@ -1,4 +1,4 @@
-"""Buffers reused from picture to picture; without reuse, allocation takes a quarter of the CRF's time."""
+"""Buffers reused from picture to picture; without reuse, allocation takes a quarter of the time with every class."""
 
 from __future__ import annotations
 

@@ -312,9 +312,10 @@ def _read_doctor(path: Path) -> Record:
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """Reads the lines of metrics.jsonl, ascending in step; if a resumed run repeats a step, keeps its later line.
+    """Returns the lines of metrics.jsonl, sorted by kind and step.
 
-    A line that is not a JSON object is skipped, because a killed process may leave an incomplete last line.
+    If a resumed run repeats a step, only its later line is returned. A line that is not a JSON object is
+    skipped, because a killed process may leave an incomplete last line.
     """
     found: dict[tuple[str, float], Record] = {}
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -348,8 +349,10 @@ def read_evaluation(path: Path) -> Record:
             _ = Path(case["volume"]), {name: dict(scores) for name, scores in case["classes"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AtrousError(f"'{path}' is not a file of `atrous evaluate --json` ({error!r}). {cure}") from error
-    if not classes or lacking:
-        raise AtrousError(f"'{path}' has classes without {', '.join(sorted(lacking)) or 'entries'}. {cure}")
+    if not classes:
+        raise AtrousError(f"'{path}' contains no classes. {cure}")
+    if lacking:
+        raise AtrousError(f"'{path}' has classes without {', '.join(sorted(lacking))}. {cure}")
     if shape != (len(classes), len(classes)):
         raise AtrousError(f"'{path}' has {len(classes)} classes, but a confusion matrix of shape {shape}. {cure}")
     return evaluation

@@ -452,7 +452,7 @@ def test_an_empty_folder_is_an_error_that_names_the_commands(tmp_path: Path) -> 
     [
         ("{", "not a file of `atrous evaluate --json`"),
         ("[]", "not a file of `atrous evaluate --json`"),
-        ('{"classes": [], "confusion": []}', "without entries"),
+        ('{"classes": [], "confusion": []}', "contains no classes"),
         ('{"classes": [{"name": "a"}], "confusion": [[1]]}', "without accuracy, color"),
         (json.dumps({"classes": [CLASS], "confusion": [[1, 2], [3, 4]]}), "1 classes, but a confusion matrix of"),
         (json.dumps({"classes": [{**CLASS, "color": "red"}], "confusion": [[1]]}), "not a file of `atrous evaluate"),

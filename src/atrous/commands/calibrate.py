@@ -62,9 +62,9 @@ def calibrate(
     """Measure how well a model's probabilities match its accuracy, and fit a temperature that calibrates them.
 
     The logits are divided by the temperature before they become probabilities. The temperature does not change masks
-    that are predicted at one scale without a CRF. It changes the results of the CRF and of several scales. It
-    also changes the maps of `atrous explain`. Choose a split that was not used for training. With --out, the fitted
-    temperature is stored in a model file.
+    that are predicted at one scale without flip and without a CRF. It changes the results of several scales, of flip
+    and of the CRF. It also changes the maps of `atrous explain`. Choose a split that was not used for training. With
+    --out, the fitted temperature is stored in a model file.
 
     Args:
         model: model file to calibrate.

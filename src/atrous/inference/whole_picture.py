@@ -38,7 +38,8 @@ class WholePicture:
         info: metadata of the model.
         runner: runner of the network.
         engine: engine that runs the network, and the reason for its choice.
-        pools: whether the model's image pooling can use the mean of `features` over a whole picture.
+        pools: whether `pooled` can be given: for a tile, image pooling then uses the mean of the whole picture. False
+            without image pooling, and for exported files.
         scales: resize factors, as given.
         crf: CRF on the engine's device, or None.
 
@@ -177,7 +178,10 @@ class WholePicture:
             image: H×W×C picture, as `Preparation.prepare` returns it.
         """
         if not self.pools:
-            raise AtrousError("features are for models with image pooling (segmenter.pools), but this model has none.")
+            raise AtrousError(
+                "features are for models with image pooling (segmenter.pools); this model has none, or it is an "
+                "exported file."
+            )
         image = check_picture(image, self.info.preprocessing.channels)
         return tuple(view.back(self.runner.features(view.of(image))) for view in self._views)
 

@@ -1,8 +1,8 @@
 """Reads PyTorch's own files without running any code in them.
 
-torch's restricted reader reads the pickle. It creates tensors, dicts, lists and strings, and refuses other names of
-code. But some names that it allows can fill the memory, such as bytearray of a large number, or Counter of a tensor
-that repeats one number. So this module checks all names in the pickles first and allows only those in `SAFE`.
+A pickle names the classes and functions that it needs. torch's restricted reader allows a fixed list of names and
+refuses all others. But some allowed names can fill the memory, such as bytearray of a large number, or Counter of a
+tensor that repeats one number. So this module checks all names in the pickles first, and allows only those in `SAFE`.
 
 Training checkpoints also contain harmless objects, such as a NumPy score or the history of a log. Their names are
 listed in `HARMLESS`. An inert class of this module replaces each of these objects; it accepts any arguments and does
@@ -77,8 +77,8 @@ SAFE = frozenset(
     }
 )
 
-#: A pickle may have as many operations as its file has bytes, or this number if it is larger. Each operation may create
-#: an object, and compression can pack many operations into few bytes.
+#: Largest number of operations in a pickle: this number, or the size of the file in bytes if that is larger. Each
+#: operation may create an object, and compression can pack many operations into few bytes.
 MOST_OPCODES = 2**20
 
 #: Container → operations with which its arguments may begin: no argument, or a list that is written out. Any other
@@ -107,8 +107,8 @@ def read_torch(path: Path) -> Any:
         The saved object, usually a dict, with tensors on the CPU.
 
     Raises:
-        AtrousError: the file contains code; the message names it. For a damaged file, the exceptions of torch are not
-            caught.
+        AtrousError: the file names code that is not allowed, or contains sparse or quantised tensors (the message gives
+            the name); or it is a tar file. For a damaged file, the exceptions of torch are not caught.
     """
     for name in _names(path, max(path.stat().st_size, MOST_OPCODES)):
         if name not in SAFE:
@@ -154,7 +154,7 @@ def _names_in(pickled: Any, most: int) -> Iterator[str]:
     objects = Stack()
     for number, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
         if number == most:
-            raise ValueError("its pickle has more operations than the file has bytes")
+            raise ValueError(f"its pickle has more operations than are allowed: {most}")
         objects.step(opcode.name, argument)
         if opcode.name in ("BINPUT", "LONG_BINPUT"):
             memo[argument] = last

@@ -12,7 +12,7 @@ from atrous.data.doctor.scan import Pair
 
 #: Largest ratio of a voxel side to the median side along the same axis.
 MOST = 2.0
-_FEWEST = 3  # fewest volumes that have a usual voxel size
+_FEWEST = 3  # fewest volumes from which a usual voxel size can be found
 _AXES = ("left–right", "front–back", "head–foot")
 
 

@@ -1,4 +1,6 @@
-"""The VOCdevkit layout: ``JPEGImages/``, ``SegmentationClass/`` and lists in ``ImageSets/`` or its subfolders.
+"""The VOCdevkit layout: ``JPEGImages/``, ``SegmentationClass/`` and lists in ``ImageSets/Segmentation/``.
+
+If ``ImageSets/Segmentation/`` contains no lists, those directly in ``ImageSets/`` are used.
 
 The augmented set is read, too. It has grey masks for the pictures of SBD in ``SegmentationClassAug/``. Its lists are
 ``trainaug.txt`` beside the other lists, or ``train_aug.txt`` in ``ImageSets/SegmentationAug/``. A line of a list is a
@@ -44,11 +46,12 @@ def looks_like_voc(root: Path) -> bool:
 
 
 def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
-    """Opens a dataset of this layout; each list in ``ImageSets/`` is a split.
+    """Opens a dataset of this layout; each list is a split, except a list ``test.txt`` without masks.
 
-    A list with "aug" in its name or ``SegmentationClassAug`` in its lines takes its masks from
-    ``SegmentationClassAug/``. Any other list takes its masks from ``SegmentationClass/``. A mask that is missing in one
-    folder is taken from the other folder.
+    The lists are those in ``ImageSets/Segmentation/``, else those in ``ImageSets/`` itself, and also those in
+    ``ImageSets/SegmentationAug/``. A list with "aug" in its name or ``SegmentationClassAug`` in its lines takes its
+    masks from ``SegmentationClassAug/``. Any other list takes its masks from ``SegmentationClass/``. A mask that is
+    missing in one folder is taken from the other folder.
 
     Args:
         root: the folder with ``JPEGImages/`` and ``SegmentationClass/``, the ``VOCdevkit`` folder, or the folder above
@@ -116,9 +119,9 @@ def _is_augmented(path: Path) -> bool:
 
 
 def _year_folder(root: Path) -> Path | None:
-    """Returns the folder with ``JPEGImages/`` and ``SegmentationClass/``: ``root`` or one up to two levels below it.
+    """Returns the folder with ``JPEGImages/`` and ``SegmentationClass/``, None if there is none.
 
-    The newest year is used, and None is returned if there is no such folder.
+    This is ``root``, or else the newest year in a folder one or two levels below it.
     """
     below = sorted((path for path in root.glob("VOC*") if path.is_dir()), reverse=True)
     below += sorted((path for path in root.glob("VOCdevkit/VOC*") if path.is_dir()), reverse=True)

@@ -145,7 +145,10 @@ def _parsed(path: Path, text: str) -> Any:
 
 
 def _plain_rows(content: Any) -> list[Row]:
-    """Returns the rows of content that has only pictures or a mapping of splits; else []. Pictures may be missing."""
+    """Returns the rows of content that is a list of pictures, or maps splits to lists or pictures to splits; else [].
+
+    It is not checked whether the pictures exist.
+    """
     if isinstance(content, dict) and isinstance(content.get("images"), list):
         images, others = content["images"], {key: part for key, part in content.items() if key != "images"}
         if _has_splits(others):
@@ -166,7 +169,7 @@ def _plain_rows(content: Any) -> list[Row]:
 
 
 def _maps_splits(content: Any) -> bool:
-    """Returns whether the content is a mapping from names to lists without other values, such as splits or folds."""
+    """Returns whether the content is a mapping from names, such as splits or folds, to lists, and nothing else."""
     if not isinstance(content, dict) or not content or not all(isinstance(part, list) for part in content.values()):
         return False
     named = [SPLIT_KEY.fullmatch(str(name)) is not None for name in content]
@@ -246,7 +249,8 @@ def _rows_under_key(
     """
     if match := SPLIT_KEY.fullmatch(key):
         yield from _rows_with_split(value, match[2], known)
-    elif by_picture and isinstance(value, str) and is_picture(key, known):  # otherwise, "train" may be a class
+    elif by_picture and isinstance(value, str) and is_picture(key, known):
+        # if some picture had another value, "train" could be a class and not a split
         yield Row(key, None, value)
     elif is_picture(key, known) and isinstance(value, dict) and (own := split_of_record(value) or split):
         yield Row(key, _mask_of(value), own)
@@ -318,7 +322,7 @@ def _is_list_of_one_fold(parts: list[_Part]) -> bool:
 
 
 def _has_splits(content: Any) -> bool:
-    """Returns whether the content has, at any depth, the name of a split as a key of a list, a mapping or a text."""
+    """Returns whether, at any depth, a key is the name of a split and its value is a list, a mapping or a text."""
     if isinstance(content, dict):
         return any(
             (SPLIT_KEY.fullmatch(str(key)) and isinstance(part, list | dict | str)) or _has_splits(part)
@@ -352,9 +356,11 @@ def _mask_of(record: Mapping[str, Any]) -> str | None:
 
 
 def split_of_record(record: Mapping[str, Any]) -> str | None:
-    """Returns the split of a record as it is written, or None.
+    """Returns the split of a record, or None.
 
-    An unknown split is returned, too, so that the error message can name it.
+    A split is returned as it is written, also if it is unknown, so that the error message can name it. For folds and
+    flags, the key and the value are returned, such as "fold 3" and "test true". A key such as ``is_valid`` gives "val"
+    or "train".
 
     Args:
         record: keys and values of the record.

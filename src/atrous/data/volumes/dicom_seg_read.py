@@ -20,7 +20,7 @@ from atrous.data.volumes.segments import Labels, Segment, Segmentation, code_of
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError
 
-#: A voxel belongs to a FRACTIONAL segment from this share of MaximumFractionalValue on.
+#: Smallest value of a voxel of a FRACTIONAL segment, as a share of MaximumFractionalValue.
 THRESHOLD = 0.5
 #: Label map segmentations.
 _LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"

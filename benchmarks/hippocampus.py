@@ -33,6 +33,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "2-D": {"data.slices": 1},
     "resolution ×1": {"train.enlarge": 1},
     "resolution ×2": {"train.enlarge": 2},
+    "resolution ×4": {"train.enlarge": 4},
 }
 #: Draws of the bootstrap over subjects.
 DRAWS = 10_000

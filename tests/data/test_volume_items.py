@@ -12,9 +12,11 @@ import atrous
 from atrous.commands.doctor import doctor
 from atrous.data.doctor.examine import examine
 from atrous.data.open_dataset import open_dataset, open_whole
+from atrous.data.transforms import Augment
 from atrous.data.volume_items import holds_volumes, with_slices
 from atrous.data.volumes.slices import SlicePlace, pictures_of
 from atrous.errors import AtrousError
+from atrous.learning.data_loader import AugmentedSamples
 from atrous.learning.distributed import current_group
 from atrous.learning.fit import fit
 from atrous.learning.model_for_data import create_for
@@ -257,3 +259,18 @@ def test_series_are_pictures_of_the_layout_folder(shared, tmp_path):
     nibabel.save(nibabel.Nifti1Image(np.asanyarray(mask.dataobj), shifted), root / "masks/zipped.nii.gz")
     with pytest.raises(AtrousError, match=r"zipped\.nii\.gz is not on the grid of .*zipped\.zip"):
         open_dataset(root)
+
+
+def test_only_the_left_and_right_of_the_patient_are_mirrored(tmp_path):
+    """In a sagittal slice, the columns run from anterior to posterior, so a mirrored one is of no patient."""
+    dataset = open_dataset(nnunet(tmp_path), planes=("axial", "coronal", "sagittal"))
+    items = dataset.split("train")
+    samples = AugmentedSamples(dataset, items, Augment(scale=(1, 1), flip=1.0), channels=1, seed=0, fill=(0.0,))
+    planes = set()
+    for index, item in enumerate(items):
+        read, (image, label, _) = dataset.read(item), samples[0, index]
+        step = 1 if "sagittal" in item.image.parts else -1
+        np.testing.assert_array_equal(label, read.label[:, ::step])
+        np.testing.assert_array_equal(image[0], read.image[:, ::step, 0])
+        planes.add(item.image.parent.name)
+    assert planes == {"axial", "coronal", "sagittal"}

@@ -51,7 +51,12 @@ class Augment:
     scale: tuple[float, float] = setting(
         (0.5, 2.0), "smallest and largest scale factor; drawn uniformly, and 1 keeps the size", gt=0
     )
-    flip: float = setting(0.5, "probability of mirroring left and right", ge=0, le=1)
+    flip: float = setting(
+        0.5,
+        "probability of mirroring left and right; sagittal slices of volumes show neither side and are not mirrored",
+        ge=0,
+        le=1,
+    )
     vertical_flip: float = setting(0.0, "probability of mirroring top and bottom", ge=0, le=1)
     rotation: float = setting(0.0, "largest rotation angle, in both directions", ge=0, le=180, unit="degrees")
     translation: float = setting(

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from atrous.console import error_console
 from atrous.data.dataset import Dataset, Item
 from atrous.data.pixels import fill_missing, to_channels
 from atrous.data.transforms import Augment, ColorChannels, augment
+from atrous.data.volumes.slices import slice_place
 from atrous.errors import AtrousError
 from atrous.learning.batch import LABELS, Batch
 from atrous.learning.epoch_sampler import EpochOrder
@@ -79,7 +81,7 @@ class AugmentedSamples(TorchDataset):
         image, label = augment(
             image,
             sample.label,
-            self.config,
+            self._settings_of(self.items[place]),
             seed=self.seed,
             epoch=epoch,
             index=index,
@@ -88,6 +90,11 @@ class AugmentedSamples(TorchDataset):
         )
         self.reading[number] = -1
         return to_tensor(image), torch.from_numpy(np.ascontiguousarray(label)), sample.name
+
+    def _settings_of(self, item: Item) -> Augment:
+        """Returns the settings for one item: left and right are not in the plane of a sagittal slice of a volume."""
+        place = slice_place(item.image)
+        return replace(self.config, flip=0.0) if place is not None and place.plane == "sagittal" else self.config
 
 
 class Loader:

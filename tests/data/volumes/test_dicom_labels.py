@@ -13,11 +13,12 @@ from atrous.commands.evaluate import evaluate
 from atrous.data.doctor.examine import examine
 from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
-from atrous.data.volumes.dicom_labels import read_mask_volume
+from atrous.data.volumes.dicom_labels import class_values, read_mask_volume
 from atrous.data.volumes.dicom_seg_read import read_dicom_seg
 from atrous.data.volumes.dicom_seg_write import write_dicom_seg
 from atrous.data.volumes.dicom_series import read_series
 from atrous.data.volumes.nifti import write_nifti_on_grid
+from atrous.data.volumes.segments import Segment
 from atrous.errors import AtrousError
 from atrous.learning.fit import fit
 from atrous.learning.recipe import to_recipe
@@ -69,8 +70,14 @@ def test_a_folder_with_one_file_is_a_mask(root):
     expected = labels(open_dataset(root), "case_01")
     (root / "masks/case_01").mkdir()
     shutil.move(root / "masks/case_01.dcm", root / "masks/case_01/1.2.840")
-    np.testing.assert_array_equal(labels(open_dataset(root), "case_01"), expected)
-    shutil.copy(root / "masks/case_01/1.2.840", root / "masks/case_01/other.dcm")
+    dataset = open_dataset(root)
+    np.testing.assert_array_equal(labels(dataset, "case_01"), expected)
+    file = pydicom.dcmread(root / "masks/case_01/1.2.840")
+    file.SegmentSequence[0].SegmentLabel = "spleen"
+    (root / "masks/case_01/1.2.840").unlink()
+    file.save_as(root / "masks/case_01/renamed")
+    np.testing.assert_array_equal(labels(dataset, "case_01") == 1, expected == 2)  # a changed folder is read again
+    shutil.copy(root / "masks/case_01/renamed", root / "masks/case_01/other.dcm")
     with pytest.raises(AtrousError, match=r"case_01: a folder in the place of a mask must have one .* it has 2 files"):
         open_dataset(root)
 
@@ -88,14 +95,24 @@ def test_an_rt_struct_is_a_mask(root):
     np.testing.assert_array_equal(labels(dataset, "case_01"), labels(dataset, "case_02"))
 
 
-def test_without_names_the_numbers_are_the_values_and_a_note_states_it(root):
-    (root / "classes.yaml").write_text("classes: [{name: background}, {name: organ}, {name: other}]\n")
-    one = labels(open_dataset(root), "case_01")
-    assert set(np.unique(one)) == {0, 1, 255}
-    notes = [note for note in examine(root).notes if "the numbers of the segments are the values" in note]
-    assert len(notes) == 1 and notes[0].startswith(
-        "case_01.dcm: no segment has the name or the code of a class (Liver)"
+@pytest.mark.parametrize("raw", ["", ", raw: 1"])
+def test_segments_of_no_class_are_refused_whatever_their_numbers(root, raw):
+    (root / "classes.yaml").write_text(f"classes: [{{name: background}}, {{name: kidney{raw}}}, {{name: other}}]\n")
+    with pytest.raises(AtrousError, match=r"case_01.dcm: these segments belong to no class: Liver\."):
+        labels(open_dataset(root), "case_01")  # the liver has the number 1, which is the value of kidney
+    assert any("belong to no class: Liver" in one for finding in examine(root).errors for one in finding.examples)
+    scan = read_series(root / "images/case_01")
+    truth = np.zeros(scan.grid.shape, bool)
+    truth[150:170, 150:170] = True
+    write(root / "masks/case_01.dcm", scan.stored, {"Kidney_L": contours_of(scan.change.from_ras(truth))})
+    (root / "classes.yaml").write_text(
+        f"classes: [{{name: background}}, {{name: kidney, raw: 11}}{raw and ', {name: b}'}]"
     )
+    with pytest.raises(AtrousError, match="belong to no class: Kidney_L"):
+        labels(open_dataset(root), "case_01")
+    segments = {1: Segment("kidney"), 2: Segment("")}
+    with pytest.raises(AtrousError, match=r"number 2 without a name\. .* Name the others in the program"):
+        class_values(root, segments, ClassTable.from_yaml(root / "classes.yaml"))
 
 
 def test_some_segments_without_a_class_are_refused_and_can_be_given_to_the_background(root):
@@ -133,6 +150,32 @@ def test_overlaps_are_refused_unless_the_later_class_wins(root):
     (root / "classes.yaml").write_text("classes: [{name: background}, {name: liver, segments: [tumour]}]\n")
     assert (labels(open_dataset(root), "case_01") == 1).sum() == body.sum()  # segments of one class may overlap
     assert ClassTable.from_yaml(root / "classes.yaml").segments == ((), ("tumour",))
+
+
+@pytest.mark.parametrize("numbers", [(11, 12), (12, 11)])
+@pytest.mark.parametrize("later", ["tumour", "cyst"])
+def test_the_later_class_wins_also_between_segments_of_one_name(root, numbers, later):
+    scan = read_series(root / "images/case_01")
+    large = np.zeros(scan.grid.shape, bool)
+    large[150:350, 150:300], small = True, np.zeros_like(large)
+    small[200:210, 200:210] = True
+    masks = dict(zip(numbers, (large, small), strict=True))
+    regions = {str(number): contours_of(scan.change.from_ras(masks[number])) for number in sorted(masks)}
+    path = write(root / "masks/case_01.dcm", scan.stored, regions, code=("SCT", "1", "Tumour"))
+    file = pydicom.dcmread(path)
+    for described, observed in zip(file.StructureSetROISequence, file.RTROIObservationsSequence, strict=True):
+        described.ROIName = "Mass"
+        if described.ROINumber == numbers[1]:
+            observed.RTROIIdentificationCodeSequence[0].CodeValue = "2"
+    file.save_as(path)
+    rows = {name: f"{{name: {name}, code: [SCT, '{code}', Mass]}}" for code, name in ((1, "tumour"), (2, "cyst"))}
+    first = next(name for name in rows if name != later)
+    (root / "classes.yaml").write_text(
+        f"overlap: last\nclasses: [{{name: background}}, {rows[first]}, {rows[later]}]\n"
+    )
+    found = labels(open_dataset(root), "case_01")
+    winner, loser = (large, small) if later == "tumour" else (small, large)
+    assert [(found == index).sum() for index in (1, 2)] == [(loser & ~winner).sum(), winner.sum()]
 
 
 def test_a_mask_of_another_series_is_an_error_of_the_doctor(root, shared):

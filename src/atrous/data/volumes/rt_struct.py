@@ -16,7 +16,7 @@ import numpy as np
 
 from atrous.data.volumes.dicom_files import damaged, one_file, read_dataset
 from atrous.data.volumes.grid import SAME_GRID, Grid, in_words, reorientation
-from atrous.data.volumes.segments import Labels, Segment, Segmentation, code_of
+from atrous.data.volumes.segments import ChooseValues, Labels, Segment, Segmentation, code_of, own_numbers
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError, counted
 
@@ -40,7 +40,7 @@ class _Contour:
 
 
 def read_rt_struct(
-    path: Path, grid: Grid, order: Sequence[str] = (), values: Mapping[int, int] | None = None
+    path: Path, grid: Grid, order: Sequence[str] = (), choose: ChooseValues | None = None
 ) -> Segmentation:
     """Reads the contours of an RT-STRUCT file onto a grid.
 
@@ -51,7 +51,8 @@ def read_rt_struct(
         path: the file.
         grid: grid of the scan, `Volume.stored` or `Volume.grid`.
         order: names of regions, the most important one first, as for `read_dicom_seg`.
-        values: value of each region in the volume, by ROI number, as for `read_dicom_seg`; None for the numbers.
+        choose: returns the values of the regions, which it gets by ROI number, without those that have no contour with
+            an area; None for the numbers and ``order``.
 
     Returns:
         The regions; the volume has the grid ``grid``.
@@ -70,9 +71,10 @@ def read_rt_struct(
         raise damaged(path, 0, error) from None
     if any(one.region not in segments for one in contours):
         raise AtrousError(f"{path}: a contour belongs to a region that the file does not describe.")
+    chosen = own_numbers(path, segments, order) if choose is None else choose(_drawn(segments, contours))
+    labels = Labels(path, ras.shape, segments, chosen)
     axis = _slice_axis(contours)
     _check_places(path, ras, contours, segments, axis)
-    labels = Labels(path, ras.shape, segments, order, values)
     numbers = list(dict.fromkeys(one.region for one in contours))
     for index in labels.sorted(numbers):
         own = [one.points for one in contours if one.region == numbers[index]]
@@ -83,6 +85,12 @@ def read_rt_struct(
         notes = (f"{path.name}: {counted(left_out, 'contour')} without an area (points or open lines) are not read.",)
     names = {number: one.name for number, one in segments.items()}
     return Segmentation(Volume(labels.array[..., None], grid, notes), names)
+
+
+def _drawn(segments: Mapping[int, Segment], contours: list[_Contour]) -> dict[int, Segment]:
+    """Returns the regions that have a contour with an area."""
+    regions = {one.region for one in contours}
+    return {number: one for number, one in segments.items() if number in regions}
 
 
 def rt_segments(path: Path) -> dict[int, Segment]:

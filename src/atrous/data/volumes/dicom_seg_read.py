@@ -77,15 +77,21 @@ def read_dicom_seg(
         raise damaged(path, 0, error) from None
     stored = _own_grid(path, planes, (int(dataset.Rows), int(dataset.Columns))) if like is None else like
     grid = reorientation(stored).ras_grid(stored)
-    chosen = own_numbers(path, segments, order) if choose is None else choose(_foreground(segments))
+    described = _foreground(segments)
+    chosen = own_numbers(path, described, order) if choose is None else choose(described)
     labels = Labels(path, grid.shape, segments, chosen)
     for index in labels.sorted(plane.segment for plane in planes):
-        plane, pixels = planes[index], _pixels(path, dataset, index)
+        plane = planes[index]
+        if plane.segment in labels.left_out:
+            continue
+        pixels = _pixels(path, dataset, index)
         rows, columns = np.nonzero(pixels)
         numbers = pixels[rows, columns] if plane.segment == 0 else np.full(len(rows), plane.segment)
         if not set(np.unique(numbers).tolist()) <= segments.keys():
             raise AtrousError(f"{path}: frame {index + 1} has a segment that the file does not describe.")
-        labels.paint(_voxels(path, grid, plane.place, rows, columns), numbers)
+        kept = ~np.isin(numbers, labels.left_out)
+        if kept.any():
+            labels.paint(_voxels(path, grid, plane.place, rows[kept], columns[kept]), numbers[kept])
     notes = ()
     if dataset.get("SegmentationType") == "FRACTIONAL":
         notes = (f"{path.name} holds fractions: voxels of at least {THRESHOLD:.0%} belong to a segment.",)

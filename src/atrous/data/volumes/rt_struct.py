@@ -73,6 +73,7 @@ def read_rt_struct(
         raise AtrousError(f"{path}: a contour belongs to a region that the file does not describe.")
     chosen = own_numbers(path, segments, order) if choose is None else choose(_drawn(segments, contours))
     labels = Labels(path, ras.shape, segments, chosen)
+    contours = [one for one in contours if one.region not in labels.left_out]
     axis = _slice_axis(contours)
     _check_places(path, ras, contours, segments, axis)
     numbers = list(dict.fromkeys(one.region for one in contours))

@@ -92,6 +92,7 @@ class Labels:
 
     Attributes:
         array: X×Y×Z values.
+        left_out: numbers of the segments of value 0. Their parts must not be painted, and need not be on the grid.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Labels:
     ) -> None:
         self._path, self._segments = path, segments
         self._values = chosen.values
+        self.left_out = [number for number, value in chosen.values.items() if value == 0]
         self._ranks = {number: rank for rank, number in enumerate(dict.fromkeys(chosen.order))}
         used = [0, *self._values.values()]
         self.array = np.zeros(shape, np.result_type(*map(np.min_scalar_type, (min(used), max(used)))))
@@ -113,7 +115,7 @@ class Labels:
 
         Args:
             voxels: 3×N indices of different voxels.
-            numbers: N numbers of segments.
+            numbers: N numbers of segments, none of them left out.
 
         Raises:
             AtrousError: a voxel belongs to another segment, and not both segments are in the order; the message names
@@ -123,7 +125,6 @@ class Labels:
         values = np.zeros(len(numbers), self.array.dtype)
         for number in found:
             values[numbers == number] = self._values[number]
-        voxels, values = voxels[:, values != 0], values[values != 0]
         before = self.array[tuple(voxels)]
         taken = (before != 0) & (before != values)
         for one, other in np.unique(np.stack([before[taken], values[taken]]), axis=1).T.tolist():

@@ -267,7 +267,7 @@ def test_segmentations_of_other_programs_are_read(shared):
     fractions = pydicom.dcmread(folder / "highdicom_seg_image_ct_true_fractional.dcm")
     assert found.volume.values.sum() == (fractions.pixel_array >= 127.5).sum() > 0
     assert found.volume.notes == (
-        "highdicom_seg_image_ct_true_fractional.dcm holds fractions: voxels of at least 50% belong to a segment.",
+        "highdicom_seg_image_ct_true_fractional.dcm contains fractions: voxels of at least 50% belong to a segment.",
     )
     for name in ("control", "control_labelmap"):
         with pytest.raises(AtrousError, match="slide microscopy"):

@@ -138,7 +138,7 @@ def test_points_are_left_out_with_a_note(tmp_path):
     path = write(tmp_path / "rt.dcm", grid_of(), {"isocentre": [np.array([[3.0, 4, 2.4]])]}, kind="POINT")
     found = read_rt_struct(path, grid_of()).volume
     assert not found.values.any()
-    assert found.notes == ("rt.dcm: 1 contour without an area (points or open lines) are not read.",)
+    assert found.notes == ("rt.dcm: 1 contour without an area (points or open lines) is not read.",)
 
 
 def test_damaged_and_other_files_are_refused_without_the_name_of_the_patient(shared, tmp_path):

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from atrous.data.mask_value_map import BACKGROUND_NAMES, ClassTable
 from atrous.data.volumes.dicom_files import one_file, read_dataset
-from atrous.data.volumes.dicom_seg_read import SEGMENTATIONS, read_dicom_seg, seg_segments
+from atrous.data.volumes.dicom_seg_read import SEGMENTATIONS, read_dicom_seg, seg_notes, seg_segments
 from atrous.data.volumes.read_volume import kept, read_volume, stamp, volume_shape
-from atrous.data.volumes.rt_struct import STRUCTURES, read_rt_struct, rt_segments
+from atrous.data.volumes.rt_struct import STRUCTURES, read_rt_struct, rt_notes, rt_segments
 from atrous.data.volumes.segments import Segment, SegmentValues
 from atrous.data.volumes.slices import is_dicom_label
 from atrous.data.volumes.volume import Volume
@@ -100,6 +100,18 @@ def segments_of(path: Path) -> dict[int, Segment]:
         AtrousError: as for `is_rt_struct`.
     """
     return rt_segments(path) if is_rt_struct(path) else seg_segments(path)
+
+
+def label_notes(path: Path) -> tuple[str, ...]:
+    """Returns sentences for the user about what is not read from a DICOM-SEG or RT-STRUCT file, from its header.
+
+    Args:
+        path: the file.
+
+    Raises:
+        AtrousError: as for `is_rt_struct`.
+    """
+    return rt_notes(path) if is_rt_struct(path) else seg_notes(path)
 
 
 def _read_labels(file: Path, scan: Path, classes: ClassTable | None) -> Volume:

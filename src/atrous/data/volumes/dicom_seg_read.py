@@ -71,6 +71,7 @@ def read_dicom_seg(
         promised_bytes(dataset, path.stat().st_size)
         segments = _segments(dataset)
         planes = _planes(dataset)
+        notes = _notes(path, dataset)
     except AtrousError as error:
         raise AtrousError(f"{path}: {error}") from None
     except Exception as error:  # pydicom decodes a tag when it is read, and its errors quote bytes of the file
@@ -92,9 +93,6 @@ def read_dicom_seg(
         kept = ~np.isin(numbers, labels.left_out)
         if kept.any():
             labels.paint(_voxels(path, grid, plane.place, rows[kept], columns[kept]), numbers[kept])
-    notes = ()
-    if dataset.get("SegmentationType") == "FRACTIONAL":
-        notes = (f"{path.name} holds fractions: voxels of at least {THRESHOLD:.0%} belong to a segment.",)
     names = {number: one.name for number, one in segments.items()}
     return Segmentation(Volume(labels.array[..., None], stored, notes), names)
 
@@ -113,6 +111,28 @@ def seg_segments(path: Path) -> dict[int, Segment]:
         return _foreground(_segments(dataset))
     except Exception as error:  # as in `read_dicom_seg`
         raise damaged(path, 0, error) from None
+
+
+def seg_notes(path: Path) -> tuple[str, ...]:
+    """Returns the notes of `read_dicom_seg` on a file: whether it contains fractions.
+
+    Args:
+        path: the file.
+
+    Raises:
+        AtrousError: as for `read_dicom_seg`.
+    """
+    dataset = _opened(path, ["SOPClassUID", "SegmentationType"])
+    try:
+        return _notes(path, dataset)
+    except Exception as error:  # as in `read_dicom_seg`
+        raise damaged(path, 0, error) from None
+
+
+def _notes(path: Path, dataset: Any) -> tuple[str, ...]:
+    if dataset.get("SegmentationType") != "FRACTIONAL":
+        return ()
+    return (f"{path.name} contains fractions: voxels of at least {THRESHOLD:.0%} belong to a segment.",)
 
 
 def _opened(path: Path, tags: list[str], *, pixels: bool = False) -> Any:

@@ -65,8 +65,7 @@ def read_rt_struct(
     change = reorientation(grid)
     ras = change.ras_grid(grid)
     try:
-        segments = _segments(dataset)
-        contours, left_out = _contours(dataset, ras)
+        segments, contours, notes = _segments(dataset), _contours(dataset, ras), _notes(path, dataset)
     except Exception as error:  # pydicom decodes a tag when it is read, and its errors quote bytes of the file
         raise damaged(path, 0, error) from None
     if any(one.region not in segments for one in contours):
@@ -81,9 +80,6 @@ def read_rt_struct(
         own = [one.points for one in contours if one.region == numbers[index]]
         for voxels in _voxels(own, axis, ras.shape):
             labels.paint(voxels, np.full(voxels.shape[1], numbers[index]))
-    notes = ()
-    if left_out:
-        notes = (f"{path.name}: {counted(left_out, 'contour')} without an area (points or open lines) are not read.",)
     names = {number: one.name for number, one in segments.items()}
     return Segmentation(Volume(labels.array[..., None], grid, notes), names)
 
@@ -107,10 +103,26 @@ def rt_segments(path: Path) -> dict[int, Segment]:
     try:
         drawn = {
             int(roi.ReferencedROINumber)
-            for roi in dataset.get("ROIContourSequence") or []
-            if any(one.get("ContourGeometricType") in _AREAS for one in roi.get("ContourSequence") or [])
+            for roi in _regions(dataset)
+            if any(map(_has_area, roi.get("ContourSequence") or []))
         }
         return {number: one for number, one in _segments(dataset).items() if number in drawn}
+    except Exception as error:  # as in `read_rt_struct`
+        raise damaged(path, 0, error) from None
+
+
+def rt_notes(path: Path) -> tuple[str, ...]:
+    """Returns the notes of `read_rt_struct` on a file: the number of contours that are not read.
+
+    Args:
+        path: the file.
+
+    Raises:
+        AtrousError: as for `read_rt_struct`.
+    """
+    dataset = _opened(path)
+    try:
+        return _notes(path, dataset)
     except Exception as error:  # as in `read_rt_struct`
         raise damaged(path, 0, error) from None
 
@@ -134,14 +146,29 @@ def _segments(dataset: Any) -> dict[int, Segment]:
     }
 
 
-def _contours(dataset: Any, grid: Grid) -> tuple[list[_Contour], int]:
-    """Returns the contours that enclose an area, and the number of the others."""
+def _notes(path: Path, dataset: Any) -> tuple[str, ...]:
+    left_out = sum(not _has_area(one) for roi in _regions(dataset) for one in roi.get("ContourSequence") or [])
+    if not left_out:
+        return ()
+    verb = "is" if left_out == 1 else "are"
+    return (f"{path.name}: {counted(left_out, 'contour')} without an area (points or open lines) {verb} not read.",)
+
+
+def _regions(dataset: Any) -> Any:
+    return dataset.get("ROIContourSequence") or []
+
+
+def _has_area(contour: Any) -> bool:
+    return contour.get("ContourGeometricType") in _AREAS
+
+
+def _contours(dataset: Any, grid: Grid) -> list[_Contour]:
+    """Returns the contours that enclose an area."""
     inverse, flip = np.linalg.inv(grid.affine), np.diag([-1, -1, 1])  # DICOM: left, posterior, superior
-    found, left_out = [], 0
-    for roi in dataset.ROIContourSequence or []:
+    found = []
+    for roi in _regions(dataset):
         for one in roi.get("ContourSequence") or []:
-            if one.get("ContourGeometricType") not in _AREAS:
-                left_out += 1
+            if not _has_area(one):
                 continue
             given = one.get_item(_CONTOUR_DATA).value  # bytes: pydicom would create an object for each number
             numbers = given.strip(b" \0").split(b"\\") if isinstance(given, bytes) else given
@@ -152,7 +179,7 @@ def _contours(dataset: Any, grid: Grid) -> tuple[list[_Contour], int]:
                 raise ValueError("the points are not finite numbers")
             voxels = points @ (inverse[:3, :3] @ flip).T + inverse[:3, 3]
             found.append(_Contour(int(roi.ReferencedROINumber), voxels))
-    return found, left_out
+    return found
 
 
 def _slice_axis(contours: list[_Contour]) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from atrous.data.dataset import Dataset, Item
 from atrous.data.input_files import InputFiles
 from atrous.data.volumes.contrast_files import exists, stored_files
-from atrous.data.volumes.dicom_labels import is_rt_struct, label_file
+from atrous.data.volumes.dicom_labels import label_file, label_notes
 from atrous.data.volumes.grid import check_same_grid
 from atrous.data.volumes.nifti import nifti_notes
 from atrous.data.volumes.read_volume import volume_shape
@@ -24,9 +24,9 @@ from atrous.data.volumes.slices import (
     pictures_of,
     slice_place,
 )
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, counted
 
-#: Largest number of volumes whose notes are listed.
+#: Largest number of notes of one kind that are listed.
 MOST_NOTES = 5
 
 
@@ -47,19 +47,26 @@ def with_slices(dataset: Dataset, planes: tuple[str, ...], slices: int | None) -
         return dataset
     image = input_of_slices(dataset, planes, slices)
     found: dict[Item, tuple[Item, ...]] = {}
+    of_masks: list[str] = []
 
     def sliced(part: Iterable[Item]) -> tuple[Item, ...]:
         for item in part:
             if item not in found:
                 found[item] = _slices_of(item, image.planes)
+                of_masks.extend(_check_mask(item))
         return tuple(one for item in part for one in found[item])
 
     splits = {name: sliced(part) for name, part in dataset.splits.items()}
+    unlisted = sliced(dataset.unlisted)
     volumes = [item.image for item in found if is_volume(item.image) and exists(item.image)]
     files = dict.fromkeys(file for volume in volumes for file in stored_files(volume))
-    notes = first_notes([note for file in files for note in nifti_notes(file)])
+    of_scans = [note for file in files for note in nifti_notes(file)]
     return replace(
-        dataset, notes=(*dataset.notes, *notes), splits=splits, unlisted=sliced(dataset.unlisted), inputs=(image,)
+        dataset,
+        notes=(*dataset.notes, *first_notes(of_scans), *first_notes(of_masks)),
+        splits=splits,
+        unlisted=unlisted,
+        inputs=(image,),
     )
 
 
@@ -85,6 +92,7 @@ def without_unfit_volumes(dataset: Dataset) -> Dataset:
 def _is_fit(item: Item) -> bool:
     try:
         _slices_of(item, ("axial",))
+        _check_mask(item)
     except AtrousError:
         return False
     return True
@@ -167,30 +175,38 @@ def volume_labels(dataset: Dataset, mask: Path, scan: Path, shape: tuple[int, in
 
 
 def first_notes(notes: Sequence[str]) -> tuple[str, ...]:
-    """Returns the first notes on volumes, and the number of the others.
+    """Returns the first notes on files, and the number of the others.
 
     Args:
-        notes: notes, such as those of `nifti_notes`, of all volumes.
+        notes: notes of one kind, such as those of `nifti_notes` on all volumes.
     """
     if len(notes) <= MOST_NOTES:
         return tuple(notes)
-    return (*notes[:MOST_NOTES], f"{len(notes) - MOST_NOTES} more volumes have such positions.")
+    return (*notes[:MOST_NOTES], f"{counted(len(notes) - MOST_NOTES, 'more note')} like these.")
+
+
+def _is_missing(item: Item) -> bool:
+    return bool(item.listed) and not exists(item.image)
+
+
+def _check_mask(item: Item) -> tuple[str, ...]:
+    """Checks the header of a volume's mask, and returns sentences for the user about what is not read from it."""
+    if item.mask is None or _is_missing(item):
+        return ()
+    if is_dicom_label(item.mask):  # it is read on the grid of the scan, which checks the positions
+        return label_notes(label_file(item.mask))
+    mask_grid, values = volume_shape(item.mask)
+    check_same_grid(volume_shape(item.image)[0], mask_grid, str(item.image), str(item.mask))
+    if values != 1:
+        raise AtrousError(f"{item.mask}: a mask has one value per voxel, and the file has {values}: store one.")
+    return ()
 
 
 def _slices_of(item: Item, planes: tuple[str, ...]) -> tuple[Item, ...]:
     """Returns the items of a volume's slices; a volume that a list names and that is missing stays one item."""
-    if item.listed and not exists(item.image):
+    if _is_missing(item):
         return (item,)
     grid, _ = volume_shape(item.image)
-    if item.mask is not None and is_dicom_label(item.mask):
-        is_rt_struct(
-            label_file(item.mask)
-        )  # raises an error for other files; the mask is read on the grid of the scan, which checks the positions
-    elif item.mask is not None:
-        mask_grid, values = volume_shape(item.mask)
-        check_same_grid(grid, mask_grid, str(item.image), str(item.mask))
-        if values != 1:
-            raise AtrousError(f"{item.mask}: a mask has one value per voxel, and the file has {values}: store one.")
     places = [(plane, index) for plane in planes for index in range(grid.shape[AXES[plane]])]
     return tuple(
         replace(

@@ -11,13 +11,15 @@ import atrous
 from atrous.commands.doctor import doctor
 from atrous.commands.evaluate import evaluate
 from atrous.data.doctor.examine import examine
-from atrous.data.mask_value_map import ClassTable
-from atrous.data.open_dataset import open_dataset
-from atrous.data.volumes.dicom_labels import read_mask_volume
-from atrous.data.volumes.dicom_seg_read import read_dicom_seg
+from atrous.data.mask_value_map import BACKGROUND_NAMES, ClassTable
+from atrous.data.open_dataset import open_dataset, open_whole
+from atrous.data.volume_items import without_unfit_volumes
+from atrous.data.volumes.dicom_labels import class_values, read_mask_volume
+from atrous.data.volumes.dicom_seg_read import read_dicom_seg, seg_segments
 from atrous.data.volumes.dicom_seg_write import write_dicom_seg
 from atrous.data.volumes.dicom_series import read_series
 from atrous.data.volumes.nifti import write_nifti_on_grid
+from atrous.data.volumes.segments import Segment
 from atrous.errors import AtrousError
 from atrous.learning.fit import fit
 from atrous.learning.recipe import to_recipe
@@ -69,8 +71,14 @@ def test_a_folder_with_one_file_is_a_mask(root):
     expected = labels(open_dataset(root), "case_01")
     (root / "masks/case_01").mkdir()
     shutil.move(root / "masks/case_01.dcm", root / "masks/case_01/1.2.840")
-    np.testing.assert_array_equal(labels(open_dataset(root), "case_01"), expected)
-    shutil.copy(root / "masks/case_01/1.2.840", root / "masks/case_01/other.dcm")
+    dataset = open_dataset(root)
+    np.testing.assert_array_equal(labels(dataset, "case_01"), expected)
+    file = pydicom.dcmread(root / "masks/case_01/1.2.840")
+    file.SegmentSequence[0].SegmentLabel = "spleen"
+    (root / "masks/case_01/1.2.840").unlink()
+    file.save_as(root / "masks/case_01/renamed")
+    np.testing.assert_array_equal(labels(dataset, "case_01") == 1, expected == 2)  # a changed folder is read again
+    shutil.copy(root / "masks/case_01/renamed", root / "masks/case_01/other.dcm")
     with pytest.raises(AtrousError, match=r"case_01: a folder in the place of a mask must have one .* it has 2 files"):
         open_dataset(root)
 
@@ -88,14 +96,24 @@ def test_an_rt_struct_is_a_mask(root):
     np.testing.assert_array_equal(labels(dataset, "case_01"), labels(dataset, "case_02"))
 
 
-def test_without_names_the_numbers_are_the_values_and_a_note_states_it(root):
-    (root / "classes.yaml").write_text("classes: [{name: background}, {name: organ}, {name: other}]\n")
-    one = labels(open_dataset(root), "case_01")
-    assert set(np.unique(one)) == {0, 1, 255}
-    notes = [note for note in examine(root).notes if "the numbers of the segments are the values" in note]
-    assert len(notes) == 1 and notes[0].startswith(
-        "case_01.dcm: no segment has the name or the code of a class (Liver)"
+@pytest.mark.parametrize("raw", ["", ", raw: 1"])
+def test_segments_of_no_class_are_refused_whatever_their_numbers(root, raw):
+    (root / "classes.yaml").write_text(f"classes: [{{name: background}}, {{name: kidney{raw}}}, {{name: other}}]\n")
+    with pytest.raises(AtrousError, match=r"case_01.dcm: these segments belong to no class: Liver\."):
+        labels(open_dataset(root), "case_01")  # the liver has the number 1, which is the value of kidney
+    assert any("belong to no class: Liver" in one for finding in examine(root).errors for one in finding.examples)
+    scan = read_series(root / "images/case_01")
+    truth = np.zeros(scan.grid.shape, bool)
+    truth[150:170, 150:170] = True
+    write(root / "masks/case_01.dcm", scan.stored, {"Kidney_L": contours_of(scan.change.from_ras(truth))})
+    (root / "classes.yaml").write_text(
+        f"classes: [{{name: background}}, {{name: kidney, raw: 11}}{raw and ', {name: b}'}]"
     )
+    with pytest.raises(AtrousError, match="belong to no class: Kidney_L"):
+        labels(open_dataset(root), "case_01")
+    segments = {1: Segment("kidney"), 2: Segment("")}
+    with pytest.raises(AtrousError, match=r"number 2 without a name\. .* Name the others in the program"):
+        class_values(root, segments, ClassTable.from_yaml(root / "classes.yaml"))
 
 
 def test_some_segments_without_a_class_are_refused_and_can_be_given_to_the_background(root):
@@ -135,8 +153,38 @@ def test_overlaps_are_refused_unless_the_later_class_wins(root):
     assert ClassTable.from_yaml(root / "classes.yaml").segments == ((), ("tumour",))
 
 
+@pytest.mark.parametrize("numbers", [(11, 12), (12, 11)])
+@pytest.mark.parametrize("later", ["tumour", "cyst"])
+def test_the_later_class_wins_also_between_segments_of_one_name(root, numbers, later):
+    scan = read_series(root / "images/case_01")
+    large = np.zeros(scan.grid.shape, bool)
+    large[150:350, 150:300], small = True, np.zeros_like(large)
+    small[200:210, 200:210] = True
+    masks = dict(zip(numbers, (large, small), strict=True))
+    regions = {str(number): contours_of(scan.change.from_ras(masks[number])) for number in sorted(masks)}
+    path = write(root / "masks/case_01.dcm", scan.stored, regions, code=("SCT", "1", "Tumour"))
+    file = pydicom.dcmread(path)
+    for described, observed in zip(file.StructureSetROISequence, file.RTROIObservationsSequence, strict=True):
+        described.ROIName = "Mass"
+        if described.ROINumber == numbers[1]:
+            observed.RTROIIdentificationCodeSequence[0].CodeValue = "2"
+    file.save_as(path)
+    rows = {name: f"{{name: {name}, code: [SCT, '{code}', Mass]}}" for code, name in ((1, "tumour"), (2, "cyst"))}
+    first = next(name for name in rows if name != later)
+    (root / "classes.yaml").write_text(
+        f"overlap: last\nclasses: [{{name: background}}, {rows[first]}, {rows[later]}]\n"
+    )
+    found = labels(open_dataset(root), "case_01")
+    winner, loser = (large, small) if later == "tumour" else (small, large)
+    assert [(found == index).sum() for index in (1, 2)] == [(loser & ~winner).sum(), winner.sum()]
+
+
 def test_a_mask_of_another_series_is_an_error_of_the_doctor(root, shared):
-    shutil.copy(shared / "data/dicom_seg/highdicom_seg_image_ct_binary.dcm", root / "masks/case_01.dcm")
+    other = shutil.copy(shared / "data/dicom_seg/highdicom_seg_image_ct_binary.dcm", root / "masks/case_01.dcm")
+    names = sorted({one.name for one in seg_segments(other).values()})
+    (root / "classes.yaml").write_text(
+        json.dumps({"classes": [{"name": "background"}, {"name": "a", "segments": names}]})
+    )
     assert any("grid of the scan" in one for finding in examine(root).errors for one in finding.examples)
     shutil.copy(shared / "data/dicom_seg/highdicom_ct_image.dcm", root / "masks/case_01.dcm")
     with pytest.raises(AtrousError, match="a DICOM file of a segmentation or RT-STRUCT"):
@@ -149,6 +197,63 @@ def test_the_doctor_proposes_the_names_of_segments(root):
     doctor(root, write_classes=True)
     table = ClassTable.from_yaml(root / "classes.yaml")
     assert table.names == ("background", "Liver") and table.raw == ((0,), (1,))
+
+
+def test_notes_on_masks_are_notes_of_the_dataset(root, monkeypatch):
+    file = pydicom.dcmread(root / "masks/case_01.dcm")
+    file.SegmentationType = "FRACTIONAL"
+    file.save_as(root / "masks/case_01.dcm")
+    (root / "masks/case_02.nii.gz").unlink()
+    scan = read_series(root / "images/case_02")
+    mask = np.zeros(scan.grid.shape, bool)
+    mask[150:160, 150:160] = True
+    path = write(root / "masks/case_02.dcm", scan.stored, {"liver": contours_of(scan.change.from_ras(mask))})
+    file = pydicom.dcmread(path)
+    file.ROIContourSequence[0].ContourSequence[1].ContourGeometricType = "OPEN_PLANAR"
+    file.save_as(path)
+    expected = [
+        "case_01.dcm contains fractions: voxels of at least 50% belong to a segment.",
+        "case_02.dcm: 1 contour without an area (points or open lines) is not read.",
+    ]
+    for found in (open_dataset(root).notes, examine(root).notes):
+        assert sorted(note for note in found if ".dcm" in note) == expected
+    monkeypatch.setattr("atrous.data.volume_items.MOST_NOTES", 1)
+    for found in (open_dataset(root, planes=("axial", "coronal")).notes, examine(root).notes):
+        assert len({*expected, "1 more note like these."} & {*found}) == 2
+    path.write_bytes(path.read_bytes()[:200])  # a damaged file is left out of the pictures of the doctor
+    with pytest.raises(AtrousError, match=r"case_02\.dcm"):
+        open_dataset(root)
+    remaining = without_unfit_volumes(open_whole(root))
+    assert [item.name for part in remaining.splits.values() for item in part] == ["case_01"]
+
+
+@pytest.mark.parametrize(
+    "names", [("BG", "Liver"), ("Background ", "bg", "liver", "Liver"), ("???", "BACKGROUND", "1", "yes: no")]
+)
+def test_the_proposed_table_fits_the_masks_that_it_was_made_from(root, names):
+    (root / "classes.yaml").unlink()
+    (root / "masks/case_02.nii.gz").unlink()
+    scan = read_series(root / "images/case_01")
+    regions = {}
+    for index, name in enumerate(names):
+        mask = np.zeros(scan.grid.shape, bool)
+        mask[150 + 10 * index : 160 + 10 * index, 150:160] = True
+        regions[name] = contours_of(scan.change.from_ras(mask))
+    write(root / "masks/case_01.dcm", scan.stored, regions)
+    mask = np.zeros(scan.grid.shape, bool)
+    mask[150:160, 150:160] = True
+    overlapping = dict.fromkeys(("only here", "bg2"), contours_of(scan.change.from_ras(mask)))
+    write(root / "masks/case_02.dcm", scan.stored, overlapping)  # its segments cannot be read together
+    proposed = examine(root).proposed_classes
+    assert proposed is not None
+    proposed.to_yaml(root / "classes.yaml")
+    found = labels(open_dataset(root), "case_01")
+    kept = sorted(name for name in names if name.strip().lower() not in BACKGROUND_NAMES)
+    assert proposed.names == ("background", *sorted((*kept, "only here", "bg2")))
+    for index, name in enumerate(proposed.names[1:], 1):
+        assert (found == index).sum() == (300 if name in kept else 0), name
+    with pytest.raises(AtrousError, match="overlap"):  # not "belong to no class"
+        labels(open_dataset(root), "case_02")
 
 
 def test_a_model_is_trained_and_measured_on_dicom_labels(root, tmp_path):

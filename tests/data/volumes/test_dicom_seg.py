@@ -11,8 +11,9 @@ from atrous.data.mask_value_map import ClassTable
 from atrous.data.volumes.dicom_seg_read import read_dicom_seg
 from atrous.data.volumes.dicom_seg_write import check_classes, check_sources, write_dicom_seg
 from atrous.data.volumes.dicom_series import read_series, series_headers
-from atrous.data.volumes.grid import check_same_grid
+from atrous.data.volumes.grid import Grid, check_same_grid
 from atrous.data.volumes.nifti import read_nifti
+from atrous.data.volumes.segments import SegmentValues
 from atrous.errors import AtrousError
 from atrous.software_tag import is_sealed
 
@@ -266,7 +267,7 @@ def test_segmentations_of_other_programs_are_read(shared):
     fractions = pydicom.dcmread(folder / "highdicom_seg_image_ct_true_fractional.dcm")
     assert found.volume.values.sum() == (fractions.pixel_array >= 127.5).sum() > 0
     assert found.volume.notes == (
-        "highdicom_seg_image_ct_true_fractional.dcm holds fractions: voxels of at least 50% belong to a segment.",
+        "highdicom_seg_image_ct_true_fractional.dcm contains fractions: voxels of at least 50% belong to a segment.",
     )
     for name in ("control", "control_labelmap"):
         with pytest.raises(AtrousError, match="slide microscopy"):
@@ -297,22 +298,47 @@ def test_overlapping_segments_need_an_order(shared):
         read_dicom_seg(path, order=("PINK",))
 
 
-def test_a_label_map_is_read(series, tmp_path):
-    folder = series()
+def with_highdicom(path, folder, volume, labels, kind):
+    """Writes labels 1 to 3 as a segmentation by highdicom."""
     headers, frames, _ = series_headers(folder)
-    volume = read_series(folder)
-    labels = random_labels(volume.grid.shape)
-    labels[labels == 255] = 0
     sources = [headers[file] for file, _ in frames]
     parts = highdicom.seg.SegmentDescription
     tissue = highdicom.sr.CodedConcept("85756007", "SCT", "Tissue")
     described = [parts(number, f"part {number}", tissue, tissue, "MANUAL") for number in (1, 2, 3)]
     found = highdicom.seg.Segmentation(
-        *(sources, volume.change.from_ras(labels).T, "LABELMAP", described, highdicom.UID(), 1, highdicom.UID(), 1),
+        *(sources, volume.change.from_ras(labels).T, kind, described, highdicom.UID(), 1, highdicom.UID(), 1),
         *("someone", "model", "1", "1"),
     )
-    found.save_as(tmp_path / "map.dcm")
+    found.save_as(path)
+
+
+def test_a_label_map_is_read(series, tmp_path):
+    folder = series()
+    volume = read_series(folder)
+    labels = random_labels(volume.grid.shape)
+    labels[labels == 255] = 0
+    with_highdicom(tmp_path / "map.dcm", folder, volume, labels, "LABELMAP")
     np.testing.assert_array_equal(read_dicom_seg(tmp_path / "map.dcm").volume.values[..., 0], labels)
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+def test_segments_that_are_left_out_may_lie_beyond_the_scan(series, tmp_path, kind):
+    folder = series()
+    volume = read_series(folder)
+    labels = random_labels(volume.grid.shape)
+    labels[labels == 255] = 0
+    stored = volume.change.from_ras(labels)
+    stored[:, :, 3:][stored[:, :, 3:] != 2] = 0
+    labels = volume.change.to_ras(stored)
+    with_highdicom(tmp_path / "seg.dcm", folder, volume, labels, kind)
+    fewer = Grid((*volume.stored.shape[:2], 3), volume.stored.affine)  # only segment 2 is in the other slices
+    with pytest.raises(AtrousError, match="reaches beyond the grid of the scan"):
+        read_dicom_seg(tmp_path / "seg.dcm", fewer)
+    found = read_dicom_seg(tmp_path / "seg.dcm", fewer, choose=lambda _: SegmentValues({1: 7, 2: 0, 3: 8})).volume
+    expected = np.array([0, 7, 0, 8])[stored[:, :, :3]]
+    np.testing.assert_array_equal(found.change.from_ras(found.values)[..., 0], expected)
+    found = read_dicom_seg(tmp_path / "seg.dcm", fewer, choose=lambda given: SegmentValues(dict.fromkeys(given, 0)))
+    assert not found.volume.values.any()
 
 
 def test_damaged_files_are_refused(series, tmp_path):

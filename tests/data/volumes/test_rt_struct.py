@@ -10,6 +10,7 @@ from atrous.data.volumes.dicom_series import read_series
 from atrous.data.volumes.grid import Grid, reorientation
 from atrous.data.volumes.nifti import read_nifti
 from atrous.data.volumes.rt_struct import inside_polygons, read_rt_struct
+from atrous.data.volumes.segments import SegmentValues
 from atrous.errors import AtrousError
 
 pydicom = pytest.importorskip("pydicom")
@@ -115,11 +116,29 @@ def test_overlapping_regions_need_an_order(tmp_path):
     np.testing.assert_array_equal(found.values[..., 0], found.change.to_ras(np.where(part, 12, mask * 11)))
 
 
+def test_regions_that_are_left_out_may_lie_beyond_the_scan_and_between_its_slices(tmp_path):
+    grid = grid_of()
+    mask = blobs(grid.shape)
+    inside, couch = contours_of(mask), contours_of(blobs(grid.shape, 2))
+    # the couch is out of every picture, between the slices, and also drawn in another plane
+    couch = [
+        *(one + np.array([40, 0, 0.5]) for one in couch),
+        *(one[:, [2, 0, 1]] - np.array([0, 30, 0]) for one in couch),
+    ]
+    path = write(tmp_path / "rt.dcm", grid, {"Couch": couch, "liver": inside})
+    with pytest.raises(AtrousError, match="'Couch'"):
+        read_rt_struct(path, grid)
+    found = read_rt_struct(path, grid, choose=lambda _: SegmentValues({11: 0, 12: 3})).volume
+    np.testing.assert_array_equal(found.values[..., 0], found.change.to_ras(mask * 3))
+    found = read_rt_struct(path, grid, choose=lambda given: SegmentValues(dict.fromkeys(given, 0)))
+    assert not found.volume.values.any()
+
+
 def test_points_are_left_out_with_a_note(tmp_path):
     path = write(tmp_path / "rt.dcm", grid_of(), {"isocentre": [np.array([[3.0, 4, 2.4]])]}, kind="POINT")
     found = read_rt_struct(path, grid_of()).volume
     assert not found.values.any()
-    assert found.notes == ("rt.dcm: 1 contour without an area (points or open lines) are not read.",)
+    assert found.notes == ("rt.dcm: 1 contour without an area (points or open lines) is not read.",)
 
 
 def test_damaged_and_other_files_are_refused_without_the_name_of_the_patient(shared, tmp_path):

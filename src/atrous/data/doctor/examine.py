@@ -40,7 +40,7 @@ from atrous.data.mask_value_map import IGNORE_INDEX, UNKNOWN, ClassTable, Raw
 from atrous.data.open_dataset import open_whole
 from atrous.data.pixels import PictureKind
 from atrous.data.splits.split_names import canonical_split
-from atrous.data.volume_items import first_notes, holds_volumes, input_of_slices
+from atrous.data.volume_items import holds_volumes, input_of_slices
 from atrous.errors import AtrousError
 from atrous.input_spec import check_slices
 
@@ -165,7 +165,7 @@ def examine(
     if of_volumes := holds_volumes(dataset):
         dataset = replace(dataset, inputs=(input_of_slices(dataset, tuple(planes), slices),))
         pairs = survey_volumes(items, classes, progress)
-        dataset = replace(dataset, notes=(*dataset.notes, *first_notes(volume_notes(pairs))))
+        dataset = replace(dataset, notes=(*dataset.notes, *volume_notes(pairs)))
         kinds = {pair.item.image: pair.picture.kind for pair in pairs if pair.picture}
         channels = _channels(dataset, kinds, train, val, None)
     else:

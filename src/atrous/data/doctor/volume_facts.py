@@ -30,6 +30,7 @@ class VolumeFacts:
             front–back and head–foot; columns for the share on dark voxels, such as air, and the standard deviation of
             the intensities, as a share of their range. None without foreground, or if the shapes differ.
         segments: names of the segments of its mask; () for a mask in NIfTI.
+        mask_notes: sentences about what is not read from its mask in DICOM.
     """
 
     grid: Grid
@@ -38,6 +39,7 @@ class VolumeFacts:
     percentiles: np.ndarray
     fits: np.ndarray | None = None
     segments: tuple[str, ...] = ()
+    mask_notes: tuple[str, ...] = ()
 
 
 def intensities(values: np.ndarray) -> np.ndarray:

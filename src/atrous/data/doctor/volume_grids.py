@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import chain
 
 from atrous.data.dataset import Dataset
 from atrous.data.doctor.judge import SHOWN, Finding, shown
 from atrous.data.doctor.scan import Pair
+from atrous.data.volume_items import first_notes
 from atrous.data.volumes.grid import check_same_grid
 from atrous.errors import AtrousError, counted
 
@@ -70,10 +70,12 @@ def find_wrong_contrasts(
         )
 
 
-def volume_notes(pairs: list[Pair]) -> list[str]:
-    """Returns what the files of volumes leave open, such as their orientation.
+def volume_notes(pairs: list[Pair]) -> tuple[str, ...]:
+    """Returns the first notes on what the files of volumes and masks leave open, such as their orientation.
 
     Args:
         pairs: the volumes of a dataset, each once.
     """
-    return list(chain.from_iterable(pair.volume.notes for pair in pairs if pair.volume))
+    volumes = [pair.volume for pair in pairs if pair.volume]
+    of_scans = [note for one in volumes for note in one.notes]
+    return *first_notes(of_scans), *first_notes([note for one in volumes for note in one.mask_notes])

@@ -60,9 +60,9 @@ def _read_pair(item: Item, classes: ClassTable | None) -> Pair:
     if scan is None or valid is None:
         return Pair(item, None, mask, tuple(problems))
     facts = VolumeFacts(scan.grid, None if stored is None else stored.grid, scan.notes, intensities(scan.values))
-    if stored is not None and item.mask is not None and is_dicom_label(item.mask):
-        names = tuple(one.name for one in segments_of(label_file(item.mask)).values())
-        facts = replace(facts, notes=(*scan.notes, *stored.notes), segments=names)
+    if item.mask is not None and is_dicom_label(item.mask):
+        notes = () if stored is None else stored.notes
+        facts = replace(facts, mask_notes=notes, segments=_segment_names(item.mask))
     if mask is not None and labelled is not None and labelled.values.shape == valid.shape:
         fits = mask_fits(scan.values[..., 0], np.isin(labelled.values, _foreground(mask)))
         facts = replace(facts, fits=fits)
@@ -75,6 +75,14 @@ def _read(path: Path, problems: list[str], reader: Callable[[Path], Volume]) -> 
     except Exception as error:  # of a decoder, or no memory: one file must not end the examination
         problems.append(file_error(path, error))
         return None
+
+
+def _segment_names(mask: Path) -> tuple[str, ...]:
+    """Returns the names of a mask's segments, also if its voxels cannot be read, such as segments that overlap."""
+    try:
+        return tuple(one.name for one in segments_of(label_file(mask)).values())
+    except Exception:  # reading the mask reported the error
+        return ()
 
 
 def _mask_values(stored: Volume, path: Path) -> StoredMask:

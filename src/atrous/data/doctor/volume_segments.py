@@ -11,7 +11,8 @@ from atrous.data.mask_value_map import BACKGROUND_NAMES, MAX_CLASSES, ClassTable
 def proposal_of_segments(pairs: list[Pair]) -> Proposal | None:
     """Returns a class table with one class for each name of a segment.
 
-    Segments belong to classes by their names, so files may number their segments differently.
+    Segments belong to classes by their names, so files may number their segments differently. Other names of the
+    background, such as "BG", are listed as its segments.
 
     Args:
         pairs: the volumes of a dataset without a class table, each once.
@@ -19,12 +20,16 @@ def proposal_of_segments(pairs: list[Pair]) -> Proposal | None:
     Returns:
         The proposal; None if a mask is in NIfTI, if a segment has no name, or if there are too many names.
     """
-    of_masks = [pair.volume.segments for pair in pairs if pair.volume is not None and pair.mask is not None]
+    volumes = [(pair.volume.segments, pair.mask) for pair in pairs if pair.volume is not None]
+    of_masks = [names for names, mask in volumes if names or mask is not None]  # a mask that is not read may have names
     found = {name.strip() for names in of_masks for name in names}
     names = sorted(name for name in found if name.lower() not in BACKGROUND_NAMES)
     if not names or not all(of_masks) or "" in found or len(names) >= MAX_CLASSES:
         return None
     table = ("background", *names)
-    classes = ClassTable(table, default_colors(len(table)), tuple((index,) for index in range(len(table))))
+    beside = tuple(sorted(found - {*table}))
+    values = tuple((index,) for index in range(len(table)))
+    segments = (beside, *((),) * len(names)) if beside else ()
+    classes = ClassTable(table, default_colors(len(table)), values, segments=segments)
     about = "In the proposed table, each name of a segment is a class."
     return Proposal("none", f"The masks have {len(names)} different names of segments. {about}", classes, about)

@@ -7,14 +7,15 @@ or a folder with one file.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache, partial
 from pathlib import Path
 
 from atrous.data.mask_value_map import BACKGROUND_NAMES, ClassTable
 from atrous.data.volumes.dicom_files import one_file, read_dataset
-from atrous.data.volumes.dicom_seg_read import SEGMENTATIONS, read_dicom_seg, seg_segments
+from atrous.data.volumes.dicom_seg_read import SEGMENTATIONS, read_dicom_seg, seg_notes, seg_segments
 from atrous.data.volumes.read_volume import kept, read_volume, stamp, volume_shape
-from atrous.data.volumes.rt_struct import STRUCTURES, read_rt_struct, rt_segments
-from atrous.data.volumes.segments import Segment
+from atrous.data.volumes.rt_struct import STRUCTURES, read_rt_struct, rt_notes, rt_segments
+from atrous.data.volumes.segments import Segment, SegmentValues
 from atrous.data.volumes.slices import is_dicom_label
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError
@@ -35,17 +36,22 @@ def read_mask_volume(mask: Path, scan: Path, classes: ClassTable | None) -> Volu
         X×Y×Z×1 raw values of classes.
 
     Raises:
-        AtrousError: a file is missing or damaged; segments overlap or are not on the grid of the scan; or some segments
-            of a file belong to classes, and others to none.
+        AtrousError: a file is missing or damaged; segments overlap or are not on the grid of the scan; or a segment
+            belongs to no class.
     """
     if not is_dicom_label(mask):
         return read_volume(mask)
-    file = label_file(mask)
     try:
-        key = (str(file), *stamp(file), str(scan), *stamp(scan), repr(classes))
+        key = (str(mask), *stamp(mask), str(scan), *stamp(scan), _text_of(classes))
     except OSError as error:
         raise AtrousError(f"{error.filename}: no such file; the mask {mask} needs it.") from error
-    return kept(key, lambda: _read_labels(file, scan, classes))
+    return kept(key, lambda: _read_labels(label_file(mask), scan, classes))
+
+
+@lru_cache(maxsize=8)
+def _text_of(classes: ClassTable | None) -> str:
+    """Returns a text that differs for different class tables; it is computed once, because each slice needs it."""
+    return repr(classes)
 
 
 def label_file(path: Path) -> Path:
@@ -93,32 +99,32 @@ def segments_of(path: Path) -> dict[int, Segment]:
     Raises:
         AtrousError: as for `is_rt_struct`.
     """
-    if is_rt_struct(path):
-        return rt_segments(path)
-    return {number: one for number, one in seg_segments(path).items() if number != 0}
+    return rt_segments(path) if is_rt_struct(path) else seg_segments(path)
+
+
+def label_notes(path: Path) -> tuple[str, ...]:
+    """Returns sentences for the user about what is not read from a DICOM-SEG or RT-STRUCT file, from its header.
+
+    Args:
+        path: the file.
+
+    Raises:
+        AtrousError: as for `is_rt_struct`.
+    """
+    return rt_notes(path) if is_rt_struct(path) else seg_notes(path)
 
 
 def _read_labels(file: Path, scan: Path, classes: ClassTable | None) -> Volume:
-    segments, grid = segments_of(file), volume_shape(scan)[0]
-    values, notes, order = {number: number for number in segments}, (), []
-    if classes is not None:
-        values, notes = class_values(file, segments, classes)
-        if classes.overlap == "last":
-            place = {raw: index for index, row in enumerate(classes.raw) for raw in row}
-            numbers = sorted(segments, key=lambda number: -place.get(values[number], -1))
-            order = list(dict.fromkeys(segments[number].name for number in numbers))
+    choose = None if classes is None else partial(class_values, file, classes=classes)
     read = read_rt_struct if is_rt_struct(file) else read_dicom_seg
-    volume = read(file, grid, order, values).volume
-    return Volume(volume.values, volume.stored, (*notes, *volume.notes))
+    return read(file, volume_shape(scan)[0], choose=choose).volume
 
 
-def class_values(
-    path: Path, segments: Mapping[int, Segment], classes: ClassTable
-) -> tuple[dict[int, int], tuple[str, ...]]:
+def class_values(path: Path, segments: Mapping[int, Segment], classes: ClassTable) -> SegmentValues:
     """Returns the raw value of each segment.
 
-    A segment belongs to the class that lists its name under ``segments``, or has its name, or its code. If no segment
-    of a file belongs to a class, their numbers are the raw values, and a note states it.
+    A segment belongs to the class that lists its name under ``segments``, or has its name, or its code. A file with a
+    segment of no class is refused: the numbers of segments have no meaning beyond their file.
 
     Args:
         path: file of the segments, for messages.
@@ -126,36 +132,40 @@ def class_values(
         classes: class table of the dataset.
 
     Returns:
-        The raw values by number of the segment, and notes.
+        The raw values by number of the segment. With ``overlap: last``, all segments may overlap, and those of later
+        classes are more important.
 
     Raises:
-        AtrousError: some segments belong to a class and others to none; the class table lists colours; or a class
-            other than the background has the value 0, which is that of voxels of no segment.
+        AtrousError: a segment belongs to no class; the class table lists colours; or a class other than the background
+            has the value 0, which is that of voxels of no segment.
     """
     if classes.color_coded:
         raise AtrousError(f"{path}: segments have no colours: list numbers, or no raw values, in classes.yaml.")
-    indices = {number: _class_of(one, classes) for number, one in segments.items()}
-    lost = [segments[number].name or f"number {number}" for number, index in indices.items() if index is None]
-    if segments and len(lost) == len(segments):
-        note = (
-            f"{path.name}: no segment has the name or the code of a class ({_listed(lost)}), so the numbers of the "
-            "segments are the values of classes.yaml."
-        )
-        return {number: number for number in segments}, (note,)
+    indices, lost = {}, []
+    for number, one in segments.items():
+        index = _class_of(one, classes)
+        if index is None:
+            lost.append(one.name or f"number {number} without a name")
+        else:
+            indices[number] = index
     if lost:
-        raise AtrousError(
-            f"{path}: these segments belong to no class: {_listed(lost)}. List each under segments: of its class in "
-            "classes.yaml; those that are not needed under the class background."
+        unnamed = (
+            "" if all(one.name for one in segments.values()) else " Name the others in the program that drew them."
         )
-    values = {number: int(str(classes.raw[index][0])) for number, index in indices.items() if index is not None}
+        raise AtrousError(
+            f"{path}: these segments belong to no class: {_listed(lost)}. List each name under segments: of its class "
+            f"in classes.yaml; those that are not needed under the class background.{unnamed}"
+        )
+    values = {number: int(str(classes.raw[index][0])) for number, index in indices.items()}
     for number, index in indices.items():
-        name = classes.names[index] if index is not None else ""
+        name = classes.names[index]
         if values[number] == 0 and name.strip().lower() not in BACKGROUND_NAMES:
             raise AtrousError(
                 f"{path}: the class '{name}' has the value 0, which is that of voxels of no segment: add a class "
                 "background to classes.yaml, as the first one."
             )
-    return values, ()
+    order = sorted(indices, key=lambda number: -indices[number]) if classes.overlap == "last" else []
+    return SegmentValues(values, order)
 
 
 def _class_of(segment: Segment, classes: ClassTable) -> int | None:

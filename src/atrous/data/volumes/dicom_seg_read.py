@@ -6,7 +6,7 @@ Plane Position Sequence. Files usually have no frames for planes without a segme
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from atrous.data.volumes.dicom_files import MOST_FILES, damaged, one_file, promised_bytes, read_dataset
 from atrous.data.volumes.dicom_grid import MILLIMETRES, SHARE, slice_order
 from atrous.data.volumes.grid import SAME_GRID, Grid, in_words, reorientation
-from atrous.data.volumes.segments import Labels, Segment, Segmentation, code_of
+from atrous.data.volumes.segments import ChooseValues, Labels, Segment, Segmentation, code_of, own_numbers
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError
 
@@ -47,7 +47,7 @@ class _Plane:
 
 
 def read_dicom_seg(
-    path: Path, like: Grid | None = None, order: Sequence[str] = (), values: Mapping[int, int] | None = None
+    path: Path, like: Grid | None = None, order: Sequence[str] = (), choose: ChooseValues | None = None
 ) -> Segmentation:
     """Reads a DICOM-SEG file.
 
@@ -59,8 +59,7 @@ def read_dicom_seg(
             grid of the file, which begins and ends at its first and last plane.
         order: names of segments, the most important one first. Where segments of the order overlap, a voxel belongs to
             the first of them. Segments may only overlap if both are in the order.
-        values: value of each segment in the volume, by number; None for the numbers themselves. A segment of value 0
-            is left out. Segments of one value may overlap.
+        choose: returns the values of the segments, which it gets by number; None for the numbers and ``order``.
 
     Raises:
         AtrousError: pydicom is not installed, the file is missing, damaged or not a DICOM-SEG of a scan, segments
@@ -72,29 +71,34 @@ def read_dicom_seg(
         promised_bytes(dataset, path.stat().st_size)
         segments = _segments(dataset)
         planes = _planes(dataset)
+        notes = _notes(path, dataset)
     except AtrousError as error:
         raise AtrousError(f"{path}: {error}") from None
     except Exception as error:  # pydicom decodes a tag when it is read, and its errors quote bytes of the file
         raise damaged(path, 0, error) from None
     stored = _own_grid(path, planes, (int(dataset.Rows), int(dataset.Columns))) if like is None else like
     grid = reorientation(stored).ras_grid(stored)
-    labels = Labels(path, grid.shape, segments, order, values)
+    described = _foreground(segments)
+    chosen = own_numbers(path, described, order) if choose is None else choose(described)
+    labels = Labels(path, grid.shape, segments, chosen)
     for index in labels.sorted(plane.segment for plane in planes):
-        plane, pixels = planes[index], _pixels(path, dataset, index)
+        plane = planes[index]
+        if plane.segment in labels.left_out:
+            continue
+        pixels = _pixels(path, dataset, index)
         rows, columns = np.nonzero(pixels)
         numbers = pixels[rows, columns] if plane.segment == 0 else np.full(len(rows), plane.segment)
         if not set(np.unique(numbers).tolist()) <= segments.keys():
             raise AtrousError(f"{path}: frame {index + 1} has a segment that the file does not describe.")
-        labels.paint(_voxels(path, grid, plane.place, rows, columns), numbers)
-    notes = ()
-    if dataset.get("SegmentationType") == "FRACTIONAL":
-        notes = (f"{path.name} holds fractions: voxels of at least {THRESHOLD:.0%} belong to a segment.",)
+        kept = ~np.isin(numbers, labels.left_out)
+        if kept.any():
+            labels.paint(_voxels(path, grid, plane.place, rows[kept], columns[kept]), numbers[kept])
     names = {number: one.name for number, one in segments.items()}
     return Segmentation(Volume(labels.array[..., None], stored, notes), names)
 
 
 def seg_segments(path: Path) -> dict[int, Segment]:
-    """Returns the segments of a DICOM-SEG file by number, from its header.
+    """Returns the segments of a DICOM-SEG file by number, from its header, without the background of a label map.
 
     Args:
         path: the file.
@@ -104,9 +108,31 @@ def seg_segments(path: Path) -> dict[int, Segment]:
     """
     dataset = _opened(path, ["SOPClassUID", "SegmentSequence"])
     try:
-        return _segments(dataset)
+        return _foreground(_segments(dataset))
     except Exception as error:  # as in `read_dicom_seg`
         raise damaged(path, 0, error) from None
+
+
+def seg_notes(path: Path) -> tuple[str, ...]:
+    """Returns the notes of `read_dicom_seg` on a file: whether it contains fractions.
+
+    Args:
+        path: the file.
+
+    Raises:
+        AtrousError: as for `read_dicom_seg`.
+    """
+    dataset = _opened(path, ["SOPClassUID", "SegmentationType"])
+    try:
+        return _notes(path, dataset)
+    except Exception as error:  # as in `read_dicom_seg`
+        raise damaged(path, 0, error) from None
+
+
+def _notes(path: Path, dataset: Any) -> tuple[str, ...]:
+    if dataset.get("SegmentationType") != "FRACTIONAL":
+        return ()
+    return (f"{path.name} contains fractions: voxels of at least {THRESHOLD:.0%} belong to a segment.",)
 
 
 def _opened(path: Path, tags: list[str], *, pixels: bool = False) -> Any:
@@ -125,6 +151,11 @@ def _segments(dataset: Any) -> dict[int, Segment]:
         )
         for one in dataset.SegmentSequence
     }
+
+
+def _foreground(segments: dict[int, Segment]) -> dict[int, Segment]:
+    """Returns the segments without number 0, with which a label map may describe the voxels of no segment."""
+    return {number: one for number, one in segments.items() if number != 0}
 
 
 def _planes(dataset: Any) -> list[_Plane]:

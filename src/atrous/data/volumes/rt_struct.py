@@ -16,7 +16,7 @@ import numpy as np
 
 from atrous.data.volumes.dicom_files import damaged, one_file, read_dataset
 from atrous.data.volumes.grid import SAME_GRID, Grid, in_words, reorientation
-from atrous.data.volumes.segments import Labels, Segment, Segmentation, code_of
+from atrous.data.volumes.segments import ChooseValues, Labels, Segment, Segmentation, code_of, own_numbers
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError, counted
 
@@ -40,7 +40,7 @@ class _Contour:
 
 
 def read_rt_struct(
-    path: Path, grid: Grid, order: Sequence[str] = (), values: Mapping[int, int] | None = None
+    path: Path, grid: Grid, order: Sequence[str] = (), choose: ChooseValues | None = None
 ) -> Segmentation:
     """Reads the contours of an RT-STRUCT file onto a grid.
 
@@ -51,7 +51,8 @@ def read_rt_struct(
         path: the file.
         grid: grid of the scan, `Volume.stored` or `Volume.grid`.
         order: names of regions, the most important one first, as for `read_dicom_seg`.
-        values: value of each region in the volume, by ROI number, as for `read_dicom_seg`; None for the numbers.
+        choose: returns the values of the regions, which it gets by ROI number, without those that have no contour with
+            an area; None for the numbers and ``order``.
 
     Returns:
         The regions; the volume has the grid ``grid``.
@@ -64,25 +65,29 @@ def read_rt_struct(
     change = reorientation(grid)
     ras = change.ras_grid(grid)
     try:
-        segments = _segments(dataset)
-        contours, left_out = _contours(dataset, ras)
+        segments, contours, notes = _segments(dataset), _contours(dataset, ras), _notes(path, dataset)
     except Exception as error:  # pydicom decodes a tag when it is read, and its errors quote bytes of the file
         raise damaged(path, 0, error) from None
     if any(one.region not in segments for one in contours):
         raise AtrousError(f"{path}: a contour belongs to a region that the file does not describe.")
+    chosen = own_numbers(path, segments, order) if choose is None else choose(_drawn(segments, contours))
+    labels = Labels(path, ras.shape, segments, chosen)
+    contours = [one for one in contours if one.region not in labels.left_out]
     axis = _slice_axis(contours)
     _check_places(path, ras, contours, segments, axis)
-    labels = Labels(path, ras.shape, segments, order, values)
     numbers = list(dict.fromkeys(one.region for one in contours))
     for index in labels.sorted(numbers):
         own = [one.points for one in contours if one.region == numbers[index]]
         for voxels in _voxels(own, axis, ras.shape):
             labels.paint(voxels, np.full(voxels.shape[1], numbers[index]))
-    notes = ()
-    if left_out:
-        notes = (f"{path.name}: {counted(left_out, 'contour')} without an area (points or open lines) are not read.",)
     names = {number: one.name for number, one in segments.items()}
     return Segmentation(Volume(labels.array[..., None], grid, notes), names)
+
+
+def _drawn(segments: Mapping[int, Segment], contours: list[_Contour]) -> dict[int, Segment]:
+    """Returns the regions that have a contour with an area."""
+    regions = {one.region for one in contours}
+    return {number: one for number, one in segments.items() if number in regions}
 
 
 def rt_segments(path: Path) -> dict[int, Segment]:
@@ -98,10 +103,26 @@ def rt_segments(path: Path) -> dict[int, Segment]:
     try:
         drawn = {
             int(roi.ReferencedROINumber)
-            for roi in dataset.get("ROIContourSequence") or []
-            if any(one.get("ContourGeometricType") in _AREAS for one in roi.get("ContourSequence") or [])
+            for roi in _regions(dataset)
+            if any(map(_has_area, roi.get("ContourSequence") or []))
         }
         return {number: one for number, one in _segments(dataset).items() if number in drawn}
+    except Exception as error:  # as in `read_rt_struct`
+        raise damaged(path, 0, error) from None
+
+
+def rt_notes(path: Path) -> tuple[str, ...]:
+    """Returns the notes of `read_rt_struct` on a file: the number of contours that are not read.
+
+    Args:
+        path: the file.
+
+    Raises:
+        AtrousError: as for `read_rt_struct`.
+    """
+    dataset = _opened(path)
+    try:
+        return _notes(path, dataset)
     except Exception as error:  # as in `read_rt_struct`
         raise damaged(path, 0, error) from None
 
@@ -125,14 +146,29 @@ def _segments(dataset: Any) -> dict[int, Segment]:
     }
 
 
-def _contours(dataset: Any, grid: Grid) -> tuple[list[_Contour], int]:
-    """Returns the contours that enclose an area, and the number of the others."""
+def _notes(path: Path, dataset: Any) -> tuple[str, ...]:
+    left_out = sum(not _has_area(one) for roi in _regions(dataset) for one in roi.get("ContourSequence") or [])
+    if not left_out:
+        return ()
+    verb = "is" if left_out == 1 else "are"
+    return (f"{path.name}: {counted(left_out, 'contour')} without an area (points or open lines) {verb} not read.",)
+
+
+def _regions(dataset: Any) -> Any:
+    return dataset.get("ROIContourSequence") or []
+
+
+def _has_area(contour: Any) -> bool:
+    return contour.get("ContourGeometricType") in _AREAS
+
+
+def _contours(dataset: Any, grid: Grid) -> list[_Contour]:
+    """Returns the contours that enclose an area."""
     inverse, flip = np.linalg.inv(grid.affine), np.diag([-1, -1, 1])  # DICOM: left, posterior, superior
-    found, left_out = [], 0
-    for roi in dataset.ROIContourSequence or []:
+    found = []
+    for roi in _regions(dataset):
         for one in roi.get("ContourSequence") or []:
-            if one.get("ContourGeometricType") not in _AREAS:
-                left_out += 1
+            if not _has_area(one):
                 continue
             given = one.get_item(_CONTOUR_DATA).value  # bytes: pydicom would create an object for each number
             numbers = given.strip(b" \0").split(b"\\") if isinstance(given, bytes) else given
@@ -143,7 +179,7 @@ def _contours(dataset: Any, grid: Grid) -> tuple[list[_Contour], int]:
                 raise ValueError("the points are not finite numbers")
             voxels = points @ (inverse[:3, :3] @ flip).T + inverse[:3, 3]
             found.append(_Contour(int(roi.ReferencedROINumber), voxels))
-    return found, left_out
+    return found
 
 
 def _slice_axis(contours: list[_Contour]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +45,42 @@ class Segmentation:
     names: dict[int, str]
 
 
+class SegmentValues(NamedTuple):
+    """The values of segments in a volume, and which segments may overlap.
+
+    Attributes:
+        values: value of each segment by its number. A segment of value 0 is left out. Segments of one value may
+            overlap.
+        order: numbers of the segments that may overlap, the most important one first.
+    """
+
+    values: Mapping[int, int]
+    order: Sequence[int] = ()
+
+
+#: Returns the values of segments, which it gets by number.
+ChooseValues = Callable[[Mapping[int, Segment]], SegmentValues]
+
+
+def own_numbers(path: Path, segments: Mapping[int, Segment], order: Sequence[str] = ()) -> SegmentValues:
+    """Returns the numbers of segments as their values.
+
+    Args:
+        path: file of the segments, for messages.
+        segments: the segments by number.
+        order: names of segments that may overlap, the most important one first. Of segments with one name, the first
+            one in the file is the most important.
+
+    Raises:
+        AtrousError: a name of the order is unknown.
+    """
+    names = [one.name for one in segments.values()]
+    if unknown := [name for name in order if name not in names]:
+        raise AtrousError(f"{path}: there is no segment {unknown[0]!r}. There are: {', '.join(names)}.")
+    numbers = [number for name in order for number, one in segments.items() if one.name == name]
+    return SegmentValues({number: number for number in segments}, numbers)
+
+
 class Labels:
     """The values of segments on a grid, painted one part of a segment after the other.
 
@@ -52,36 +88,26 @@ class Labels:
         path: file of the segments, for messages.
         shape: number of voxels along each axis.
         segments: the segments by number.
-        order: names of segments, the most important one first, as for `read_dicom_seg`.
-        values: value of each segment in the volume, by number; None for the numbers themselves. A segment of value 0
-            is not painted. Segments of one value may overlap.
+        chosen: values and order of the segments.
 
     Attributes:
         array: X×Y×Z values.
-
-    Raises:
-        AtrousError: a name of the order is unknown.
+        left_out: numbers of the segments of value 0. Their parts must not be painted, and need not be on the grid.
     """
 
     def __init__(
-        self,
-        path: Path,
-        shape: tuple[int, int, int],
-        segments: Mapping[int, Segment],
-        order: Sequence[str],
-        values: Mapping[int, int] | None,
+        self, path: Path, shape: tuple[int, int, int], segments: Mapping[int, Segment], chosen: SegmentValues
     ) -> None:
-        names = [one.name for one in segments.values()]
-        if unknown := [name for name in order if name not in names]:
-            raise AtrousError(f"{path}: there is no segment {unknown[0]!r}. There are: {', '.join(names)}.")
-        self._path, self._order, self._segments = path, list(order), segments
-        self._values = {number: number for number in segments} if values is None else dict(values)
+        self._path, self._segments = path, segments
+        self._values = chosen.values
+        self.left_out = [number for number, value in chosen.values.items() if value == 0]
+        self._ranks = {number: rank for rank, number in enumerate(dict.fromkeys(chosen.order))}
         used = [0, *self._values.values()]
         self.array = np.zeros(shape, np.result_type(*map(np.min_scalar_type, (min(used), max(used)))))
 
     def sorted(self, numbers: Iterable[int]) -> list[int]:
         """Returns the indices of parts, by the numbers of their segments, in the order in which they are painted."""
-        ranks = [self._rank(number) for number in numbers]
+        ranks = [self._ranks.get(number, len(self._ranks)) for number in numbers]
         return sorted(range(len(ranks)), key=lambda one: -ranks[one])
 
     def paint(self, voxels: np.ndarray, numbers: np.ndarray) -> None:
@@ -89,7 +115,7 @@ class Labels:
 
         Args:
             voxels: 3×N indices of different voxels.
-            numbers: N numbers of segments.
+            numbers: N numbers of segments, none of them left out.
 
         Raises:
             AtrousError: a voxel belongs to another segment, and not both segments are in the order; the message names
@@ -99,7 +125,6 @@ class Labels:
         values = np.zeros(len(numbers), self.array.dtype)
         for number in found:
             values[numbers == number] = self._values[number]
-        voxels, values = voxels[:, values != 0], values[values != 0]
         before = self.array[tuple(voxels)]
         taken = (before != 0) & (before != values)
         for one, other in np.unique(np.stack([before[taken], values[taken]]), axis=1).T.tolist():
@@ -111,16 +136,11 @@ class Labels:
                 )
         self.array[tuple(voxels)] = values
 
-    def _rank(self, number: int) -> int:
-        """Returns the place of a segment in the order; 0 is the most important."""
-        name = self._segments[number].name if number in self._segments else None
-        return self._order.index(name) if name in self._order else len(self._order)
-
     def _of_value(self, value: int) -> list[int]:
         return [number for number, one in self._values.items() if one == value]
 
     def _is_ordered(self, value: int) -> bool:
-        return all(self._segments[number].name in self._order for number in self._of_value(value))
+        return all(number in self._ranks for number in self._of_value(value))
 
     def _named(self, value: int) -> str:
         return " or ".join(f"{number} ({self._segments[number].name})" for number in self._of_value(value)[:3])

@@ -126,6 +126,13 @@ def test_large_volumes_are_thinned(run, monkeypatch, tmp_path):
     assert html.count("one of each") == 2 and len(html) < 600_000
 
 
+def test_series_in_folders_with_a_dot_have_their_own_names(tmp_path):
+    folders = [tmp_path / f"LIDC.{number:04d}" for number in (1, 2)]
+    for folder in folders:
+        folder.mkdir()
+    assert [module.case_name({"volume": str(folder)}) for folder in folders] == ["LIDC.0001", "LIDC.0002"]
+
+
 def test_the_thickest_error_is_not_the_longest():
     wrong = np.zeros((20, 20, 10), bool)
     wrong[:, 0] = True  # a shell of one voxel

@@ -16,7 +16,7 @@ from atrous.commands._html_page import css_color
 from atrous.commands._recorded_options import measured_data, measured_model, measured_parts, measured_spec
 from atrous.console import note, progress_bar
 from atrous.data.mask_value_map import IGNORE_INDEX
-from atrous.data.volumes.slices import AXES, pictures_of, volume_stem
+from atrous.data.volumes.slices import AXES, pictures_of, volume_name
 from atrous.data.volumes.volume_view import LETTERS, Box, VolumeView, view_of
 from atrous.errors import AtrousError
 from atrous.run_folder import Record, Run, is_finite
@@ -113,8 +113,8 @@ def words_of(interval: Sequence[float], form: str) -> str:
 
 
 def case_name(case: Record) -> str:
-    """Returns the name of a volume: its file name without suffix."""
-    return volume_stem(Path(case["volume"]))
+    """Returns the name of a volume: its file name without suffix, or the name of its DICOM series."""
+    return volume_name(Path(case["volume"]))
 
 
 def dice_of(case: Record, name: str) -> float | None:

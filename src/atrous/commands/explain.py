@@ -29,7 +29,7 @@ from atrous.data.class_colors import color_table
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.input_files import SceneFiles, input_folders
 from atrous.data.mask_value_map import IGNORE_INDEX
-from atrous.data.volumes.slices import file_of_picture, volume_stem
+from atrous.data.volumes.slices import file_of_picture, volume_name
 from atrous.device import pick_device
 from atrous.errors import AtrousError, SomeInputsFailed, counted, unknown_name
 from atrous.explaining.explanation import ClassSeen, Explanation, PartSeen, explain_picture
@@ -126,7 +126,7 @@ def explain(
         raise AtrousError(
             f"one page explains at most {MOST_PICTURES} pictures, got {len(pictures)}: give fewer pictures."
         )
-    folders = [out / f"{number:02}_{volume_stem(path)}" for number, path in enumerate(pictures, 1)]
+    folders = [out / f"{number:02}_{volume_name(path)}" for number, path in enumerate(pictures, 1)]
     check_outputs(
         "explain",
         [page_output("out", out / "explanation.html"), *_pictures_in(folders, out)],

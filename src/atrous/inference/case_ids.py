@@ -12,17 +12,23 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from atrous.atomic_write import atomic_path
 from atrous.data.text_files import read_text_file
-from atrous.data.volumes.series_places import chosen_series, is_series, series_name
-from atrous.data.volumes.slices import is_volume_place, volume_stem
+from atrous.data.volumes.contrast_files import contrast_file, is_place_of_contrasts, stored_files
+from atrous.data.volumes.series_places import chosen_series
+from atrous.data.volumes.slices import is_volume_place, volume_name
 from atrous.errors import AtrousError, counted
 from atrous.file_lock import lock_file
 from atrous.paths import Place
 
 _COLUMNS = ["case_id", "volume"]
 _ID = re.compile(r"case_(\d{4,9})")
+#: Names of folders that may be words or numbers of a message, such as "scan", "CT", "DICOM", "1" and "2024".
+_ORDINARY = re.compile(r".{1,3}|[0-9]{4,5}|[a-z]+|[A-Z]+")
+#: How a message goes on that begins with a name.
+_VERBS = r" (?:is|was|has|holds|contains|does|cannot)\b"
 
 
 def case_ids_of(table: Path, volumes: Sequence[Place]) -> dict[Place, str]:
@@ -33,7 +39,8 @@ def case_ids_of(table: Path, volumes: Sequence[Place]) -> dict[Place, str]:
         volumes: places of volumes.
 
     Returns:
-        Place of each volume → its id, such as "case_0001".
+        Full path of each volume → its id, such as "case_0001". Of several paths of one volume, such as a link to it,
+        only the first is there.
 
     Raises:
         AtrousError: the table is no table of case ids, or an input is not a volume on this machine.
@@ -45,14 +52,14 @@ def case_ids_of(table: Path, volumes: Sequence[Place]) -> dict[Place, str]:
         )
     known = _read(table)
     number = max((int(one.removeprefix("case_")) for one in known.values()), default=0)
-    found: dict[Place, str] = {}
+    found: dict[str, Place] = {}
     for place in volumes:
         key = _key(Path(place))
         if key not in known:
             number += 1
             known[key] = f"case_{number:04d}"
-        found[place] = known[key]
-    return found
+        found.setdefault(known[key], Path(place).absolute())
+    return {place: one for one, place in found.items()}
 
 
 def write_case_ids(table: Path, ids: Mapping[Place, str]) -> None:
@@ -60,7 +67,7 @@ def write_case_ids(table: Path, ids: Mapping[Place, str]) -> None:
 
     Args:
         table: the table, created if missing.
-        ids: result of `case_ids`.
+        ids: result of `case_ids_of`.
 
     Raises:
         AtrousError: another process has written the table meanwhile, or it cannot be written.
@@ -86,20 +93,21 @@ def write_case_ids(table: Path, ids: Mapping[Place, str]) -> None:
         raise AtrousError(f"{table}: the table of case ids cannot be written ({error.strerror or error}).") from error
 
 
-def without_names(text: str, volume: Path, name: str) -> str:
-    """Returns a text in which the id of a volume stands for its path, its file name and its name.
+def without_names(text: str, ids: Mapping[Place, str]) -> str:
+    """Returns a text in which the ids of volumes stand for their paths, their file names and their names.
+
+    Names that may be ordinary words or numbers, such as ``scan`` or ``1``, are replaced only if they are part of a
+    path, are in quotes, or begin the text.
 
     Args:
-        text: message about the volume.
-        volume: place of the volume.
-        name: its id.
+        text: message about the volumes.
+        ids: result of `case_ids_of`.
     """
-    folder = chosen_series(volume)[0]
-    paths = {volume, folder, volume.resolve(), folder.resolve()}
-    stem = series_name(volume) if is_series(volume) else volume_stem(volume)
-    forms = {*map(str, paths), *(one.name for one in paths), stem} - {""}
-    either = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
-    return re.sub(rf"(?<!\w)(?:{either})(?!\w)", name, text)
+    forms = [form for place, one in ids.items() for form in _forms(Path(place), one)]
+    forms.sort(key=lambda form: len(form.name), reverse=True)  # the first form that matches is taken
+    if not forms:
+        return text
+    return re.sub("|".join(f"({one.pattern})" for one in forms), lambda found: forms[found.lastindex - 1].new, text)
 
 
 @contextmanager
@@ -107,15 +115,44 @@ def named_by_ids(ids: Mapping[Place, str]) -> Iterator[None]:
     """Replaces the names of volumes in an error's message by their ids.
 
     Args:
-        ids: result of `case_ids`.
+        ids: result of `case_ids_of`.
     """
     try:
         yield
     except AtrousError as error:
-        text = str(error)
-        for place, one in ids.items():
-            text = without_names(text, Path(place), one)
-        raise AtrousError(text) from None
+        raise AtrousError(without_names(str(error), ids)) from None
+
+
+class _Form(NamedTuple):
+    """A name of a volume in messages: its regular expression, and the text that stands for it."""
+
+    name: str
+    pattern: str
+    new: str
+
+
+def _forms(volume: Path, new: str) -> Iterator[_Form]:
+    """Yields the names of a volume: its paths, its file names, and its name without a suffix."""
+    places = {volume, chosen_series(volume)[0]}
+    if is_place_of_contrasts(volume):
+        stem, ending = volume_name(volume), contrast_file(volume, 0).name[len(volume_name(volume)) :]
+        number = rf"(?=_[0-9]{{4}}{re.escape(ending.removeprefix('_0000'))}(?!\w))"  # a file that may be missing
+        for name in (*(str(one.with_name(stem)) for one in (volume, volume.resolve())), stem):
+            yield _Form(name, rf"(?<!\w){re.escape(name)}{number}", new)
+        for index, file in enumerate(stored_files(volume)):
+            if (target := file.resolve()).name != file.name:  # a link to a file of another name
+                yield from (_form(name, f"{new}_{index:04d}") for name in (str(target), target.name))
+    places |= {one.resolve() for one in places}
+    for name in {*map(str, places), *(one.name for one in places), volume_name(volume)} - {""}:
+        yield _form(name, new)
+
+
+def _form(name: str, new: str) -> _Form:
+    """Returns the form of a name that is replaced everywhere, or of an ordinary word or number only in a context."""
+    word = re.escape(name)
+    if not _ORDINARY.fullmatch(name):
+        return _Form(name, rf"(?<!\w){word}(?!\w)", new)
+    return _Form(name, rf"(?<=[/\\'\"]){word}(?!\w)|(?<!\w){word}(?=[/\\])|^{word}(?=:|{_VERBS})", new)
 
 
 def _key(volume: Path) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from atrous.console import note
 from atrous.data.remote.transfer import as_path, below, identity
-from atrous.data.volumes.series_places import chosen_series, is_series, series_name
-from atrous.data.volumes.slices import file_of_picture, is_volume_place, slice_place, volume_stem
+from atrous.data.volumes.series_places import chosen_series
+from atrous.data.volumes.slices import file_of_picture, is_volume_place, volume_name
 from atrous.errors import AtrousError, counted
 from atrous.paths import Place, shown_place
 
@@ -31,11 +31,11 @@ def mask_places(suffixes: Mapping[Place, str], out: Place) -> dict[Place, Place]
     Raises:
         AtrousError: a mask would overwrite its picture.
     """
-    stems = Counter(_stem(as_path(place)) for place in suffixes)
+    stems = Counter(volume_name(as_path(place)) for place in suffixes)
     targets, taken = {}, {identity(place) for place in suffixes}
     for place, suffix in suffixes.items():
         path = as_path(place)
-        stem = _stem(path)
+        stem = volume_name(path)
         name = stem if stems[stem] == 1 else _with_folder(path, stem)
         if identity(below(out, f"{name}{suffix}")) == identity(place):
             raise AtrousError(
@@ -45,7 +45,7 @@ def mask_places(suffixes: Mapping[Place, str], out: Place) -> dict[Place, Place]
             name += "_"
         targets[place] = below(out, f"{name}{suffix}")
         taken |= files
-    if several := [place for place in suffixes if stems[_stem(as_path(place))] > 1]:
+    if several := [place for place in suffixes if stems[volume_name(as_path(place))] > 1]:
         note(
             f"{counted(len(several), 'picture')} have the name of another picture, so the names of their masks begin "
             f"with the folder, such as {as_path(targets[several[0]]).name}"
@@ -62,13 +62,6 @@ def overlay_of(target: Place) -> Place:
     if isinstance(target, Path):
         return target.with_suffix(".overlay.png")
     return f"{target.rpartition('.')[0]}.overlay.png"
-
-
-def _stem(path: Path) -> str:
-    """Returns the name of a mask without its suffix: of the picture, of the series, or of the slice and its volume."""
-    if (place := slice_place(path)) is not None:
-        return f"{_stem(place.file)}_{place.plane}_{path.name}"
-    return series_name(path) if is_series(path) else volume_stem(path)
 
 
 def _with_folder(path: Path, stem: str) -> str:

@@ -75,7 +75,7 @@ class Job:
         overlay: True to also write the picture with the mask's colours over it; not for windowed pictures.
         more: files of the scene's further inputs, such as its depth, in the order of the model's inputs.
         format: format of the mask of a volume: "nifti", or "dicom-seg", which needs a DICOM series.
-        case_id: name of the volume in records and messages, as in `case_ids`; "" for its path.
+        case_id: name of the volume in records and messages, as in `case_ids_of`; "" for its path.
     """
 
     picture: Place
@@ -130,8 +130,7 @@ def plan(
         raw: see `Job`.
         overlay: see `Job`.
         format: see `Job`.
-        case_ids: table of case ids, by which masks and records are then named, see `case_ids.case_ids`; None for the
-            names of the pictures.
+        case_ids: table of case ids, by which masks and records are then named, see `case_ids_of`; None for names.
         overwrite: True to allow replacing files that atrous did not write; inputs are never replaced.
         also: other files that the caller will write; they must not be among the masks or the inputs.
 
@@ -149,6 +148,7 @@ def plan(
     info = spec.read_info()
     pictures = with_joined_contrasts(find_places(paths, quiet=case_ids is not None), info.preprocessing.image)
     ids = {} if case_ids is None else case_ids_of(case_ids, pictures)
+    pictures = list(ids) or pictures
     windowed = {place: _needs_windows(place, spec) for place in pictures}
     here = [path for path in pictures if isinstance(path, Path)]
     if lost := sum(not windowed[path] and _holds(has_place_tags, path) for path in here):
@@ -370,7 +370,7 @@ def _failed(job: Job, error: Exception) -> Record:
 
 def _named(job: Job, text: str) -> str:
     """Returns a message in which the case id, if there is one, stands for the names of the volume."""
-    return without_names(text, as_path(job.picture), job.case_id) if job.case_id else text
+    return without_names(text, {job.picture: job.case_id}) if job.case_id else text
 
 
 def _needs_windows(place: Place, spec: ModelSpec) -> bool | None:

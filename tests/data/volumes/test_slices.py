@@ -12,6 +12,7 @@ from atrous.data.volumes.slices import (
     is_volume,
     pictures_of,
     slice_place,
+    volume_name,
     volume_stem,
     with_neighbours,
 )
@@ -36,8 +37,19 @@ def test_other_paths_are_no_slices(path):
 
 def test_both_suffixes_are_one_stem():
     assert [volume_stem(Path(name)) for name in ("a.b.nii.gz", "a.b.NII", "a.b.png")] == ["a.b", "a.b", "a.b"]
-    assert volume_stem(Path("a/scan.nii.gz/coronal/12")) == "scan_coronal_0012"
     assert [is_volume(Path(name)) for name in ("a.nii.gz", "a.NII", "a.gz", "nii")] == [True, True, False, False]
+
+
+def test_the_name_of_a_series_and_of_its_slices_is_that_of_its_folder(tmp_path):
+    study = tmp_path / "LIDC.0001"
+    study.mkdir()
+    (tmp_path / "LIDC.0002.zip").touch()
+    series = study / "1.2.840.55555.77"
+    assert volume_name(study) == "LIDC.0001" and volume_name(tmp_path / "LIDC.0002.zip") == "LIDC.0002"
+    assert volume_name(series) == f"LIDC.0001_{series.name[-8:]}"
+    assert volume_name(study / "axial/0012") == "LIDC.0001_axial_0012"
+    for name in ("a/scan.nii.gz", "a/scan_????.nii.gz"):
+        assert [volume_name(Path(name) / part) for part in ("", "coronal/12")] == ["scan", "scan_coronal_0012"]
 
 
 def test_slices_are_seen_as_radiologists_see_them():

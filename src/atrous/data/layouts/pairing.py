@@ -11,8 +11,8 @@ from atrous.data.mask_value_map import ClassTable
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.skipped_files import KNOWN_ENDINGS, passed_over_notes
 from atrous.data.volumes.nifti import SUFFIXES
-from atrous.data.volumes.series_places import holds_dicom, is_series, series_name
-from atrous.data.volumes.slices import is_volume, volume_stem
+from atrous.data.volumes.series_places import holds_dicom, is_series
+from atrous.data.volumes.slices import is_volume, volume_name
 from atrous.errors import AtrousError
 
 CLASSES_FILE = "classes.yaml"
@@ -77,7 +77,7 @@ def pictures_in(folder: Path, *, series: bool = False, labels: bool = False) -> 
         *(_series_places(folder) if series else ()),
         *(_label_places(folder) if labels else ()),
     ]:
-        stem = series_name(path) if is_series(path) else volume_stem(path)
+        stem = volume_name(path)
         if stem in found:
             raise AtrousError(
                 f"{folder}: '{found[stem].name}' and '{path.name}' share the name '{stem}', by which pictures and "

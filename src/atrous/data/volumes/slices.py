@@ -14,7 +14,7 @@ import numpy as np
 
 from atrous.data.volumes.contrast_files import ANY_NUMBER, is_place_of_contrasts
 from atrous.data.volumes.nifti import SUFFIXES
-from atrous.data.volumes.series_places import is_series
+from atrous.data.volumes.series_places import is_series, series_name
 from atrous.errors import AtrousError
 
 #: The axis (right, anterior, superior) along which the slices of each plane are counted.
@@ -60,16 +60,26 @@ def is_volume_place(path: Path) -> bool:
     return is_volume(path) or is_series(path)
 
 
-def volume_stem(path: Path) -> str:
-    """Returns the file name of a volume or a picture without its suffix; ``.nii.gz`` is one suffix.
+def volume_name(path: Path) -> str:
+    """Returns the name of a volume, a slice or a picture for file names and messages.
 
-    The name of a slice is that of its volume, its plane and its number, such as ``scan_axial_0012``.
+    It is the file name without its suffix, or the name of a DICOM series, whose folder has no suffix. The name of a
+    slice is that of its volume, its plane and its number, such as ``scan_axial_0012``.
 
     Args:
         path: path of a volume, a slice or a picture.
     """
     if (place := slice_place(path)) is not None:
-        return f"{volume_stem(place.file)}_{place.plane}_{place.index:04d}"
+        return f"{volume_name(place.file)}_{place.plane}_{place.index:04d}"
+    return series_name(path) if is_series(path) else volume_stem(path)
+
+
+def volume_stem(path: Path) -> str:
+    """Returns a file name without its suffix; ``.nii.gz`` is one suffix.
+
+    Args:
+        path: path of a file, which need not exist.
+    """
     suffix = next((one for one in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(one)), None)
     stem = path.stem if suffix is None else path.name[: -len(suffix)]
     return stem.removesuffix(ANY_NUMBER) if is_place_of_contrasts(path) else stem

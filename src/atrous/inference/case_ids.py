@@ -107,7 +107,8 @@ def without_names(text: str, ids: Mapping[Place, str]) -> str:
     forms.sort(key=lambda form: len(form.name), reverse=True)  # the first form that matches is taken
     if not forms:
         return text
-    return re.sub("|".join(f"({one.pattern})" for one in forms), lambda found: forms[found.lastindex - 1].new, text)
+    either = "|".join(f"({one.pattern})" for one in forms)
+    return re.sub(either, lambda found: forms[(found.lastindex or 1) - 1].new, text)
 
 
 @contextmanager

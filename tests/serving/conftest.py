@@ -10,14 +10,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import atrous
 from atrous import model_file
+from atrous.input_spec import Input
+from atrous.models.info import Preprocessing
 
 ZOO = Path(__file__).parents[2] / "zoo" / "camvid.safetensors"
 
@@ -156,3 +160,13 @@ def png(image: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     return file.getvalue()
+
+
+def model_of_volumes(folder: Path) -> Path:
+    """Writes a model of slices of two planes, with random weights, and returns its file."""
+    one = Input((0.0,) * 3, (1.0,) * 3, dtype="float32", normalize="per_image", slices=3, planes=("axial", "sagittal"))
+    torch.manual_seed(0)
+    made = atrous.create_model("deeplabv3plus", backbone="mobilenetv2_050", num_classes=5, pretrained=False)
+    made.info = replace(made.info, preprocessing=Preprocessing((one,)))
+    atrous.save(made, folder / "volumes.safetensors")
+    return folder / "volumes.safetensors"

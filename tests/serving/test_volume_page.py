@@ -3,12 +3,10 @@
 import base64
 import io
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from tests.browser import keep_screenshot, until
 
@@ -17,10 +15,8 @@ from atrous.commands.predict import predict
 from atrous.data.volumes.nifti import read_nifti
 from atrous.data.volumes.slices import pictures_of
 from atrous.data.volumes.volume_view import LETTERS
-from atrous.input_spec import Input
-from atrous.models.info import Preprocessing
 
-from .conftest import ZOO
+from .conftest import ZOO, model_of_volumes
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -31,13 +27,7 @@ OPTIONS = {"engine": "torch", "device": "cpu", "precision": "float32"}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    one = Input((0.0,) * 3, (1.0,) * 3, dtype="float32", normalize="per_image", slices=3, planes=("axial", "sagittal"))
-    torch.manual_seed(0)
-    made = atrous.create_model("deeplabv3plus", backbone="mobilenetv2_050", num_classes=5, pretrained=False)
-    made.info = replace(made.info, preprocessing=Preprocessing((one,)))
-    path = tmp_path_factory.mktemp("models") / "volumes.safetensors"
-    atrous.save(made, path)
-    return path
+    return model_of_volumes(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

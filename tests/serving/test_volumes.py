@@ -6,14 +6,11 @@ import json
 import re
 import tracemalloc
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-import atrous
 from atrous.commands.predict import predict
 from atrous.data.volumes.dicom_seg_read import read_dicom_seg
 from atrous.data.volumes.dicom_series import read_series
@@ -21,8 +18,6 @@ from atrous.data.volumes.nifti import read_nifti
 from atrous.errors import AtrousError
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.segmenter import Segmenter
-from atrous.input_spec import Input
-from atrous.models.info import Preprocessing
 from atrous.serving import response_formats
 from atrous.serving.client import Client
 from atrous.serving.inference_queue import Abandoned, InferenceQueue, Job
@@ -31,7 +26,7 @@ from atrous.serving.request_limits import Limits
 from atrous.serving.request_settings import RequestSettings
 from atrous.serving.volume_upload import VolumeUpload
 
-from .conftest import ZOO, png
+from .conftest import ZOO, model_of_volumes, png
 
 nibabel = pytest.importorskip("nibabel")
 pydicom = pytest.importorskip("pydicom")
@@ -45,14 +40,7 @@ OPTIONS = {"engine": "torch", "device": "cpu", "precision": "float32"}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """A file of a model of slices of two planes."""
-    one = Input((0.0,) * 3, (1.0,) * 3, dtype="float32", normalize="per_image", slices=3, planes=("axial", "sagittal"))
-    torch.manual_seed(0)
-    made = atrous.create_model("deeplabv3plus", backbone="mobilenetv2_050", num_classes=5, pretrained=False)
-    made.info = replace(made.info, preprocessing=Preprocessing((one,)))
-    path = tmp_path_factory.mktemp("models") / "volumes.safetensors"
-    atrous.save(made, path)
-    return path
+    return model_of_volumes(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

@@ -212,6 +212,27 @@ def promised_bytes(dataset: Any, size: int) -> int:
     return int(promised) + 1
 
 
+@contextmanager
+def reading_tags(path: Path, number: int = 0) -> Iterator[None]:
+    """Turns the errors of pydicom into the error for a damaged file, while tags of a file are read.
+
+    pydicom decodes a tag when it is read, and its errors quote bytes of the file, which may name the patient.
+
+    Args:
+        path: the folder or zip, or a single file.
+        number: index of the file.
+
+    Raises:
+        AtrousError: an error was raised. The message of an AtrousError is kept, after the path.
+    """
+    try:
+        yield
+    except AtrousError as error:
+        raise AtrousError(f"{path}: {error}") from None
+    except Exception as error:  # pydicom raises many types
+        raise damaged(path, number, error) from None
+
+
 def damaged(path: Path, number: int, error: Exception) -> AtrousError:
     """Returns the error for a damaged file. It contains the number of the file, because the name may name a patient.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from atrous.data.volumes.dicom_files import MOST_FILES, damaged, one_file, promised_bytes, read_dataset
+from atrous.data.volumes.dicom_files import MOST_FILES, damaged, one_file, promised_bytes, read_dataset, reading_tags
 from atrous.data.volumes.dicom_grid import MILLIMETRES, SHARE, slice_order
 from atrous.data.volumes.grid import SAME_GRID, Grid, in_words, reorientation
 from atrous.data.volumes.segments import ChooseValues, Labels, Segment, Segmentation, code_of, own_numbers
@@ -67,15 +67,11 @@ def read_dicom_seg(
             grid ``like``.
     """
     dataset = _opened(path, [*_TAGS, "PixelData"], pixels=True)
-    try:
+    with reading_tags(path):
         promised_bytes(dataset, path.stat().st_size)
         segments = _segments(dataset)
         planes = _planes(dataset)
         notes = _notes(path, dataset)
-    except AtrousError as error:
-        raise AtrousError(f"{path}: {error}") from None
-    except Exception as error:  # pydicom decodes a tag when it is read, and its errors quote bytes of the file
-        raise damaged(path, 0, error) from None
     stored = _own_grid(path, planes, (int(dataset.Rows), int(dataset.Columns))) if like is None else like
     grid = reorientation(stored).ras_grid(stored)
     described = _foreground(segments)
@@ -107,10 +103,8 @@ def seg_segments(path: Path) -> dict[int, Segment]:
         AtrousError: as for `read_dicom_seg`.
     """
     dataset = _opened(path, ["SOPClassUID", "SegmentSequence"])
-    try:
+    with reading_tags(path):
         return _foreground(_segments(dataset))
-    except Exception as error:  # as in `read_dicom_seg`
-        raise damaged(path, 0, error) from None
 
 
 def seg_notes(path: Path) -> tuple[str, ...]:
@@ -123,10 +117,8 @@ def seg_notes(path: Path) -> tuple[str, ...]:
         AtrousError: as for `read_dicom_seg`.
     """
     dataset = _opened(path, ["SOPClassUID", "SegmentationType"])
-    try:
+    with reading_tags(path):
         return _notes(path, dataset)
-    except Exception as error:  # as in `read_dicom_seg`
-        raise damaged(path, 0, error) from None
 
 
 def _notes(path: Path, dataset: Any) -> tuple[str, ...]:

@@ -16,7 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from atrous.data.volumes.dicom_files import MOST_FILES, SeriesFile, damaged, promised_bytes, read_dataset, series_files
+from atrous.data.volumes.dicom_files import (
+    MOST_FILES,
+    SeriesFile,
+    promised_bytes,
+    read_dataset,
+    reading_tags,
+    series_files,
+)
 from atrous.data.volumes.dicom_grid import slice_order
 from atrous.data.volumes.dicom_pixels import decode_slice, high_bit
 from atrous.data.volumes.grid import Grid, reorientation
@@ -197,10 +204,8 @@ def _planned(path: Path, files: list[SeriesFile], series: str | None) -> _Series
     skipped = count = 0
     for number in range(len(files)):
         dataset = read_dataset(path, files, number, _TAGS)
-        try:
+        with reading_tags(path, number):
             frames = [] if dataset is None else _frames(number, dataset, files[number].size)
-        except Exception as error:  # pydicom decodes a tag when it is read, and its errors quote bytes of the file
-            raise damaged(path, number, error) from None
         skipped, count = skipped + (not frames), count + len(frames)
         if count > MOST_FILES:
             raise AtrousError(f"{path}: there are more than {MOST_FILES} slices. Give one series only.")

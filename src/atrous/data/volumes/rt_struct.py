@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from atrous.data.volumes.dicom_files import damaged, one_file, read_dataset
+from atrous.data.volumes.dicom_files import one_file, read_dataset, reading_tags
 from atrous.data.volumes.grid import SAME_GRID, Grid, in_words, reorientation
 from atrous.data.volumes.segments import ChooseValues, Labels, Segment, Segmentation, code_of, own_numbers
 from atrous.data.volumes.volume import Volume
@@ -64,10 +64,8 @@ def read_rt_struct(
     dataset = _opened(path)
     change = reorientation(grid)
     ras = change.ras_grid(grid)
-    try:
+    with reading_tags(path):
         segments, contours, notes = _segments(dataset), _contours(dataset, ras), _notes(path, dataset)
-    except Exception as error:  # pydicom decodes a tag when it is read, and its errors quote bytes of the file
-        raise damaged(path, 0, error) from None
     if any(one.region not in segments for one in contours):
         raise AtrousError(f"{path}: a contour belongs to a region that the file does not describe.")
     chosen = own_numbers(path, segments, order) if choose is None else choose(_drawn(segments, contours))
@@ -100,15 +98,13 @@ def rt_segments(path: Path) -> dict[int, Segment]:
         AtrousError: as for `read_rt_struct`.
     """
     dataset = _opened(path)
-    try:
+    with reading_tags(path):
         drawn = {
             int(roi.ReferencedROINumber)
             for roi in _regions(dataset)
             if any(map(_has_area, roi.get("ContourSequence") or []))
         }
         return {number: one for number, one in _segments(dataset).items() if number in drawn}
-    except Exception as error:  # as in `read_rt_struct`
-        raise damaged(path, 0, error) from None
 
 
 def rt_notes(path: Path) -> tuple[str, ...]:
@@ -121,10 +117,8 @@ def rt_notes(path: Path) -> tuple[str, ...]:
         AtrousError: as for `read_rt_struct`.
     """
     dataset = _opened(path)
-    try:
+    with reading_tags(path):
         return _notes(path, dataset)
-    except Exception as error:  # as in `read_rt_struct`
-        raise damaged(path, 0, error) from None
 
 
 def _opened(path: Path) -> Any:

@@ -48,7 +48,7 @@ def _object(kind: type) -> dict[str, Any]:
 def _value(hint: Any, about: About, item: dataclasses.Field) -> dict[str, Any]:
     """Returns the schema of a plain field."""
     default = item.default_factory() if item.default is dataclasses.MISSING else item.default  # pyright: ignore
-    union = isinstance(hint, types.UnionType)
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     kinds = [kind for kind in (typing.get_args(hint) if union else (hint,)) if kind is not type(None)]
     schema = {"description": about.sentence + ".", **_kind(kinds[0], about)}
     if words := [word for kind in kinds[1:] for word in literals(kind)]:

@@ -198,7 +198,8 @@ def _in_brackets(words: list[str], known: dict[str, Option]) -> list[str]:
             result.append(word)
             before = word
             continue
-        values = _bracketed(value, quoted=several[flag].item is str)
+        is_word = value in several[flag].words
+        values = value if is_word else _bracketed(value, quoted=several[flag].item is str)
         given[flag] = values if several[flag].count else _joined(given.get(flag, "null"), values)
         result.append(f"{flag}={given[flag]}")  # the parser uses the last of equal flags
         before = ""

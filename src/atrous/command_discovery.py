@@ -94,6 +94,11 @@ class Option:
         return None if not kinds or ... in kinds else len(kinds)
 
     @property
+    def words(self) -> tuple[str, ...]:
+        """The words that may stand for the values of an option that takes several, such as median."""
+        return tuple(str(word) for kind in _alternatives(self.hint)[1:] for word in literals(kind))
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """All allowed values; empty if any value is allowed."""
         return tuple(map(str, self.allowed or literals(self.item)))

@@ -23,6 +23,8 @@ PLANES = ("axial", "coronal", "sagittal")
 MOST_SLICES = 31
 #: Range (lowest, highest) to which values are clipped, in raw units.
 Window: TypeAlias = tuple[float, float]
+#: Voxel sides of a volume in millimetres, along right, anterior and superior.
+Spacing: TypeAlias = tuple[float, float, float]
 #: Allowed numbers of colour channels: none, grey, or red, green and blue.
 COLORS = (0, 1, 3)
 
@@ -53,6 +55,8 @@ class Input:
             and for pictures.
         planes: planes of the slices of a volume: "axial", "coronal", "sagittal"; () for pictures. Training uses the
             slices of all planes, and prediction averages their probabilities.
+        spacing: voxel sides along right, anterior and superior to which volumes are resampled, > 0, in millimetres;
+            None for volumes as they are stored, and for pictures.
     """
 
     mean: tuple[float, ...]
@@ -69,6 +73,7 @@ class Input:
     window: Window | tuple[Window | None, ...] | None = None
     slices: int = 1
     planes: tuple[str, ...] = ()
+    spacing: Spacing | None = None
 
     def __post_init__(self) -> None:
         check_input_name(self.name)
@@ -108,6 +113,9 @@ class Input:
         if self.window is not None:
             object.__setattr__(self, "window", _checked_window(self.window))
         check_slices(self.slices, self.planes)
+        object.__setattr__(self, "spacing", checked_spacing(self.spacing))
+        if self.spacing is not None and not self.planes:
+            raise AtrousError(f"spacing is only for volumes, got {shown(self.spacing)} without planes: leave it out.")
         if self.channels % self.slices:
             raise AtrousError(
                 f"{self.slices} slices cannot have {self.channels} channels: give a multiple of {self.slices}."
@@ -183,6 +191,26 @@ def check_slices(slices: Any, planes: Any) -> None:
         raise AtrousError(f"planes must be a list of {', '.join(PLANES)}, got {shown(planes)}.")
     if len(set(planes)) != len(planes):
         raise AtrousError(f"planes must differ, got {shown(planes)}.")
+
+
+def checked_spacing(spacing: Any) -> Spacing | None:
+    """Checks the target spacing of volumes, and returns it as floats.
+
+    Args:
+        spacing: the given spacing, of any type.
+
+    Raises:
+        AtrousError: the spacing is neither None nor three finite numbers above 0.
+    """
+    if spacing is None:
+        return None
+    sides = _floats(spacing, "spacing")
+    if sides is None or len(sides) != 3 or not all(0 < side < math.inf for side in sides):
+        raise AtrousError(
+            "spacing must be three numbers of millimetres above 0, for the directions right, anterior and superior, "
+            f"got {shown(spacing)}."
+        )
+    return sides[0], sides[1], sides[2]
 
 
 def check_takes_pictures(one: Input) -> None:

@@ -23,8 +23,9 @@ from atrous.errors import AtrousError
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.accuracy_by_size import SizeScore
 from atrous.learning.boundary_metrics import BoundaryIoU
+from atrous.learning.class_matching import matching_classes
 from atrous.learning.confusion_matrix import ConfusionMatrix
-from atrous.learning.evaluation import class_warnings, matching_classes
+from atrous.learning.evaluation import class_warnings
 
 RAW = {0: 0, 7: 1, 8: 1, 300: 2}  # raw value → class index, as classes.yaml says; 65535 is ignored
 

@@ -16,6 +16,7 @@ from atrous.data.transforms import Augment
 from atrous.data.volume_items import holds_volumes, with_slices
 from atrous.data.volumes.slices import SlicePlace, pictures_of
 from atrous.errors import AtrousError
+from atrous.input_spec import Input
 from atrous.learning.data_loader import AugmentedSamples
 from atrous.learning.distributed import current_group
 from atrous.learning.fit import fit
@@ -274,3 +275,38 @@ def test_only_the_left_and_right_of_the_patient_are_mirrored(tmp_path):
         np.testing.assert_array_equal(image[0], read.image[:, ::step, 0])
         planes.add(item.image.parent.name)
     assert planes == {"axial", "coronal", "sagittal"}
+
+
+def test_with_a_spacing_items_are_the_slices_of_resampled_volumes(tmp_path):
+    nnunet(tmp_path)
+    dataset = open_dataset(tmp_path, planes=("axial", "sagittal"), spacing=(0.5, 1.0, 1.0))
+    own = [item for part in dataset.splits.values() for item in part if item.group == "case_2"]
+    assert len(own) == 12 + 8  # 4×5×6 voxels of 1×1×2 mm
+    for item in own:
+        sample = dataset.read(item)
+        assert sample.image.shape == (*sample.label.shape, 1)
+        assert sample.label.shape == ((5, 8) if item.image.parent.name == "axial" else (12, 5))
+    taken = dataset.taking_inputs([Input((0.0,), (1.0,), dtype="float32", planes=("axial",), spacing=(0.5, 1, 1))])
+    assert taken.read(own[0]).image.shape == (5, 8, 1)
+    same = open_dataset(tmp_path, planes=("axial",), spacing=(1.0, 1.0, 2.0))
+    stored = open_dataset(tmp_path, planes=("axial",))
+    for one, other in zip(same.split("train"), stored.split("train"), strict=True):
+        np.testing.assert_array_equal(same.read(one).image, stored.read(other).image)
+        np.testing.assert_array_equal(same.read(one).label, stored.read(other).label)
+
+
+@pytest.mark.parametrize("given", [(1.0, 1.0), (1.0, 0.0, 1.0), (1.0, 1.0, float("inf"))])
+def test_a_wrong_spacing_is_refused(tmp_path, given):
+    with pytest.raises(AtrousError, match="spacing must be three"):
+        open_dataset(nnunet(tmp_path), spacing=given)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "expected"), [("median", (1.0, 1.0, 2.0)), ([0.5, 1, 1], (0.5, 1.0, 1.0)), (None, None)]
+)
+def test_the_recipes_spacing_is_in_the_models_record(tmp_path, spacing, expected):
+    record = {"data": {"root": str(nnunet(tmp_path)), "check": False, **({"spacing": spacing} if spacing else {})}}
+    record["model"] = {"backbone": "mobilenetv2_035", "pretrained": False}
+    recipe = to_recipe(record)
+    dataset, _, _ = open_training_data(recipe, current_group())
+    assert create_for(recipe, dataset).info.preprocessing.image.spacing == expected

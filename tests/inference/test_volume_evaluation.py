@@ -13,6 +13,7 @@ from atrous.commands.evaluate import evaluate
 from atrous.commands.predict import predict
 from atrous.data.mask_value_map import ClassTable
 from atrous.errors import AtrousError
+from atrous.inference.segmenter import Segmenter
 from atrous.input_spec import Input
 from atrous.models.info import Preprocessing
 from atrous.models.task import Task
@@ -118,3 +119,28 @@ def test_the_slices_measured_are_those_of_the_models_planes(folder):
 def test_a_wrong_tolerance_is_refused_before_the_work(folder, tolerance):
     with pytest.raises(AtrousError, match="tolerance must be"):
         evaluate(folder / "missing.safetensors", folder / "data", tolerance=tolerance)
+
+
+def test_a_model_with_a_target_spacing_is_measured_on_the_grids_of_the_files(folder, tmp_path):
+    info = atrous.load(folder / "model.safetensors").info
+    model = atrous.load(folder / "model.safetensors")
+    one = replace(info.preprocessing.image, spacing=(1.3, 0.8, 1.6), planes=("axial",))
+    model.info = replace(info, preprocessing=Preprocessing((one,)))
+    atrous.save(model, tmp_path / "model.safetensors")
+    assert atrous.load(tmp_path / "model.safetensors").info.preprocessing.image.spacing == (1.3, 0.8, 1.6)
+    shutil.copytree(folder / "data", tmp_path / "data", ignore=lambda *_: ["masks"])
+    images, masks = tmp_path / "data/images", tmp_path / "data/masks"
+    predict(tmp_path / "model.safetensors", [images], out=masks, device="cpu", **OPTIONS)
+    for name in ("a", "b"):
+        scan, mask = (nibabel.load(part / f"{name}.nii.gz") for part in (images, masks))
+        assert scan.shape == mask.shape and (scan.affine == mask.affine).all()
+    results = evaluate(tmp_path / "model.safetensors", tmp_path / "data", layout="folder", device="cpu", **OPTIONS)
+    assert results["miou"] == 1 and results["images"] == len(results["per_image"]) == 40  # 20 slices in each file
+    for case in results["volumes"]["cases"]:
+        for scores in case["classes"].values():
+            if scores["truth_ml"]:
+                assert scores["dice"] == 1
+    with pytest.raises(AtrousError, match="no single slices"):
+        Segmenter(tmp_path / "model.safetensors", **OPTIONS, device="cpu")(images / "a.nii.gz/axial/0001")
+    with pytest.raises(AtrousError, match="leave the CRF out"):
+        evaluate(tmp_path / "model.safetensors", tmp_path / "data", layout="folder", device="cpu", crf={}, **OPTIONS)

@@ -27,7 +27,8 @@ from atrous.errors import AtrousError, counted
 from atrous.inference.exported_onnx_and_openvino import is_exported
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.segmenter import Segmenter
-from atrous.learning.evaluation import matching_classes, open_to_measure, prepared, reader_for
+from atrous.learning.class_matching import matching_classes
+from atrous.learning.evaluation import open_to_measure, prepared, reader_for
 from atrous.learning.temperature_scaling import Reliability, fit_temperature, reliability
 from atrous.option_fields import given_to, taking
 from atrous.overwrite_checks import (
@@ -94,7 +95,7 @@ def calibrate(
     spec = ModelSpec(model, engine="torch", precision="float32", **given_to(ModelSpec, options))
     reading = DatasetSpec(data, **given_to(DatasetSpec, options))
     info = spec.read_info()
-    dataset = open_to_measure(reading, info.provenance, info.preprocessing.image)
+    dataset = open_to_measure(reading, info.provenance, info.preprocessing.image, resampled=True)
     items = dataset.split(split)
     check_outputs(
         "calibrate",

@@ -28,15 +28,16 @@ from atrous.data.prefetch import in_background
 from atrous.errors import AtrousError, counted
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import doubts_of_files
+from atrous.inference.segment_volume import NO_CRF
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.volume_parts import parts_to_keep
 from atrous.learning.bootstrap import FEW
+from atrous.learning.class_matching import matching_classes
 from atrous.learning.confusion_matrix import ConfusionMatrix
 from atrous.learning.crf_search import Trial, best_of, coarse_to_fine, evenly, trials_of
 from atrous.learning.distributed import current_group, process_group
 from atrous.learning.evaluation import (
     Measuring,
-    matching_classes,
     measure,
     open_to_measure,
     prepared,
@@ -136,6 +137,8 @@ def evaluate(
     parts = parts_to_keep(largest_part, smallest_part, spec.read_info()) if largest_part or smallest_part else None
     segmenter = spec.open(note)
     warn_if_fresh(segmenter.info.provenance)
+    if (crf_search or segmenter.crf is not None) and segmenter.info.preprocessing.image.spacing is not None:
+        raise AtrousError(NO_CRF)
     dataset = open_to_measure(reading, segmenter.info.provenance, segmenter.info.preprocessing.image)
     items = dataset.split(split)
     preprocessing = segmenter.info.preprocessing

@@ -316,7 +316,9 @@ def _check_int8(
         raise AtrousError(f"max_drop must be 0 to 100 points of mean IoU, got {max_drop}.")
     int8_quantisation.check_installed()
     info = model_file.read_info(model)
-    dataset = open_to_measure(DatasetSpec(calibrate, **options), info.provenance, info.preprocessing.image)
+    dataset = open_to_measure(
+        DatasetSpec(calibrate, **options), info.provenance, info.preprocessing.image, resampled=True
+    )
     for split in ("train", "val"):
         dataset.split(split)
     return dataset

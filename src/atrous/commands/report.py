@@ -275,6 +275,8 @@ def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
         dataset = measured_data(run).open(segmenter.info.preprocessing.image)
     except (AtrousError, OSError) as error:
         return [], [f"The pictures cannot be drawn again: {error}"]
+    if segmenter.info.preprocessing.image.spacing is not None:  # its whole volumes are shown
+        return [], []
 
     def segment(sample: Sample) -> Prediction:
         mask = segmenter.any_size(prepared(segmenter, sample), sample.valid, name=sample.name)
@@ -342,7 +344,7 @@ def picture_rows(
         The rows, and a sentence for each picture that could not be read.
     """
     from atrous.data.dataset import Item
-    from atrous.learning.evaluation import matching_classes
+    from atrous.learning.class_matching import matching_classes
 
     rows, notes = [], []
     for record in records:

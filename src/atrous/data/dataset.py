@@ -22,6 +22,7 @@ from atrous.data.sample import Sample
 from atrous.data.sources.scene_files import read_picture_pixels, read_scene
 from atrous.data.sources.source import Pixels
 from atrous.data.splits.split_names import canonical_split
+from atrous.data.volumes.resampled_masks import read_resampled_label
 from atrous.data.volumes.slice_pixels import read_label_slice
 from atrous.data.volumes.slices import file_of_picture, is_dicom_label, is_volume_place, slice_place
 from atrous.errors import AtrousError, nearest, shown
@@ -201,7 +202,7 @@ class Dataset:
         _check_item(item)
         if self.taken is not None:
             return read_scene([self.file_of(item, one.name) for one in self.taken], self.taken)
-        return read_picture_pixels(item.image, self.channels, self.pages)
+        return read_picture_pixels(item.image, self.channels, self.pages, self.inputs[0].spacing)
 
     def scene(self, item: Item) -> Path | dict[str, Path]:
         """Returns the files of an item as a `Segmenter` takes them: one path, or a dict of paths by name of the input.
@@ -229,7 +230,8 @@ class Dataset:
 
         Args:
             mask: path of the mask.
-            image: path of its picture; only a slice of a DICOM-SEG or RT-STRUCT needs it.
+            image: path of its picture. A slice of a DICOM-SEG or RT-STRUCT needs it, and a slice of any mask if volumes
+                are resampled.
 
         Returns:
             H×W ``uint8`` of class indices, 255 = ignore.
@@ -238,6 +240,13 @@ class Dataset:
             AtrousError: the file is missing or damaged, holds unknown values, or its palette differs from the palette
                 of a mask that was read earlier.
         """
+        place, spacing = slice_place(mask), self.inputs[0].spacing
+        if place is None or spacing is None or image is None:
+            return self._label(mask, image)
+        return read_resampled_label(place, file_of_picture(image), spacing, self.classes, self._label)
+
+    def _label(self, mask: Path, image: Path | None) -> np.ndarray:
+        """Reads a mask as class indices, as `read_label`; a slice of a mask on the grid of its file."""
         raw_mask, nodata = self._raw_mask(mask, image)
         try:
             return self.classes.encode(raw_mask, nodata)

@@ -46,17 +46,26 @@ class DatasetSpec:
         """The folders of further inputs, by name of the input."""
         return input_folders(self.input or ())
 
-    def open(self, image: Input | None = None) -> Dataset:
+    def open(self, image: Input | None = None, *, resampled: bool = False) -> Dataset:
         """Finds the pictures, masks, splits, groups and classes; see `open_dataset`.
 
         Args:
             image: first input of a model, which sets the planes and the number of slices of volumes; None to use the
                 planes and the number of slices of the dataset.
+            resampled: whether the slices are those of volumes at the model's target spacing; if not, those of the
+                volumes as they are stored.
 
         Raises:
             AtrousError: for the same reasons as in `open_dataset`.
         """
         planes, slices = ((), None) if image is None or not image.planes else (image.planes, image.slices)
+        spacing = image.spacing if image is not None and resampled else None
         return open_dataset(
-            self.root, self.layout, groups=self.groups, inputs=self.inputs, planes=planes, slices=slices
+            self.root,
+            self.layout,
+            groups=self.groups,
+            inputs=self.inputs,
+            planes=planes,
+            slices=slices,
+            spacing=spacing,
         )

@@ -90,7 +90,7 @@ def foreground_intensities(dataset: Dataset, split: str, one: Input) -> list[Int
     volumes = labelled_volumes(dataset.split(split))
     count, drawn = max(1, SAMPLES // max(1, len(volumes))), []
     for file, (_, mask) in volumes.items():
-        volume = read_volume(file)
+        volume = read_volume(file, one.spacing, one.missing)
         try:
             check_contrasts(volume.values.shape[3], one)
         except AtrousError as error:

@@ -19,7 +19,7 @@ from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.remote.transfer import local_path
 from atrous.data.text_files import read_text_file
 from atrous.errors import AtrousError, counted, shown, unknown_name
-from atrous.input_spec import IMAGE, Input, Window, check_input_name, check_slices, is_per_contrast
+from atrous.input_spec import IMAGE, Input, Spacing, Window, check_input_name, check_slices, is_per_contrast
 from atrous.json_yaml import parse_yaml
 from atrous.paths import is_url, shown_place
 
@@ -53,6 +53,8 @@ class InputFiles:
             measures; or one entry per contrast, with None for a contrast that is normalised in each volume.
         slices: for volumes, the number of neighbouring slices that are the channels of one picture: odd, 1 or more.
         planes: for volumes, the planes of the slices: "axial", "coronal" or "sagittal"; () for axial slices.
+        spacing: for volumes, the voxel sides in millimetres to which they are resampled, as in
+            `atrous.input_spec.Input`; None for no resampling. It is not a field of inputs.yaml.
     """
 
     name: str
@@ -66,6 +68,7 @@ class InputFiles:
     window: Window | ToMeasure | tuple[Window | ToMeasure | None, ...] | None = None
     slices: int = 1
     planes: tuple[str, ...] = ()
+    spacing: Spacing | None = None
 
     @property
     def measures_window(self) -> bool:
@@ -142,7 +145,7 @@ def _entry(path: Path, name: Any, value: Any) -> InputFiles:
         record = {"folder": value} if isinstance(value, str) else value
         if not isinstance(record, Mapping):
             raise AtrousError(f"the input needs fields such as {{folder: {name}}}, got {shown(value)}.")
-        allowed = [field.name for field in fields(InputFiles) if field.name != "name"]
+        allowed = [field.name for field in fields(InputFiles) if field.name not in ("name", "spacing")]
         for field in record:
             if field not in allowed:
                 raise unknown_name("field", field, allowed)

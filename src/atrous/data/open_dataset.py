@@ -21,7 +21,7 @@ from atrous.data.unread_folders import unread_folder_notes
 from atrous.data.volume_items import with_slices
 from atrous.data.volumes.slices import is_volume_place
 from atrous.errors import AtrousError, shown, unknown_name
-from atrous.input_spec import check_slices
+from atrous.input_spec import check_slices, checked_spacing
 
 
 @checked
@@ -34,6 +34,7 @@ def open_dataset(
     inputs: Mapping[str, str] | None = None,
     planes: Sequence[str] = (),
     slices: int | None = None,
+    spacing: tuple[float, float, float] | None = None,
 ) -> Dataset:
     """Finds the pictures, masks, splits, groups and classes in a folder, without reading a picture.
 
@@ -50,6 +51,8 @@ def open_dataset(
             "sagittal". () to take the planes from inputs.yaml, or axial if inputs.yaml has none.
         slices: for a dataset of volumes, the number of neighbouring slices that are read as the channels of one
             picture: odd, 1 or more. None to take the number from inputs.yaml, or 1 if inputs.yaml has none.
+        spacing: for a dataset of volumes, the voxel sides along right, anterior and superior to which volumes are
+            resampled, > 0, in millimetres; slices are then those of the resampled volumes. None for no resampling.
 
     Raises:
         AtrousError: there is no such folder or layout; the folder has no known layout; its classes are not given
@@ -57,7 +60,8 @@ def open_dataset(
             argument ``groups`` is invalid.
     """
     check_slices(1 if slices is None else slices, planes)
-    return with_slices(open_whole(root, layout, classes, groups, inputs=inputs), tuple(planes), slices)
+    sides = checked_spacing(spacing)
+    return with_slices(open_whole(root, layout, classes, groups, inputs=inputs), tuple(planes), slices, sides)
 
 
 def open_whole(

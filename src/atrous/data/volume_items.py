@@ -15,22 +15,26 @@ from atrous.data.volumes.dicom_labels import label_file, label_notes
 from atrous.data.volumes.grid import check_same_grid
 from atrous.data.volumes.nifti import nifti_notes
 from atrous.data.volumes.read_volume import volume_shape
+from atrous.data.volumes.resampled_masks import mask_labels
+from atrous.data.volumes.resampling import median_spacing, target_grid
 from atrous.data.volumes.slices import (
     AXES,
     SlicePlace,
     is_dicom_label,
     is_volume,
     is_volume_place,
-    pictures_of,
     slice_place,
 )
 from atrous.errors import AtrousError, counted
+from atrous.input_spec import Spacing
 
 #: Largest number of notes of one kind that are listed.
 MOST_NOTES = 5
 
 
-def with_slices(dataset: Dataset, planes: tuple[str, ...], slices: int | None) -> Dataset:
+def with_slices(
+    dataset: Dataset, planes: tuple[str, ...], slices: int | None, spacing: Spacing | None = None
+) -> Dataset:
     """Returns a dataset whose items are the slices of its volumes; a dataset of pictures is returned unchanged.
 
     Slices of one volume belong to one group, so that no split divides a volume.
@@ -39,20 +43,26 @@ def with_slices(dataset: Dataset, planes: tuple[str, ...], slices: int | None) -
         dataset: dataset whose items are whole volumes or pictures.
         planes: planes of the slices; () for those of the dataset's inputs.yaml, else axial.
         slices: number of neighbouring slices that are channels; None for that of the inputs.yaml.
+        spacing: voxel sides in millimetres to which volumes are resampled; the items are slices of the resampled
+            volumes. None for no resampling.
 
     Raises:
         AtrousError: a volume is damaged, has further inputs, or its mask has another grid or several values per voxel.
     """
     if not holds_volumes(dataset):
+        if spacing is not None:
+            raise AtrousError(
+                f"{dataset.root}: a target spacing is for volumes, and the dataset has pictures: leave it out."
+            )
         return dataset
-    image = input_of_slices(dataset, planes, slices)
+    image = replace(input_of_slices(dataset, planes, slices), spacing=spacing)
     found: dict[Item, tuple[Item, ...]] = {}
     of_masks: list[str] = []
 
     def sliced(part: Iterable[Item]) -> tuple[Item, ...]:
         for item in part:
             if item not in found:
-                found[item] = _slices_of(item, image.planes)
+                found[item] = _slices_of(item, image.planes, spacing)
                 of_masks.extend(_check_mask(item))
         return tuple(one for item in part for one in found[item])
 
@@ -165,13 +175,26 @@ def volume_labels(dataset: Dataset, mask: Path, scan: Path, shape: tuple[int, in
         dataset: the dataset of the mask.
         mask: file of the mask.
         scan: file of the volume, whose grid a mask in DICOM has.
-        shape: number of voxels of the volume along right, anterior and superior.
+        shape: number of voxels of the volume along right, anterior and superior; those of the resampled volume if the
+            dataset has a spacing.
     """
-    labels = np.empty(shape, np.uint8)
-    for index, picture in enumerate(pictures_of(labels, "axial")):
-        place, of_scan = SlicePlace(mask, "axial", index), SlicePlace(scan, "axial", index)
-        picture[:] = dataset.read_label(place.path, of_scan.path)
-    return labels
+    return mask_labels(mask, scan, shape, dataset.read_label)
+
+
+def spacing_of_volumes(items: Iterable[Item]) -> Spacing:
+    """Returns the target spacing `median` for the volumes of slices, from their headers; see `median_spacing`.
+
+    Args:
+        items: slices of volumes, as they are stored.
+
+    Raises:
+        AtrousError: an item is not a slice of a volume, or there are no items.
+    """
+    places = [slice_place(item.image) for item in items]
+    if not places or None in places:
+        raise AtrousError("a target spacing is for volumes, and the training split has none: leave out data.spacing.")
+    files = dict.fromkeys(place.file for place in places if place is not None)
+    return median_spacing([volume_shape(file)[0] for file in files])
 
 
 def first_notes(notes: Sequence[str]) -> tuple[str, ...]:
@@ -202,12 +225,13 @@ def _check_mask(item: Item) -> tuple[str, ...]:
     return ()
 
 
-def _slices_of(item: Item, planes: tuple[str, ...]) -> tuple[Item, ...]:
+def _slices_of(item: Item, planes: tuple[str, ...], spacing: Spacing | None = None) -> tuple[Item, ...]:
     """Returns the items of a volume's slices; a volume that a list names and that is missing stays one item."""
     if _is_missing(item):
         return (item,)
     grid, _ = volume_shape(item.image)
-    places = [(plane, index) for plane in planes for index in range(grid.shape[AXES[plane]])]
+    shape = grid.shape if spacing is None else target_grid(grid, spacing).shape
+    places = [(plane, index) for plane in planes for index in range(shape[AXES[plane]])]
     return tuple(
         replace(
             item,

@@ -193,13 +193,30 @@ def found_in_slice(place: Place, one: Input) -> Found:
         one: input of the model.
 
     Raises:
-        AtrousError: the volume is damaged or at a URL, has no such slice, or has another number of contrasts.
+        AtrousError: the volume is damaged or at a URL, has no such slice, or has another number of contrasts; or the
+            model resamples volumes.
     """
     check_volumes_are_here([place])
+    if one.spacing is not None:
+        sides = "×".join(f"{side:.4g}" for side in one.spacing)
+        raise AtrousError(
+            f"{shown_place(place)}: the model resamples volumes to voxels of {sides} mm, so it segments whole volumes "
+            "and no single slices of a file. Give the volume."
+        )
     values, valid, _ = read_input(Path(place), one)
+    return Found(middle_slice(values, one), values, valid, shown_place(place))
+
+
+def middle_slice(values: np.ndarray, one: Input) -> np.ndarray:
+    """Returns the contrasts of a slice without its neighbours.
+
+    Args:
+        values: H×W×C slice and its neighbours, as `read_slice` returns them.
+        one: input of the model.
+    """
     contrasts = values.shape[2] // one.slices
     middle = one.slices // 2 * contrasts
-    return Found(values[:, :, middle : middle + contrasts], values, valid, shown_place(place))
+    return values[:, :, middle : middle + contrasts]
 
 
 def check_volumes_are_here(places: Iterable[Place]) -> None:

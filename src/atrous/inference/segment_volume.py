@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
 from atrous.data.mask_value_map import IGNORE_INDEX
+from atrous.data.volumes.resampling import labels_of_probabilities, nearest_axis, resampled, target_grid
 from atrous.data.volumes.scratch import VARIABLE, scratch_file
 from atrous.data.volumes.slice_pixels import volume_pixels
 from atrous.data.volumes.slices import AXES, pictures_of
@@ -19,6 +20,10 @@ from atrous.inference.segmenter import Segmenter
 
 #: Number of bytes of probabilities that are kept in memory; more are kept in a scratch file.
 IN_MEMORY = 2**29
+#: Refusal of a CRF for a model with a target spacing.
+NO_CRF = (
+    "the CRF refines single slices, and this model resamples volumes and averages probabilities: leave the CRF out."
+)
 
 
 def segment_volume(
@@ -30,6 +35,9 @@ def segment_volume(
     With several planes, the probabilities of each voxel are averaged over the planes. If they take more than 512 MB,
     they are kept in a scratch file, whose size is said first.
 
+    With a target spacing, the resampled volume is segmented. Its normalisation is that of the resampled values. The
+    probabilities are resized to the volume's own grid slice by slice, and then decide the class of each voxel.
+
     Args:
         segmenter: segmenter of a model that was trained on volumes.
         volume: volume with as many contrasts as the model takes.
@@ -40,9 +48,10 @@ def segment_volume(
 
     Raises:
         AtrousError: the model was trained on pictures, the volume has another number of contrasts, a CRF is given
-            for several planes, or the disk has too little free space for the scratch file.
+            for several planes or a target spacing, or the disk has too little free space for the scratch file.
     """
-    planes = segmenter.info.preprocessing.image.planes
+    image = segmenter.info.preprocessing.image
+    planes = image.planes
     if not planes:
         raise AtrousError(
             "the model was trained on pictures, not on slices of volumes: train it with a dataset of volumes, or give "
@@ -50,22 +59,32 @@ def segment_volume(
         )
     if len(planes) > 1 and segmenter.crf is not None:
         raise AtrousError("the CRF refines single slices, and this model averages several planes: leave the CRF out.")
-    x, y, z = volume.grid.shape
-    labels = np.zeros((x, y, z), np.uint8)
-    if len(planes) == 1:
+    spacing, missing = image.spacing, image.missing
+    if spacing is not None and segmenter.crf is not None:
+        raise AtrousError(NO_CRF)
+    labels = np.zeros(volume.grid.shape, np.uint8)
+    if len(planes) == 1 and spacing is None:
         masks = pictures_of(labels, planes[0])
         for plane, index, found in _slices(segmenter, volume, progress):
-            image = segmenter.preparation.filled(found)
-            masks[index] = segmenter.any_size(image, found.valid, name=f"{plane} slice {index}")
+            prepared = segmenter.preparation.filled(found)
+            masks[index] = segmenter.any_size(prepared, found.valid, name=f"{plane} slice {index}")
         return labels
-    with _zeros((x, y, z, max(2, len(segmenter.info.classes))), segmenter.any_size.say) as sums:
-        for plane, index, found in _slices(segmenter, volume, progress):
-            image = segmenter.preparation.filled(found)
+    with ExitStack() as arrays:
+        say, run = segmenter.any_size.say, volume
+        if spacing is not None and (grid := target_grid(volume.grid, spacing)) is not volume.grid:
+            shape = (*grid.shape, volume.values.shape[3])
+            values = arrays.enter_context(_zeros(shape, "the resampled volume takes", say))
+            run = resampled(volume, spacing, missing, values)
+        shape = (*run.grid.shape, max(2, len(segmenter.info.classes)))
+        sums = arrays.enter_context(_zeros(shape, "the probabilities of all planes take", say))
+        for plane, index, found in _slices(segmenter, run, progress):
+            prepared = segmenter.preparation.filled(found)
             name = f"{plane} slice {index}"
-            pictures_of(sums, plane)[index] += segmenter.any_size.probabilities(image, name=name)
-        for index in range(z):
-            labels[:, :, index] = sums[:, :, index].argmax(axis=2)
-    labels[~volume.valid(segmenter.info.preprocessing.image.missing)] = IGNORE_INDEX
+            pictures_of(sums, plane)[index] += segmenter.any_size.probabilities(prepared, name=name)
+        nearest = None if spacing is None else nearest_axis(volume.grid, spacing)
+        for index, chosen in enumerate(labels_of_probabilities(sums, volume.grid.shape, nearest)):
+            labels[:, :, index] = chosen
+    labels[~volume.valid(missing)] = IGNORE_INDEX
     return labels
 
 
@@ -83,7 +102,7 @@ def _slices(
 
 
 @contextmanager
-def _zeros(shape: tuple[int, int, int, int], say: Callable[[str], object]) -> Iterator[np.ndarray]:
+def _zeros(shape: tuple[int, ...], what: str, say: Callable[[str], object]) -> Iterator[np.ndarray]:
     """Gives float32 zeros: in memory, or in a scratch file if they are many."""
     x, y, z, classes = shape
     size = 4 * x * y * z * classes
@@ -92,7 +111,7 @@ def _zeros(shape: tuple[int, int, int, int], say: Callable[[str], object]) -> It
         return
     with scratch_file() as file:
         free = shutil.disk_usage(file.parent).free
-        need = f"the probabilities of all planes take {size / 1e9:.1f} GB in a scratch file in {file.parent}"
+        need = f"{what} {size / 1e9:.1f} GB in a scratch file in {file.parent}"
         if free < size:
             raise AtrousError(
                 f"{need}, and {free / 1e9:.1f} GB are free: set the environment variable {VARIABLE} to a folder on "

@@ -15,21 +15,25 @@ from rich.markup import escape
 from atrous.console import console, progress_bar
 from atrous.data.dataset import Dataset, Item
 from atrous.data.dataset_spec import DatasetSpec
-from atrous.data.mask_value_map import IGNORE_INDEX, ClassTable
 from atrous.data.prefetch import in_background
 from atrous.data.sample import Sample
+from atrous.data.volume_items import labelled_volumes
+from atrous.data.volumes.slices import file_of_picture, pictures_of, slice_place
 from atrous.errors import AtrousError
 from atrous.inference.exported_onnx_and_openvino import is_exported
 from atrous.inference.model_spec import PRECISIONS, RUNTIMES, ModelSpec
 from atrous.inference.picture_input import Found, doubt_of_alpha
+from atrous.inference.segment_volume import NO_CRF
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.whole_or_tiled import AnySize
 from atrous.input_spec import Input
 from atrous.learning.accuracy_by_size import SIZES, SizeScore
 from atrous.learning.bootstrap import listed_counts
 from atrous.learning.boundary_metrics import BoundaryIoU, BoundaryScore
+from atrous.learning.class_matching import matching_classes
 from atrous.learning.confusion_matrix import ConfusionMatrix, none_if_nan
 from atrous.learning.distributed import ProcessGroup, current_group
+from atrous.learning.volume_evaluation import segment_case
 from atrous.option_fields import given_to, setting, settings
 
 #: Share of the labelled pixels, 0–1, above which a class that is never predicted causes a warning.
@@ -69,6 +73,32 @@ class Measurement:
         """All counters of pixels; each has integer `counts`."""
         return self.confusion, self.boundary, self.seams, self.sizes
 
+    def add(self, item: Item, truth: np.ndarray, mask: np.ndarray) -> None:
+        """Adds the scores of a picture.
+
+        Args:
+            item: item of the picture.
+            truth: H×W class indices of the model, 255 = ignore.
+            mask: H×W predicted class indices.
+        """
+        one = ConfusionMatrix(len(self.confusion.counts))
+        one.update(truth, mask)
+        for counter in self.counters:
+            counter.update(truth, mask)
+        self.per_image.append(
+            {
+                "name": item.name,
+                "group": item.group,
+                "image": str(item.image.resolve()),
+                "mask": str(item.mask.resolve()) if item.mask else None,
+                **({"more": [str(path.resolve()) for path in item.more]} if item.more else {}),
+                "miou": none_if_nan(one.miou),
+                "pixel_accuracy": none_if_nan(one.pixel_accuracy),
+                "mistakes": largest_mistakes(one.counts),
+                "counts": listed_counts(one.counts),
+            }
+        )
+
 
 @settings("")
 @dataclass(frozen=True)
@@ -103,7 +133,9 @@ def spec_to_measure(model: Path, options: Mapping[str, Any]) -> ModelSpec:
     return ModelSpec(model, **{**given_to(ModelSpec, options), "engine": engine, "precision": measuring.precision})
 
 
-def open_to_measure(spec: DatasetSpec, provenance: Mapping[str, Any], image: Input | None) -> Dataset:
+def open_to_measure(
+    spec: DatasetSpec, provenance: Mapping[str, Any], image: Input | None, *, resampled: bool = False
+) -> Dataset:
     """Opens a dataset with the splits that a model was trained with, and prints the dataset's notes.
 
     Random splits depend on the groups: with other groups, the split would contain pictures that the model was trained
@@ -114,11 +146,12 @@ def open_to_measure(spec: DatasetSpec, provenance: Mapping[str, Any], image: Inp
         spec: spec of the dataset.
         provenance: provenance in the model's metadata.
         image: first input of the model, which sets the planes of volumes; None if it is unknown.
+        resampled: as for `DatasetSpec.open`.
     """
-    dataset, trained = spec.open(image), provenance.get("groups")
+    dataset, trained = spec.open(image, resampled=resampled), provenance.get("groups")
     if spec.groups is None and trained and dataset.unlisted and dataset.groups_from != "file":
         with suppress(AtrousError):  # the pattern does not fit the names of other data
-            dataset = replace(spec, groups=str(trained)).open(image)
+            dataset = replace(spec, groups=str(trained)).open(image, resampled=resampled)
     for note in dataset.notes:
         console.print(escape(note))
     return dataset
@@ -126,6 +159,9 @@ def open_to_measure(spec: DatasetSpec, provenance: Mapping[str, Any], image: Inp
 
 def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Measurement:
     """Segments every picture, and compares the prediction with the labels; several processes share the pictures.
+
+    If the model resamples volumes, and the dataset does not, whole volumes are segmented, and their slices are compared
+    on their own grid.
 
     Args:
         segmenter: segmenter to measure.
@@ -138,6 +174,8 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
     if not items:
         raise AtrousError("the split has no pictures to measure on.")
     remap = matching_classes(dataset.classes, segmenter.info.classes)
+    if segmenter.info.preprocessing.image.spacing is not None and dataset.inputs[0].spacing is None:
+        return _of_resampled(segmenter, dataset, items)
     classes = len(segmenter.info.classes)
     without = None if segmenter.crf is None else Measurement.of(classes)
     measured = Measurement.of(classes, without)
@@ -149,31 +187,35 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
         task = progress.add_task("evaluating", total=len(own), note="")
         for item, sample in zip(own, in_background(read, own), strict=True):
             truth, image = remap[sample.label], prepared(segmenter, sample)
-            one = ConfusionMatrix(classes)
             scores = None if without is None else any_size.scores(image, name=item.name)
-            mask = any_size(image, sample.valid, name=item.name, scores=scores)
-            one.update(truth, mask)
-            for counter in measured.counters:
-                counter.update(truth, mask)
+            measured.add(item, truth, any_size(image, sample.valid, name=item.name, scores=scores))
             if without is not None:
-                unrefined = plain(image, sample.valid, name=item.name, scores=scores)
-                for counter in without.counters:
-                    counter.update(truth, unrefined)
-            measured.per_image.append(
-                {
-                    "name": item.name,
-                    "group": item.group,
-                    "image": str(item.image.resolve()),
-                    "mask": str(item.mask.resolve()) if item.mask else None,
-                    **({"more": [str(path.resolve()) for path in item.more]} if item.more else {}),
-                    "miou": none_if_nan(one.miou),
-                    "pixel_accuracy": none_if_nan(one.pixel_accuracy),
-                    "mistakes": largest_mistakes(one.counts),
-                    "counts": listed_counts(one.counts),
-                }
-            )
+                without.add(item, truth, plain(image, sample.valid, name=item.name, scores=scores))
             progress.update(task, advance=1, note=f"mIoU {measured.confusion.miou:.3f}")
     return _summed(measured, processes)
+
+
+def _of_resampled(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Measurement:
+    """Measures slices of volumes as they are stored, for a model that resamples and segments whole volumes."""
+    if segmenter.crf is not None:
+        raise AtrousError(NO_CRF)
+    measured, processes = Measurement.of(len(segmenter.info.classes)), current_group()
+    slices: dict[Path, list[Item]] = {}
+    for item in items:
+        slices.setdefault(file_of_picture(item.image), []).append(item)
+    own = processes.part(list(labelled_volumes(items).items()))
+    with progress_bar() as progress:
+        task = progress.add_task("evaluating", total=len(own), note="")
+        for file, (_, mask) in own:
+            _, *both = segment_case(segmenter, dataset, file, mask, None)
+            for item in slices[file]:
+                place = slice_place(item.image)
+                assert place is not None
+                measured.add(item, *(pictures_of(labels, place.plane)[place.index] for labels in both))
+            progress.update(task, advance=1, note=f"mIoU {measured.confusion.miou:.3f}")
+    found = _summed(measured, processes)
+    place_of = {item.name: index for index, item in enumerate(items)}
+    return replace(found, per_image=sorted(found.per_image, key=lambda entry: place_of[entry["name"]]))
 
 
 def silent(segmenter: Segmenter) -> AnySize:
@@ -276,27 +318,3 @@ def class_warnings(confusion: ConfusionMatrix, names: Sequence[str]) -> list[str
             "Train longer, lower the learning rate, or weight the classes (loss.class_weights)."
         )
     return [sentence]
-
-
-def matching_classes(table: ClassTable, names: Sequence[str]) -> np.ndarray:
-    """Returns a look-up table from the data's class indices to the model's, matched by class name.
-
-    Args:
-        table: class table of the dataset.
-        names: names of the model's classes.
-
-    Returns:
-        256 uint8 entries; 255 maps to 255.
-
-    Raises:
-        AtrousError: the data has classes that the model does not have.
-    """
-    unknown = [name for name in table.names if name not in names]
-    if unknown:
-        raise AtrousError(
-            f"the data has classes that this model does not have: {', '.join(unknown)}. The classes of the model are: "
-            f"{', '.join(names)}."
-        )
-    remap = np.full(256, IGNORE_INDEX, dtype=np.uint8)
-    remap[: len(table.names)] = [list(names).index(name) for name in table.names]
-    return remap

@@ -142,6 +142,7 @@ def _inputs(
                 window=windows[0] if len(set(windows)) == 1 else tuple(windows),
                 slices=one.slices,
                 planes=one.planes,
+                spacing=one.spacing,
             )
         )
     return tuple(found)

@@ -10,7 +10,7 @@ from typing import Any
 
 from atrous.checked_arguments import LARGEST_INT, SMALLEST_INT
 from atrous.learning.recipe import Recipe
-from atrous.option_fields import About, fields_of, section_of
+from atrous.option_fields import About, fields_of, literals, section_of
 
 #: Python types → names in JSON Schema.
 NAMES = {bool: "boolean", int: "integer", float: "number", str: "string", dict: "object", type(None): "null"}
@@ -48,10 +48,13 @@ def _object(kind: type) -> dict[str, Any]:
 def _value(hint: Any, about: About, item: dataclasses.Field) -> dict[str, Any]:
     """Returns the schema of a plain field."""
     default = item.default_factory() if item.default is dataclasses.MISSING else item.default  # pyright: ignore
-    union = isinstance(hint, types.UnionType)
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     kinds = [kind for kind in (typing.get_args(hint) if union else (hint,)) if kind is not type(None)]
     schema = {"description": about.sentence + ".", **_kind(kinds[0], about)}
-    if union and "enum" in schema:
+    if words := [word for kind in kinds[1:] for word in literals(kind)]:
+        choices = [{**_kind(kinds[0], about)}, {"enum": [*words, None]}]
+        schema = {"description": about.sentence + ".", "anyOf": choices}
+    elif union and "enum" in schema:
         schema["enum"].append(None)
     elif union:
         schema["type"] = [schema["type"], "null"]

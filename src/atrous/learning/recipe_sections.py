@@ -52,6 +52,14 @@ class Data:
         "set's inputs.yaml, else 1, when not given",
         ge=1,
     )
+    spacing: tuple[float, float, float] | Literal["median"] | None = setting(
+        None,
+        "voxel sides to which volumes are resampled, to the right, anterior and superior; median takes those of the "
+        "training volumes along each axis, and a smaller one along the coarse axis of anisotropic volumes. No "
+        "resampling when not given",
+        gt=0,
+        unit="millimetres",
+    )
     balance: float = setting(
         0.0,
         "share of an epoch's pictures that are drawn by class: first a class, all equally probable, then a picture "

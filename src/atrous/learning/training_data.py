@@ -16,8 +16,10 @@ from atrous.data.open_dataset import open_dataset
 from atrous.data.splits.split_names import canonical_split
 from atrous.data.statistics import class_pixels
 from atrous.data.transforms import color_channels
+from atrous.data.volume_items import spacing_of_volumes
 from atrous.data.volumes.slices import file_of_picture
 from atrous.errors import AtrousError
+from atrous.input_spec import Spacing
 from atrous.learning.class_balance import pictures_of_classes
 from atrous.learning.data_loader import AugmentedSamples
 from atrous.learning.dataset_check import examine_with_progress, show_finding
@@ -49,14 +51,7 @@ def open_training_data(recipe: Recipe, processes: ProcessGroup) -> tuple[Dataset
     doctor: dict[str, Any] = {}
     if data.check:
         counted, doctor = processes.on_rank_zero(lambda: _examined(data, in_channels))
-    dataset = open_dataset(
-        data.root,
-        data.layout,
-        groups=data.groups,
-        inputs=data.inputs,
-        planes=data.planes,
-        slices=data.slices,
-    )
+    dataset = _opened(data)
     for note in dataset.notes:
         console.print(escape(note))
     pictures = {name: len(items) for name, items in dataset.splits.items()}
@@ -70,6 +65,29 @@ def open_training_data(recipe: Recipe, processes: ProcessGroup) -> tuple[Dataset
     for _, sentence in () if data.check else few_pictures(files, data.val, dataset.nouns):
         console.print(f"[yellow]warning[/]: {escape(sentence)}")
     return dataset, counted[usual[data.train]], doctor
+
+
+def _opened(data: Data) -> Dataset:
+    """Opens the data set; the target spacing `median` is measured on the volumes as they are stored."""
+
+    def with_spacing(spacing: Spacing | None) -> Dataset:
+        return open_dataset(
+            data.root,
+            data.layout,
+            groups=data.groups,
+            inputs=data.inputs,
+            planes=data.planes,
+            slices=data.slices,
+            spacing=spacing,
+        )
+
+    if data.spacing is None:
+        return with_spacing(None)
+    spacing = data.spacing
+    if isinstance(spacing, str):
+        spacing = spacing_of_volumes(with_spacing(None).split(data.train))
+        console.print(f"volumes are resampled to voxels of {' × '.join(f'{side:.4g}' for side in spacing)} mm")
+    return with_spacing(spacing)
 
 
 def training_samples(recipe: Recipe, dataset: Dataset, model: SegmentationModel) -> AugmentedSamples:

@@ -14,11 +14,13 @@ from atrous import model_file
 from atrous.charts import confusion_picture
 from atrous.data.dataset import Dataset, Item
 from atrous.device import precision_name
+from atrous.inference.picture_input import middle_slice
+from atrous.inference.prediction import Prediction
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.value_range import PictureWarning
 from atrous.learning.confusion_matrix import ConfusionMatrix, none_if_nan
 from atrous.learning.distributed import ProcessGroup
-from atrous.learning.evaluation import measure
+from atrous.learning.evaluation import measure, prepared
 from atrous.learning.recipe import Recipe
 from atrous.learning.run_log import RunLog
 from atrous.learning.trainer import Progress
@@ -74,7 +76,7 @@ class Validation:
         taken = self.dataset.taking_inputs(segmenter.info.preprocessing.inputs)
         for item in self.items[:SHOWN]:
             with suppressed(PictureWarning):  # these warnings were printed before the training
-                shown = segmenter(taken.scene(item)).overlay()
+                shown = _predicted(segmenter, taken, item).overlay()
             log.picture(f"val/{item.name}", np.asarray(shown), progress.step)
         best = " (best)" if confusion.miou > progress.best_miou else ""
         weights = " of the averaged weights" if self.recipe.train.ema else ""
@@ -102,3 +104,13 @@ class Validation:
     def _crf(self) -> dict[str, Any] | None:
         """Returns the settings of a trained CRF, as they are used after training; None if no CRF is trained."""
         return self.step.crf.learned() if self.step.crf is not None else None
+
+
+def _predicted(segmenter: Segmenter, dataset: Dataset, item: Item) -> Prediction:
+    """Returns the prediction for an item; the path of a slice does not name a slice of a resampled volume."""
+    image = segmenter.info.preprocessing.image
+    if image.spacing is None:
+        return segmenter(dataset.scene(item))
+    sample = dataset.read(item)
+    mask = segmenter.any_size(prepared(segmenter, sample), sample.valid, name=item.name)
+    return Prediction(mask, middle_slice(sample.image, image), segmenter.info)

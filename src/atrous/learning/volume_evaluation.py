@@ -20,8 +20,8 @@ from atrous.errors import AtrousError
 from atrous.inference.segment_volume import segment_volume
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.volume_parts import VolumeParts
+from atrous.learning.class_matching import matching_classes
 from atrous.learning.distributed import current_group
-from atrous.learning.evaluation import matching_classes
 from atrous.learning.surface_metrics import SurfaceMetrics, case_metrics, summarise_cases
 
 

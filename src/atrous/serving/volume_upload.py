@@ -15,6 +15,7 @@ from atrous.data.formats.decoder_errors import TooLarge, in_words
 from atrous.data.volumes.dicom_seg_write import check_sources
 from atrous.data.volumes.dicom_series import SeveralSeries
 from atrous.data.volumes.read_volume import decode_volume, volume_shape
+from atrous.data.volumes.resampling import target_grid
 from atrous.data.volumes.scratch import scratch_file, scratch_folder
 from atrous.data.volumes.series_places import is_series
 from atrous.data.volumes.volume import Volume
@@ -77,11 +78,12 @@ class VolumeUpload:
             if self._form == "dicom-seg":
                 check_mask_format("dicom-seg", [self._path], self._settings.model.segmenter.info.table, raw=False)
         info = self._settings.model.segmenter.info
-        planes = len(info.preprocessing.image.planes)
+        planes, spacing = len(info.preprocessing.image.planes), info.preprocessing.image.spacing
         voxels = int(np.prod(grid.shape, dtype=np.int64))
+        run = voxels if spacing is None else int(np.prod(target_grid(grid, spacing).shape, dtype=np.int64))
         for count, words in (
             (voxels * contrasts, "values"),
-            (voxels * planes * max(self._settings.pixel_factor, 1.0), "voxels over all planes, scales and views"),
+            (run * planes * max(self._settings.pixel_factor, 1.0), "voxels over all planes, scales and views"),
         ):
             if count > self._limits.voxels:
                 size = "×".join(map(str, grid.shape))
@@ -89,7 +91,8 @@ class VolumeUpload:
                     f"the volume of {size} voxels has {count / 1e6:.4g} million {words}; the limit of this server is "
                     f"{self._limits.voxels / 1e6:.4g} million: send a smaller volume."
                 )
-        sums = min(IN_MEMORY, 4 * voxels * len(info.classes)) if planes > 1 else 0
+        sums = min(IN_MEMORY, 4 * run * len(info.classes)) if planes > 1 or spacing is not None else 0
+        sums += min(IN_MEMORY, 4 * run * contrasts) if run != voxels else 0
         shown = min(voxels, VIEW_VOXELS) * VIEW_BYTES if self._form == "view" else 0
         return voxels * (contrasts * VALUE_BYTES + MASK_BYTES) + sums + shown
 

@@ -38,9 +38,9 @@ def find_unusual_spacing(dataset: Dataset, pairs: list[Pair]) -> Iterator[Findin
     if examples:
         yield Finding(
             "spacing_outlier",
-            f"Volumes whose voxels differ in size from the usual ones by more than a factor of {MOST:g}. Volumes are "
-            "not resampled, so the same anatomy has another size in pixels there. Check the spacing and its unit in "
-            "the header, or resample these volumes and their masks.",
+            f"Volumes whose voxels differ in size from the usual ones by more than a factor of {MOST:g}. Without "
+            "resampling, the same anatomy has another size in pixels there. Check the spacing and its unit in the "
+            "header, or set data.spacing in the recipe, which resamples volumes and masks.",
             len(examples),
             tuple(examples[:SHOWN]),
         )

@@ -12,10 +12,10 @@ from atrous.data.sources.geotiff import RASTER_SUFFIXES, GeoTiffSource
 from atrous.data.sources.joined import JoinedSource, joined
 from atrous.data.sources.per_image_standardisation import StandardisedSource
 from atrous.data.sources.source import Pixels, Source, whole
-from atrous.data.volumes.slice_pixels import read_slice
+from atrous.data.volumes.slice_pixels import read_slice, slice_pixels
 from atrous.data.volumes.slices import is_volume, slice_place
 from atrous.errors import AtrousError
-from atrous.input_spec import Input, check_takes_pictures
+from atrous.input_spec import Input, Spacing, check_takes_pictures
 
 
 def read_scene(files: Sequence[Path], inputs: Sequence[Input]) -> Pixels:
@@ -86,18 +86,20 @@ def as_input(pixels: Pixels, one: Input) -> Pixels:
     return Pixels(values, valid, doubtful)
 
 
-def read_picture_pixels(file: Path, channels: int | None, pages: str) -> Pixels:
+def read_picture_pixels(file: Path, channels: int | None, pages: str, spacing: Spacing | None = None) -> Pixels:
     """Reads the pixels of a picture, without the missing values and the normalisation of an input.
 
     Args:
         file: path of the picture.
         channels: number of channels C of the result; None for all bands except alpha.
         pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
+        spacing: for a slice of a volume, as for `slice_pixels`.
 
     Raises:
         AtrousError: the file is missing or damaged, or no conversion to the channels is defined.
     """
-    stored = read_pixels(file, pages)
+    place = None if spacing is None else slice_place(file)
+    stored = read_pixels(file, pages) if place is None else slice_pixels(place, spacing)
     try:
         values, valid = stored.for_model(channels)
     except AtrousError as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -21,9 +21,11 @@ from atrous.data.volumes.contrast_files import contrasts_shape, is_place_of_cont
 from atrous.data.volumes.dicom_series import read_series, series_shape
 from atrous.data.volumes.grid import Grid
 from atrous.data.volumes.nifti import nifti_shape, read_nifti
+from atrous.data.volumes.resampling import resampled, target_grid
 from atrous.data.volumes.scratch import open_scratch, with_scratch
 from atrous.data.volumes.series_places import chosen_series, is_series
 from atrous.data.volumes.volume import Volume
+from atrous.input_spec import Spacing
 
 #: Number of bytes of volumes that stay in memory in each process.
 KEPT = 2**29
@@ -50,13 +52,15 @@ _decoding: dict[Key, Lock] = {}
 _lock = Lock()
 
 
-def read_volume(path: Path) -> Volume:
+def read_volume(path: Path, spacing: Spacing | None = None, missing: Sequence[float] = ()) -> Volume:
     """Reads a volume.
 
     Args:
         path: a NIfTI file; the place of contrasts in several files, such as ``case_????.nii.gz``; or a DICOM series: a
             folder of slices or a ``.zip`` of one; if it holds several series, one of them as
             ``folder/SeriesInstanceUID`` or ``file.zip/SeriesInstanceUID``.
+        spacing: voxel sides to which the volume is resampled, in millimetres; None for the volume as it is stored.
+        missing: as in `resampled`.
 
     Returns:
         The volume. Do not change its values: it may be read again. A changed file is read again at the next call; a
@@ -69,7 +73,9 @@ def read_volume(path: Path) -> Volume:
         key = (str(path), *stamp(path))
     except OSError:
         return decode_volume(path)  # raises the error
-    return kept(key, lambda: decode_volume(path))
+    if spacing is None or target_grid(grid := volume_shape(path)[0], spacing) is grid:
+        return kept(key, lambda: decode_volume(path))
+    return kept((*key, repr((spacing, tuple(missing)))), lambda: resampled(decode_volume(path), spacing, missing))
 
 
 def kept(key: Key, decode: Callable[[], Volume]) -> Volume:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from atrous.data.volumes.read_volume import read_volume, volume_shape
 from atrous.data.volumes.slices import SlicePlace, pictures_of, with_neighbours
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError, counted
-from atrous.input_spec import Input
+from atrous.input_spec import Input, Spacing
 
 #: Smallest whole number from which on float32 does not represent all whole numbers.
 EXACT = 2**24
@@ -32,16 +33,18 @@ def slice_kind(place: SlicePlace) -> PictureKind:
     return PictureKind(contrasts, "float32", contrasts)
 
 
-def slice_pixels(place: SlicePlace) -> StoredPixels:
+def slice_pixels(place: SlicePlace, spacing: Spacing | None = None, missing: Sequence[float] = ()) -> StoredPixels:
     """Reads a slice with the values of its file, in the units of the file (such as Hounsfield units).
 
     Args:
         place: place of the slice.
+        spacing: as for `read_volume`; the number of the slice counts the slices of the resampled volume.
+        missing: as for `read_volume`.
 
     Raises:
         AtrousError: as for `read_volume`, or there is no such slice.
     """
-    return StoredPixels(_slices(place, 1).astype(np.float32))
+    return StoredPixels(_slices(place, spacing, missing).astype(np.float32))
 
 
 def read_slice(place: SlicePlace, one: Input) -> tuple[np.ndarray, np.ndarray | None]:
@@ -50,7 +53,8 @@ def read_slice(place: SlicePlace, one: Input) -> tuple[np.ndarray, np.ndarray | 
     Args:
         place: place of the middle slice.
         one: input of the model. Contrasts that are normalised by their own mean and deviation have those of the whole
-            volume, over its voxels that are not 0.
+            volume, over its voxels that are not 0. With a spacing, the volume is resampled first, and the number of
+            the slice counts its slices then.
 
     Returns:
         H×W×C float32, and H×W booleans, False where the middle slice holds no data; None for data everywhere. Voxels
@@ -60,7 +64,8 @@ def read_slice(place: SlicePlace, one: Input) -> tuple[np.ndarray, np.ndarray | 
         AtrousError: as for `read_volume`; there is no such slice; or the volume has another number of contrasts.
     """
     try:
-        return volume_pixels(read_volume(place.file), place.plane, place.index, one)
+        volume = read_volume(place.file, one.spacing, one.missing)
+        return volume_pixels(volume, place.plane, place.index, one)
     except AtrousError as error:
         raise error if str(place.file) in str(error) else AtrousError(f"{place.file}: {error}") from error
 
@@ -130,7 +135,7 @@ def read_slice_mask(place: SlicePlace) -> np.ndarray:
     Raises:
         AtrousError: as for `read_volume` and `mask_values`, or there is no such slice.
     """
-    return mask_values(_slices(place, 1), place.file)
+    return mask_values(_slices(place), place.file)
 
 
 def read_label_slice(place: SlicePlace, scan: Path, classes: ClassTable | None) -> np.ndarray:
@@ -171,8 +176,9 @@ def mask_values(values: np.ndarray, file: Path) -> np.ndarray:
     return values[..., 0]
 
 
-def _slices(place: SlicePlace, slices: int) -> np.ndarray:
+def _slices(place: SlicePlace, spacing: Spacing | None = None, missing: Sequence[float] = ()) -> np.ndarray:
     try:
-        return with_neighbours(pictures_of(read_volume(place.file).values, place.plane), place.index, slices)
+        volume = read_volume(place.file, spacing, missing)
+        return with_neighbours(pictures_of(volume.values, place.plane), place.index, 1)
     except AtrousError as error:
         raise error if str(place.file) in str(error) else AtrousError(f"{place.file}: {error}") from error

@@ -3,7 +3,7 @@
     python benchmarks/fold_batch_norm.py MODEL… [--size 512] [--rounds 15]
 
 The steps are cumulative: the network as defined; norms folded into convolutions; branches of the ASPP summed; kernel
-taps that lie outside the feature map left out (in torch only); normalisation of pictures in the first weights. Each is
+taps that lie outside the feature map left out (in torch only); pictures normalised by the first weights. Each step is
 measured in torch and in OpenVINO, in turns, in bfloat16 if the processor supports it. All must give the same scores in
 float32.
 """
@@ -30,9 +30,9 @@ from atrous.inference import fold_batch_norm, pipeline
 def main() -> None:
     """Prints a table for each model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", type=Path, nargs="+")
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("models", type=Path, nargs="+", help="model files")
+    parser.add_argument("--size", type=int, default=512, help="side of the square picture, in pixels")
+    parser.add_argument("--rounds", type=int, default=15, help="number of runs of each network; the median is printed")
     options = parser.parse_args()
     print(machine())
     for path in options.models:
@@ -64,7 +64,7 @@ def steps_of(model: Any) -> dict[str, Any]:
         "as defined": pipeline.Pipeline(plain),
         "norms folded": pipeline.Pipeline(folded),
         "and the ASPP summed": pipeline.Pipeline(summed),
-        "and dead taps left out": pipeline.Pipeline(fold_batch_norm.simplified(model)),
+        "and unused taps left out": pipeline.Pipeline(fold_batch_norm.simplified(model)),
         "and the first weights normalise": fold_batch_norm.simplified_pipeline(model),
     }
 

@@ -15,7 +15,8 @@ from atrous.errors import AtrousError
 
 #: The end of a temporary file's name; the temporary file of NAME is `.NAME.RANDOM.atrous-part`.
 SUFFIX = ".atrous-part"
-#: Number of characters of the final name that a temporary name repeats; file systems allow names of 255 bytes.
+#: Number of characters of the final name that a temporary name repeats: a whole name could be too long, because file
+#: systems limit names to 255 bytes.
 MOST_OF_NAME = 50
 
 
@@ -78,9 +79,8 @@ def _refusal(path: Path, error: OSError) -> AtrousError:
 def write_text(path: str | Path, text: str, *, sync: bool = False) -> None:
     """Writes a text as UTF-8, atomically; see `atomic_path`."""
     with atomic_path(path, sync=sync) as part:
-        part.write_text(
-            text, encoding="utf-8", errors="backslashreplace"
-        )  # these escapes have the same meaning in JSON
+        # a character that UTF-8 cannot encode becomes an escape, which JSON reads as the same character
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager

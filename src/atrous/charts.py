@@ -91,7 +91,7 @@ class _Frame:
 def line_chart(
     title: str, curves: Sequence[Curve], write: Write, *, mark: tuple[float, float, str] | None = None
 ) -> str:
-    """Draws curves over training steps; the values at the pointer are shown without a script.
+    """Draws curves over training steps; the page shows the values under the mouse pointer without a script.
 
     Args:
         title: description of the chart for screen readers.
@@ -194,7 +194,7 @@ def sparkline(values: Sequence[float | None]) -> str:
 
 
 def dot_plot(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float | None]]]]) -> str:
-    """Draws scores (0–1) as dots, one row for each class; the name of a dot is shown at the pointer without a script.
+    """Draws scores (0–1) as dots, one row for each class; the page shows the name of the dot under the pointer.
 
     Args:
         title: description of the plot for screen readers.
@@ -266,7 +266,7 @@ def shrink(array: NDArray[np.uint8], side: int = PICTURE_SIDE) -> NDArray[np.uin
 
 
 def photo_uri(picture: NDArray[np.uint8], *, sharp_colors: bool = False) -> str:
-    """Returns a picture, H×W×3, as a JPEG data URI; `sharp_colors` keeps the colour of thin lines in a larger file."""
+    """Returns a picture, H×W×3, as a JPEG data URI; with `sharp_colors`, thin lines keep their colour."""
     return data_uri(Image.fromarray(picture), "jpeg", quality=82, subsampling=0 if sharp_colors else 2)
 
 
@@ -297,7 +297,7 @@ def confusion_picture(counts: NDArray[np.int64], names: Sequence[str], cell: int
     Args:
         counts: K×K, row = truth, column = prediction.
         names: names of the K classes. A name that no font of this system can draw is replaced by the class index.
-        cell: side of an entry in pixels. An entry is a percentage of its row; values of at least 1 % are written.
+        cell: side of an entry in pixels. An entry shows its percentage of the row if it is ≥ 1 %.
 
     Returns:
         H×W×3.

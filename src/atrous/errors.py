@@ -1,4 +1,4 @@
-"""The errors with messages for the user, and the nearest match to a misspelt name."""
+"""The exceptions whose messages are for the user, and functions that write values and names into messages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class OutOfMemory(AtrousError, MemoryError):
 
 
 class SomeInputsFailed(AtrousError):
-    """Raised if some inputs failed; messages have named them, and the other inputs were processed."""
+    """Raised after all other inputs are processed, if some inputs failed; earlier messages name these inputs."""
 
     exit_code = 1
 

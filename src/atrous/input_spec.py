@@ -46,11 +46,12 @@ class Input:
         missing: values that mean "no data", in addition to the nodata values that the files declare.
         colors: number of first channels that are colours of a photograph: 0, 1 (grey) or 3 (red, green, blue).
             Training varies the brightness and colour of these channels only.
-        normalize: "fixed" for (value − mean) / std; "window" for the same after clipping values to `window`;
-            "per_image" for the mean and the standard deviation of each picture itself, with `mean` 0 and `std` 1.
-        window: (lowest, highest) value for the clipping, in raw units; None for no clipping. For volumes whose
-            contrasts are normalised differently, one entry per contrast: a window, or None for a contrast that is
-            normalised by its mean and standard deviation in each volume, with `mean` 0 and `std` 1.
+        normalize: "fixed" for (value − mean) / std; "window" to clip values to `window` first; "per_image" for the mean
+            and the standard deviation of each picture itself, with `mean` 0 and `std` 1.
+        window: (lowest, highest) value for the clipping, in raw units; None for no clipping. If a volume consists of
+            several scans (contrasts, such as T1 and FLAIR) that are normalised differently, one entry per contrast: a
+            window, or None for a contrast that is normalised by its own mean and standard deviation in each volume. For
+            such a contrast, `mean` is 0 and `std` is 1.
         slices: number of neighbouring slices of a volume that form the channels, odd, 1–31; 1 for a single slice
             and for pictures.
         planes: planes of the slices of a volume: "axial", "coronal", "sagittal"; () for pictures. Training uses the
@@ -164,7 +165,7 @@ class Input:
 
 
 def is_per_contrast(window: Any) -> bool:
-    """Returns whether a window is given per contrast, as one entry for each.
+    """Returns whether a window has one entry per contrast, see `Input.window`.
 
     Args:
         window: value of `Input.window`, of any type.

@@ -1,7 +1,8 @@
 """A model as one safetensors file with its architecture, classes, colours, preprocessing and metrics.
 
-The file is a plain safetensors file, and its metadata has two entries: "atrous" is the `Info` as JSON, and "sha256" is
-the checksum of that JSON and all weights, which detects altered or damaged files. This file format contains no pickles.
+The file is a plain safetensors file, and its metadata has two entries: "atrous" is the record of the model, its `Info`
+as JSON. "sha256" is the checksum of this JSON and of all weights, which detects altered or damaged files. The file
+format contains no pickles.
 """
 
 from __future__ import annotations
@@ -254,7 +255,8 @@ def _read_metadata(path: Path) -> dict[str, str]:
         hint = f" Did you mean {path.parent / beside[0]}?" if beside else ""
         if path.parent.name == "zoo" and not path.parent.is_dir():
             hint = (
-                " The models of zoo/ are in the repository of atrous, not in the installed package: copy it from there."
+                " The models of zoo/ are in the repository of atrous, not in the installed package: copy the file from "
+                "the repository."
             )
         raise AtrousError(f"no model file at {path}.{hint}")
     try:

@@ -131,7 +131,7 @@ def _adapt(read: Foreign, source: str, given: Mapping[str, Any], architecture: s
     others = detect_source.recognising(read)
     if others and source not in others:
         raise AtrousError(
-            f"{file} is not from {source}: its keys are those of {' or '.join(others)}. Correct --source, or leave it out."
+            f"{file} is not from {source}: its keys are those of {' or '.join(others)}. Correct or omit --source."
         )
     named = {**given, "architecture": architecture} if architecture else dict(given)
     try:
@@ -169,7 +169,7 @@ def _build(
 
 
 def _named(path: str, held: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yields each tensor twice, by its key and by its full name: an unused tensor is listed by one of the two."""
+    """Yields each tensor twice, by its key and by its full name, because the list of unused tensors contains either."""
     for key, tensor in held.items():
         yield key, tensor
         yield f"{path}.{key}", tensor

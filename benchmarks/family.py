@@ -3,9 +3,9 @@
     python benchmarks/family.py --data CAMVID --out RUNS [--epochs 6]
 
 Each network is trained at output stride 16 by the recipe camvid_family. Then the same weights are measured at output
-strides 16 and 8 (arXiv:1706.05587 §3.3), at one scale and at the papers' six scales with mirror images, each without
-and with the fully connected CRF. Results that RUNS already contains are not computed again, so a second call continues
-where the first call ended. Prints Markdown tables for docs/results.md.
+strides 16 and 8 (arXiv:1706.05587 §3.3), and at each stride at one scale and at the papers' six scales with mirror
+images. Each measurement is made without and with the fully connected CRF. Results that RUNS already contains are not
+computed again, so a second call continues where the first call ended. Prints Markdown tables for docs/results.md.
 """
 
 from __future__ import annotations

@@ -7,10 +7,11 @@ may have a status of 5xx, except that more connections than allowed may get 503.
 memory must not grow. The server has its default limits. The model is small and has random weights, because only the
 server is tested.
 
-The memory after each attack is compared with the memory after valid pictures of all accepted sizes, because OpenVINO
-keeps some memory for the largest pictures, and the attacks also contain large valid pictures. The comparison allows
-some growth, so it could miss a small leak. Therefore all attacks run a second time with a tenth of the cases. In this
-second round, the memory must not exceed the highest value of the first round by more than the noise of the measurement.
+The memory after each attack is compared with the memory after valid pictures of all accepted sizes. This is the
+reference, because OpenVINO keeps some memory for the largest pictures, and the attacks also contain large valid
+pictures. The comparison allows some growth, so it could miss a small leak. Therefore all attacks run a second time with
+a tenth of the cases. In this second round, the memory must not exceed the highest value of the first round by more than
+the noise of the measurement.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Times reading and augmenting pictures: atrous's loader and torchvision's reference transforms, in turns.
 
-Both sides decode the same pictures and masks, scale them so that the shorter side is 0.5–2 times 520 pixels, mirror
-them with a probability of 0.5 and cut crops of 480×480, in two workers and batches of eight. This is the preprocessing
-of torchvision's reference training for segmentation (references/segmentation/presets.py), with its transforms v2 on
-tensors. Torchvision's side also normalises the pictures. atrous normalises in the training step, so its workers send
-uint8 pictures. The last printed row is atrous with colour, blur and rotation, too. The script asserts the shapes and
-the number of pictures.
+Both sides decode the same pictures and masks in two workers. They scale them so that the shorter side is 0.5–2 times
+520 pixels, mirror them with a probability of 0.5, and cut crops of 480×480 for batches of eight. This is the
+preprocessing of torchvision's reference training for segmentation (references/segmentation/presets.py), with its
+transforms v2 on tensors. Torchvision's side also normalises the pictures. atrous normalises in the training step, so
+its workers send uint8 pictures. The last printed row is atrous with colour, blur and rotation, too. The script asserts
+the shapes and the number of pictures.
 
     python benchmarks/loading.py DATA [--split train] [--pictures 200] [--rounds 3]
 """

@@ -29,10 +29,10 @@ from crf import peak_memory
 
 SIDES = {
     "peer": "PyTorch without compilation, float32, argmax of the full-size logits",
-    "peer bfloat16": "the same, in channels_last and bfloat16 autocast",
+    "peer bfloat16": "PyTorch without compilation, in channels_last and bfloat16 autocast",
     "ONNX Runtime": "the peer's exported network, float32, then argmax",
     "OpenVINO float32": "the peer's exported network, then argmax",
-    "OpenVINO bfloat16": "the same in bfloat16",
+    "OpenVINO bfloat16": "the peer's exported network in bfloat16, then argmax",
     "atrous torch float32": "Segmenter(engine='torch', precision='float32')",
     "atrous torch": "Segmenter(engine='torch')",
     "atrous float32": "Segmenter(precision='float32')",

@@ -3,10 +3,10 @@
     python benchmarks/scaling.py --data CAMVID [--epochs 1] [--batch 8] [--rounds 2]
 
 Three sides take turns: the bare training step on one batch in memory, `atrous train` on all cores, and `atrous train`
-under torchrun with two processes that share the batch and the cores. All sides train DeepLabV3+ over EfficientNet-Lite0
-on crops of 320×320. `atrous train` augments the pictures by the recipe, with one loader worker in each process. The
-confusion matrix of the same weights must be the same in one process and in two. Evaluation uses the same number of
-threads per process in both cases, because the order in which torch sums depends on this number.
+under torchrun with two processes. The two processes share the batch and the cores. All sides train DeepLabV3+ over
+EfficientNet-Lite0 on crops of 320×320. `atrous train` augments the pictures by the recipe, with one loader worker in
+each process. The confusion matrix of the same weights must be the same in one process and in two. Evaluation uses the
+same number of threads per process in both cases, because the order in which torch sums depends on this number.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Both libraries train the same network with the same weights: smp's DeepLabV3+ over a backbone of timm. First, the script
 asserts that parameters, FLOPs, loss and gradient are equal. Then four processes take turns, so that a change of the
-clock rate affects all of them: smp's plain float32 loop, the same loop in channels_last and bfloat16, `TrainingStep` as
-`atrous train` runs it, and the same with `train.recompute`.
+clock rate affects all of them. They run smp's plain float32 loop, the same loop in channels_last and bfloat16,
+`TrainingStep` as `atrous train` runs it, and `TrainingStep` with `train.recompute`.
 
     python benchmarks/train.py [--backbone resnet50] [--rounds 5] [--steps 2] [--batch 4] [--size 512] [--json FILE]
 """
@@ -24,9 +24,9 @@ from peak_memory import peak_of_process
 CLASSES = 21
 SIDES = {
     "smp float32": "plain loop: float32, NCHW",
-    "smp bfloat16": "the same loop with channels_last and bfloat16 autocast",
+    "smp bfloat16": "the plain loop with channels_last and bfloat16 autocast",
     "atrous": "TrainingStep: channels_last, bfloat16 if the processor supports it, loss in bands",
-    "atrous, recompute": "the same with train.recompute",
+    "atrous, recompute": "TrainingStep as above, with train.recompute",
 }
 
 
@@ -79,7 +79,7 @@ def build_pair(backbone: str) -> tuple[Any, Any]:
 
 
 def check_equal(backbone: str) -> dict[str, Any]:
-    """Asserts that both networks have equal parameters, FLOPs, and in float32 equal loss and gradient."""
+    """Asserts that the networks have equal numbers of parameters and FLOPs, and in float32 equal loss and gradient."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

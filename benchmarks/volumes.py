@@ -5,9 +5,9 @@
 MODEL was trained on single slices of one plane (`data.planes: [axial]`, `data.slices: 1`). SERIES is a volume or a
 DICOM series; its slices are repeated until their number is --slices. Both sides start with the volume in memory and end
 with its class indices. MONAI's `SliceInferer` takes whole slices, without overlap, which is its fastest setting; the
-batch size is the fastest of 1, 2, 4 and 8. The masks of the two sides must be equal: in float32 up to rounding, and in
-the number format that atrous chooses in 99.8 % of the voxels. MONAI is not a dependency of atrous: install it with `pip
-install monai`.
+batch size is the fastest of 1, 2, 4 and 8. The masks of the two sides are compared. In float32, 99.999 % of the voxels
+must be equal; in the number format that atrous chooses, 99.8 %. MONAI is not a dependency of atrous: install it with
+`pip install monai`.
 """
 
 from __future__ import annotations

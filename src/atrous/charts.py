@@ -297,7 +297,7 @@ def confusion_picture(counts: NDArray[np.int64], names: Sequence[str], cell: int
     Args:
         counts: K×K, row = truth, column = prediction.
         names: names of the K classes. A name that no font of this system can draw is replaced by the class index.
-        cell: side of an entry in pixels. An entry shows its percentage of the row if it is ≥ 1 %.
+        cell: side of an entry in pixels. An entry shows its percentage of the row if that is ≥ 1 %.
 
     Returns:
         H×W×3.

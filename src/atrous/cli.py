@@ -1,4 +1,4 @@
-"""The command line: each verb runs the function of the same name in a package; the flags are its arguments."""
+"""The command line: each verb runs a function of the same name, and the flags are the arguments of this function."""
 
 from __future__ import annotations
 

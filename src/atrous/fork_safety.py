@@ -23,8 +23,8 @@ class ForkLock:
     """A lock for threads that no missing thread can hold in a forked child.
 
     Args:
-        lost: message of the error that the lock raises in a child if a missing thread held it at the fork, because the
-            state that the lock protects is then unknown. With "", the lock raises no error and is free in the child.
+        lost: message of the error that the lock raises in a child if a missing thread held it at the fork. The state
+            that the lock protects is then unknown. With "", the lock raises no error and is free in the child.
     """
 
     def __init__(self, lost: str = "") -> None:

@@ -74,8 +74,8 @@ def compare(
 
     Both models are measured on the same pictures. The statistics use groups of pictures, such as patients or
     recordings; if no groups are known, each picture is its own group. A paired bootstrap gives the 95 % interval of the
-    difference, B minus A. A paired permutation test swaps the results of the two models in some groups: in every
-    possible way if the models differ in at most 12 groups, else in random ways. p is the share of swaps that give a
+    difference, B minus A. A paired permutation test swaps the results of the two models in some groups. It tries all
+    possible swaps if the models differ in at most 12 groups, else random swaps. p is the share of swaps that give a
     difference at least as large as the observed difference. The results also contain the smallest difference that these
     pictures could show.
 
@@ -86,15 +86,15 @@ def compare(
         split: split to measure on.
         json: JSON file to write the results to.
         overwrite: also replace files that atrous did not write; inputs are never replaced.
-        **options: fields of `DatasetSpec` (how the dataset is read) and of `ModelSpec` (how both models are run).
+        **options: fields of `DatasetSpec` (how the dataset is read), `ModelSpec` and `Measuring` (how both models are
+            run).
 
     Returns:
         The results, as written by --json; scores are 0–1.
 
     Raises:
-        AtrousError: a model, the dataset or the split does not exist, the models have different classes, a file of
-            results contains other pictures or no pixel counts, or an output would replace an input or a file that
-            atrous did not write.
+        AtrousError: a model, the dataset or the split does not exist; the models have different classes; a file of
+            results contains other pictures or no pixel counts; or the JSON file may not be written.
     """
     check_outputs(
         "compare",

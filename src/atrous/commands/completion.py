@@ -34,7 +34,7 @@ OFFERED = {
 
 _NAMES = " ".join(shipped_recipes())
 #: Completion of a recipe, which is the name of a shipped recipe or a file.
-#: Each value is what `shtab` expects for the shell: the name of a function, or for tcsh a list of words.
+#: Each value has the form that `shtab` expects for the shell: the name of a function, or for tcsh a list of words.
 _RECIPE = {
     "bash": "_atrous_recipe",
     "zsh": "_atrous_recipe",

@@ -48,8 +48,8 @@ def convert(
 ) -> SegmentationModel:
     """Convert a checkpoint of another library to a model that predicts the same masks.
 
-    No code in the file is run. The command lists the tensors of the checkpoint that the model does not use and the
-    layers that keep random weights, and stores both lists in info.provenance.
+    No code in the file is run. The command lists the tensors of the checkpoint that the model does not use, and
+    the layers that keep random weights. It stores both lists in info.provenance.
 
     Args:
         file: checkpoint (.pth, .pt, .bin, .safetensors, .npz, .tflite, .caffemodel) or Hugging Face folder; in Python

@@ -112,8 +112,8 @@ def explain(
         The path of the page.
 
     Raises:
-        AtrousError: the model, a picture or a class does not exist, the model is an exported file, there are more than
-            40 pictures, the settings of the CRF are unknown, or a file that atrous did not write would be replaced.
+        AtrousError: the model, a picture or a class does not exist; the model is an exported file; there are more than
+            40 pictures; the settings of the CRF are unknown; or a file that atrous did not write would be replaced.
         SomeInputsFailed: some pictures could not be explained; the page contains all others.
     """
     if is_exported(model):

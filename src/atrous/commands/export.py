@@ -110,8 +110,8 @@ def export(
         The path of the file written.
 
     Raises:
-        AtrousError: the model does not exist, the file may not be written, a package is missing, the masks differ on
-            more than 0.1 % of the pixels of any size, or int8 loses more than `max_drop`. Then nothing is written.
+        AtrousError: the model does not exist; the file may not be written; a package is missing; the masks differ on
+            more than 0.1 % of the pixels of any size; or int8 loses more than `max_drop`. Then nothing is written.
     """
     format, out = _format_and_file(model, format, out)
     targets = [out, out.with_suffix(".bin")] if format == "openvino" else [out]

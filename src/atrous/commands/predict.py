@@ -74,9 +74,9 @@ def predict(
         model: model file or exported file.
         paths: pictures, folders of pictures, or glob patterns, as paths or URLs (https://, s3://, gs://, file:// …);
             also NIfTI files, and DICOM series: a folder of slices or a zip file of such a folder.
-        out: folder for the masks, a path or a URL; a mask has the name of its picture with .png, with .tif (for a
-            GeoTIFF, a large or many-band TIFF, a TIFF at a URL, or raw values that a PNG cannot hold), or with .nii.gz
-            or .dcm (for a volume).
+        out: folder for the masks, a path or a URL. A mask has the name of its picture and the suffix .png; .tif for a
+            GeoTIFF, a large or many-band TIFF, a TIFF at a URL, or raw values that a PNG cannot hold; .nii.gz or .dcm
+            for a volume.
         overlay: also write each picture with the colours of its mask over it and a legend below, as NAME.overlay.png.
         raw: write masks with the pixel values of the training masks; by default, masks contain class indices and a
             palette.
@@ -88,9 +88,9 @@ def predict(
         case_ids: CSV table that assigns a case id to each volume; created or continued, and readable by you only. Masks
             of volumes, the JSON file and messages then contain the names case_0001, case_0002 …, and no names of files
             and folders.
-        json: JSON file to write the results to; for each picture, it contains the path of the mask, the share of each
-            class in the pixels with data, and the share of pixels without data (if any). If a picture failed, it
-            contains the error.
+        json: JSON file to write the results to. It contains for each picture the path of the mask, the share of each
+            class in the pixels with data, and the share of pixels without data if there are any. For a picture that
+            failed, it contains the error.
         overwrite: also replace files that atrous did not write; inputs are never replaced.
         **options: input of `DatasetSpec`, and the fields of `ModelSpec`: how the model is run.
 

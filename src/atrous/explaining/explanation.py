@@ -119,8 +119,8 @@ def explain_picture(
         crf: a CRF whose mask and entropy are added for comparison; None for no CRF.
 
     Raises:
-        AtrousError: the picture has more than `MOST_PIXELS` pixels or does not fit the model, a class does not exist,
-            `most` is below 1, or `crf` is no CRF or does not fit the model.
+        AtrousError: the picture has more than `MOST_PIXELS` pixels or does not fit the model; a class does not exist;
+            `most` is below 1; or `crf` is not a CRF or does not fit the model.
     """
     check_model(model, weights=True)
     image = check_picture(image, model.info.preprocessing.channels)

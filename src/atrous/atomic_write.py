@@ -77,7 +77,16 @@ def _refusal(path: Path, error: OSError) -> AtrousError:
 
 
 def write_text(path: str | Path, text: str, *, sync: bool = False) -> None:
-    """Writes a text as UTF-8, atomically; see `atomic_path`."""
+    """Writes a text as UTF-8, atomically.
+
+    Args:
+        path: the file to write, as in `atomic_path`.
+        text: the content.
+        sync: whether the content is flushed to the disk before the rename.
+
+    Raises:
+        AtrousError: the folder cannot be created or is not writable.
+    """
     with atomic_path(path, sync=sync) as part:
         # a character that UTF-8 cannot encode becomes an escape, which JSON reads as the same character
         part.write_text(text, encoding="utf-8", errors="backslashreplace")

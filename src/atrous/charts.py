@@ -63,7 +63,13 @@ def binned_curve(name: str, points: Points, bins: int = 72) -> Curve:
 
 
 def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Returns round numbers at equal steps (1, 2, 2.5 or 5 times a power of ten) that enclose `low` and `high`."""
+    """Returns round numbers at equal steps (1, 2, 2.5 or 5 times a power of ten) that enclose a range of values.
+
+    Args:
+        low: smallest value.
+        high: largest value.
+        about: approximate number of steps, ≥ 1.
+    """
     span = (high - low) or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / about))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= span / about * 0.999)
@@ -255,7 +261,12 @@ def error_map(picture: NDArray[np.uint8], truth: NDArray[np.uint8], prediction: 
 
 
 def shrink(array: NDArray[np.uint8], side: int = PICTURE_SIDE) -> NDArray[np.uint8]:
-    """Shrinks a picture (H×W×3, Lanczos) or a mask (H×W, nearest neighbour) to a longer side of at most `side` px."""
+    """Shrinks a picture (with Lanczos) or a mask (with nearest neighbour) if it is larger than allowed.
+
+    Args:
+        array: H×W×3 picture, or H×W mask.
+        side: largest allowed longer side of the result, in pixels.
+    """
     height, width = array.shape[:2]
     scale = min(1.0, side / max(height, width))
     if scale == 1.0:
@@ -266,7 +277,12 @@ def shrink(array: NDArray[np.uint8], side: int = PICTURE_SIDE) -> NDArray[np.uin
 
 
 def photo_uri(picture: NDArray[np.uint8], *, sharp_colors: bool = False) -> str:
-    """Returns a picture, H×W×3, as a JPEG data URI; with `sharp_colors`, thin lines keep their colour."""
+    """Returns a picture as a JPEG data URI.
+
+    Args:
+        picture: H×W×3.
+        sharp_colors: store colours at full resolution, so that thin lines keep their colour; the URI is longer.
+    """
     return data_uri(Image.fromarray(picture), "jpeg", quality=82, subsampling=0 if sharp_colors else 2)
 
 
@@ -285,7 +301,13 @@ def mask_uri(mask: NDArray[np.uint8], colors: Sequence[Sequence[int]]) -> str:
 
 
 def data_uri(image: Image.Image, kind: str, **options: object) -> str:
-    """Returns an image file as a data URI, so that the page needs no further file."""
+    """Returns an image as a data URI, so that the page needs no further file.
+
+    Args:
+        image: the image.
+        kind: file format, such as "png" or "jpeg".
+        options: options of Pillow's writer for the format.
+    """
     file = io.BytesIO()
     image.save(file, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

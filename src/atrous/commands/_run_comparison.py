@@ -47,7 +47,7 @@ def render_comparison(runs: Sequence[Run]) -> str:
 
 
 def run_row(run: Run) -> Record:
-    """Returns a run's row of the first table."""
+    """Returns a run's row of the table of scores, as texts and numbers for the template."""
     best, speeds = run.best_val or {}, [rate for _, rate in points(run.train, "images_per_second")]
     model = {**run.settings("model"), **run.model_info, **run.model_info.get("arguments", {})}
     return {

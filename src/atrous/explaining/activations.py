@@ -116,7 +116,14 @@ def gradients_of(score: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def parts_of(model: SegmentationModel) -> dict[tuple[str, str], nn.Module]:
-    """Returns the modules that are explained, by (group, name): ASPP branches, decoder inputs and side features."""
+    """Returns the parts of a network that are explained, by (group, name).
+
+    The groups are "pyramid" (branches of the ASPP), "decoder" (inputs of the decoder) and "sides" (side features of
+    DeepLabV1). A group is missing if the model does not have these parts.
+
+    Args:
+        model: the model.
+    """
     aspp, decoder, side = (getattr(model, name, None) for name in ("aspp", "decoder", "side"))
     parts: dict[tuple[str, str], nn.Module] = {}
     if isinstance(aspp, ASPP):

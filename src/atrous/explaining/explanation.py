@@ -37,7 +37,7 @@ class PartSeen:
 
     Args:
         name: name of the part, such as "rate 12".
-        group: "pyramid" (branches of the ASPP), "decoder" (its inputs) or "sides" (side features of DeepLabV1).
+        group: "pyramid", "decoder" or "sides", see `activations.parts_of`.
         energy: H×W, ≥ 0: root mean square of the part's features over the channels.
         contribution: H×W: first-order contribution to the class's mean logit. The mean is over the region of the class,
             see `WatchedNetwork.region`.

@@ -63,10 +63,10 @@ def no_encoding(error: UnicodeError) -> AtrousError:
     """
     if isinstance(error, UnicodeEncodeError):
         if any("\ud800" <= letter <= "\udfff" for letter in error.object):
-            return AtrousError(f"{error.object[:SHOWN]!a} is a name that is not valid text: rename it.")
+            return AtrousError(f"{error.object[:SHOWN]!a} is a name that is not valid text: rename the file.")
         return AtrousError(
             f"{error.object[:SHOWN]!a} has letters that are not in {error.encoding}, the encoding of this process: "
-            "set PYTHONUTF8=1 in the environment before Python starts, or rename it."
+            "set PYTHONUTF8=1 in the environment before Python starts, or rename the file."
         )
     return AtrousError(f"a text cannot be read: {error}.")
 

@@ -139,7 +139,7 @@ class Input:
             )
         if None in windows and not self.planes:
             raise AtrousError(
-                f"window without numbers for one contrast is only for volumes, got {shown(self.window)}: give "
+                f"window with None for a contrast is only for volumes, got {shown(self.window)}: give "
                 "[LOW, HIGH] for each channel."
             )
 

@@ -30,9 +30,9 @@ SETTINGS = ("stride", "padding", "dilation", "groups", "padding_mode", "eps")
 SHARE, SHARE_OF_GPU, SHARE_OF_16_BITS = 1e-5, 1e-3, 2e-2
 
 CURE = (
-    "A model file stores only the record (model.info) and the weights, so it would give another network; nothing was "
-    "written. Build the model with other arguments (atrous.create_model), remove the added parts, or store your own "
-    "network with torch.save(model.state_dict(), path)."
+    "A model file stores only the record (model.info) and the weights, so `load` would build another network. Nothing "
+    "was written. Build the model with other arguments (atrous.create_model), remove the added parts, or store your "
+    "own network with torch.save(model.state_dict(), path)."
 )
 
 

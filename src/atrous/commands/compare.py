@@ -55,7 +55,7 @@ class _Side:
 
 
 @process_group()
-@told_if_interrupted(lambda: "compare writes its results at the end, so none are written.")
+@told_if_interrupted(lambda: "compare writes its results at the end, so nothing is written.")
 @checked
 @taking(DatasetSpec)
 @taking(ModelSpec)

@@ -186,9 +186,7 @@ def _describe(info: Info, adapted: Adapted, table: ClassTable | None, record: di
     if table is None:
         return info
     if len(table) != len(info.classes):
-        raise AtrousError(
-            f"the class table has {counted(len(table), 'class')}; the model separates {len(info.classes)}."
-        )
+        raise AtrousError(f"the class table has {counted(len(table), 'class')}, but the model has {len(info.classes)}.")
     return info.with_table(table)
 
 

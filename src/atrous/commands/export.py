@@ -301,8 +301,8 @@ def _refuse_other_masks(agreements: Sequence[Agreement], model: Path, format: st
         else "Try another --format. If its masks agree, this is a bug: please report it."
     )
     raise AtrousError(
-        f"the {format} file predicts other masks than {model}: they agree on {_words(agreements)}, and at least "
-        f"{LEAST_AGREEMENT:.1%} is needed. Nothing was written. {cure}"
+        f"the masks of the {format} file differ from those of {model}: they agree on {_words(agreements)}, but must "
+        f"agree on at least {LEAST_AGREEMENT:.1%}. Nothing was written. {cure}"
     )
 
 
@@ -374,7 +374,7 @@ def _print(out: Path, model: Path, agreements: Sequence[Agreement], int8: bool, 
     )
     if max(agreement.classes for agreement in agreements) == 1:
         console.print(
-            "Every compared mask has only one class, which proves little: give your own pictures with --check."
+            "All compared masks contain only one class, so the check shows little: give your own pictures with --check."
         )
     if exported_onnx_and_openvino.is_exported(out):
         if not scores:

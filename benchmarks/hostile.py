@@ -506,7 +506,7 @@ class Attack:
     def _one(
         self, content: bytes, headers: dict[str, str] | None = None, method: str = "POST", path: str = ADDRESS
     ) -> int | str:
-        """Sends one request byte by byte, because an HTTP client would correct errors; returns the status."""
+        """Sends one request as raw bytes, because an HTTP client would correct errors; returns the status."""
         own = {"Host": "localhost", "Content-Length": str(len(content)), "Connection": "close"} | (headers or {})
         lines = "".join(f"{name}: {value}\r\n" for name, value in own.items())
         request = f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + content

@@ -1,4 +1,4 @@
-"""Trains the networks of other libraries (peers) that benchmarks/predict.py measures, briefly, on CamVid.
+"""Briefly trains on CamVid the networks of other libraries (peers) that benchmarks/predict.py measures.
 
 The networks are trained, because networks with random weights predict noise. Each network is a module of
 segmentation-models-pytorch or torchvision with the initialisation of its library and 21 classes, of which CamVid has

@@ -30,7 +30,7 @@ BEGIN, END = "<!-- written by benchmarks/readme.py -->\n", "<!-- end -->"
 SMP, TORCHVISION = "segmentation-models-pytorch", "torchvision"
 #: Marks of rows that were measured on another machine than most rows.
 MARKS = "¹²³⁴⁵"
-#: The pages with a table: six figures in the README, all figures in the other page.
+#: The pages with a table: the README has the figures in `HEADLINES`, the other page has all figures.
 PAGES = ("README.md", "docs/results.md")
 HEADLINES = ("demo", "camvid", "tensorflow", "step", "mask_mobilenetv2", "crf")
 

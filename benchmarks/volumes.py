@@ -35,7 +35,7 @@ BATCHES = (1, 2, 4, 8)
 
 
 def main() -> None:
-    """Asserts that the masks are equal, and prints the seconds of both sides."""
+    """Asserts that enough voxels of the masks are equal, and prints the seconds of both sides."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="model file")
     parser.add_argument("series", type=Path, help="file of a volume, or folder of a DICOM series")

@@ -97,7 +97,7 @@ class _Frame:
 def line_chart(
     title: str, curves: Sequence[Curve], write: Write, *, mark: tuple[float, float, str] | None = None
 ) -> str:
-    """Draws curves over training steps; the page shows the values under the mouse pointer without a script.
+    """Draws curves over training steps; CSS shows the values under the mouse pointer, so no script is needed.
 
     Args:
         title: description of the chart for screen readers.
@@ -160,7 +160,7 @@ def _key(number: int, name: str, width: int) -> str:
 
 
 def _read_outs(frame: _Frame, xs: Sequence[float], curves: Sequence[Curve], write: Write) -> Iterator[str]:
-    """Yields a strip for each x, which shows a dot on each curve and the values as text under the pointer."""
+    """Yields an invisible strip for each x; the strip under the pointer shows a dot on each curve, and the values."""
     values = [dict(curve.points) for curve in curves]
     middles = [round((frame.x(a) + frame.x(b)) / 2, 1) for a, b in pairwise(xs)]
     for (left, right), x in zip(pairwise([LEFT, *middles, RIGHT]), xs, strict=True):

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None, package: str = COMMANDS) -> int
     if arguments is None and sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         _start_again_in_utf8()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments is None:  # as a program, not in Python: handlers of the root logger would print messages twice
+    if arguments is None:  # as a program, where handlers of the root logger would print the messages again
         logging.getLogger("atrous").propagate = False
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # characters that the locale cannot encode, such as "≈", must not fail

@@ -42,7 +42,7 @@ def unknown_name(kind: str, given: Any, allowed: Iterable[str]) -> AtrousError:
     Args:
         kind: kind of the name, such as "backbone" or "layout".
         given: the name as the user wrote it; an object of another type is described.
-        allowed: all accepted names; if there are more than 20, only the nearest are listed.
+        allowed: all accepted names; of more than 20, only the nearest are listed, or the first eight if none is near.
 
     Returns:
         The error; the caller raises it.

@@ -49,13 +49,14 @@ class FontWarning(UserWarning):
 
 
 def labels(names: Sequence[str]) -> list[str]:
-    """Returns the label of each class in pictures: its name, or "class 3" if no font of this system can draw the name.
+    """Returns the label of each class in pictures: its name, or its index ("class 3") if no font can draw the name.
 
     Args:
         names: names of all classes, in the order of their indices.
 
     Warns:
-        FontWarning: names that cannot be drawn, each with its index; once for each list of names.
+        FontWarning: some names cannot be drawn; the message lists them with their indices. The warning is issued once
+            for each list of names.
     """
     return list(_labels(tuple(printable(name) for name in names)))
 
@@ -96,7 +97,7 @@ def _is_unseen(letter: str) -> bool:
 
 
 def _printable(letter: str) -> str:
-    """Returns the character; "" for invisible format characters, and a plain space for all kinds of spaces."""
+    """Returns the character, or "" for an invisible one, a plain space for any space, "?" for a control character."""
     if letter.isprintable() or _is_unseen(letter):
         return letter
     return {"Cf": "", "Zs": " "}.get(unicodedata.category(letter), "?")

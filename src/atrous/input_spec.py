@@ -38,7 +38,8 @@ class Input:
         mean: mean of each channel, in raw units (0–255 for 8-bit pictures).
         std: standard deviation of each channel, > 0, in raw units.
         name: name of the input, such as "image" or "depth".
-        dtype: the type of the training values. Values of the other integer type (8-bit or 16-bit) are rescaled to it.
+        dtype: the type of the training values. Values of the other integer type (8-bit or 16-bit) are rescaled to this
+            type.
         pages: pages to read from a multi-page TIFF: "first" for the first page, "channels" for the bands of all pages.
         bands: names of the channels, such as ("red", "nir"); () if they have no names.
         wavelengths: wavelength of each channel in nanometres; () if unknown.

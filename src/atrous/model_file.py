@@ -1,4 +1,4 @@
-"""A model as one safetensors file with its architecture, classes, colours, preprocessing and metrics.
+"""Saves and loads a model as one safetensors file that also contains its architecture, classes and preprocessing.
 
 The file is a plain safetensors file, and its metadata has two entries: "atrous" is the record of the model, its `Info`
 as JSON. "sha256" is the checksum of this JSON and of all weights, which detects altered or damaged files. The file
@@ -63,7 +63,7 @@ def save_built(model: SegmentationModel, path: Path) -> None:
     """Writes a model that this program built from its record; unlike `save`, does not compare scores.
 
     Args:
-        model: a module with `.info`, as built from this record; only the values of its weights may differ.
+        model: a module with `.info`, as built from its record; only the values of its weights may differ.
         path: the file to write; an existing file is replaced.
 
     Raises:

@@ -192,7 +192,7 @@ def check_is_folder(flag: str, path: str | Path) -> None:
 
 @contextmanager
 def no_empty_folder(folder: Path) -> Iterator[None]:
-    """Removes a folder and its parents at the end of the context if they were created in it and are empty.
+    """Removes a folder and its new parents at the end of the context, as far as they are empty.
 
     Args:
         folder: the output folder; a folder that existed before is kept.

@@ -39,7 +39,7 @@ def shown_place(place: Place) -> str:
 
 
 def failure_in_words(place: Place, error: Exception) -> str:
-    """Returns the message of an error with the picture's name; also with its type, unless the message is for the user.
+    """Returns an error's message with the picture's name, and with the type of errors that have no message for users.
 
     Args:
         place: path or URL of the picture.

@@ -1,7 +1,7 @@
-"""Checks that a model rebuilt from its record and weights gives the same scores, on one small picture.
+"""Checks that a model rebuilt from its record and weights gives the scores of the original on one small picture.
 
-A small picture does not reveal every difference, such as an atrous rate larger than its feature map. The settings of
-the layers are therefore compared, too.
+A small picture does not reveal every difference, such as an atrous rate larger than the feature map. Therefore the
+settings of the layers are compared, too.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ def compare(
 
 
 def _side(path: Path, options: Mapping[str, Any]) -> _Side:
-    """Opens a model file or a file of results for the comparison."""
+    """Reads a file of results, or the record of a model file."""
     spec = spec_to_measure(path, options)  # checks the options also for a file of results
     if path.suffix.lower() == ".json":
         results = read_json(path)

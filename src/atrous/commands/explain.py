@@ -95,8 +95,8 @@ def explain(
     """Explain a model's predictions on pictures, as one HTML page and as a PNG file for each map.
 
     For each picture, the maps show the certainty (entropy and margin), the effective receptive field and the changes by
-    a CRF. For each class, they show its probability, its Grad-CAM, and the contributions of the pyramid branches and
-    of the decoder inputs to its score.
+    a CRF. For each class, they show its probability, its Grad-CAM, and the contributions of the ASPP branches and of
+    the decoder inputs to its score.
 
     Args:
         model: model file to explain.
@@ -175,7 +175,7 @@ def explain(
 
 
 def _pictures_in(folders: Sequence[Path], out: Path) -> Iterator[Output | None]:
-    """Yields the PNG files in each picture's folder, all of which may be replaced: the set of maps is not known yet."""
+    """Yields every PNG file in the folder of each picture, because the names of the maps are not known yet."""
     for folder in folders:
         there = {path.name for path in folder.glob("*.png")} if folder.is_dir() else set[str]()
         for name in sorted(there | {"picture.png"}):

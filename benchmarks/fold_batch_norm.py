@@ -4,8 +4,8 @@
 
 The steps are cumulative: the network as defined; norms folded into convolutions; branches of the ASPP summed; kernel
 taps that lie outside the feature map left out (in torch only); pictures normalised by the first weights. Each step is
-measured in torch and in OpenVINO, in turns, in bfloat16 if the processor supports it. All steps must give the same scores
-in float32.
+measured in torch and in OpenVINO, in turns, in bfloat16 if the processor supports it. All steps must give the same
+scores in float32.
 """
 
 from __future__ import annotations

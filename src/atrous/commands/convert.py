@@ -169,7 +169,7 @@ def _build(
 
 
 def _named(path: str, held: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yields each tensor under its key and under its full name; the list of unused tensors contains one of these names."""
+    """Yields each tensor under its key and under its full name; an unused tensor is listed under one of these names."""
     for key, tensor in held.items():
         yield key, tensor
         yield f"{path}.{key}", tensor

@@ -41,8 +41,8 @@ def train(
         out: folder of the run; by default runs/NAME with the name of the recipe, or runs/NAME-2 … if that folder
             exists.
         resume: folder of a run to continue.
-        init: model file to start from. The new model has the same architecture and gets all weights that fit; its output
-            layer gets only the weights of classes with the same name.
+        init: model file to start from. The new model has the same architecture and gets all weights that fit. Its
+            output layer gets only the weights of classes with the same name.
         overwrite: in a folder without a run, also replace files that have the names of a run's files; inputs are never
             replaced.
 

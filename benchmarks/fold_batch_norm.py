@@ -2,10 +2,10 @@
 
     python benchmarks/fold_batch_norm.py MODEL… [--size 512] [--rounds 15]
 
-The steps are cumulative: the network as defined; norms folded into convolutions; branches of the ASPP summed; kernel
-taps that lie outside the feature map left out (in torch only); pictures normalised by the first weights. Each step is
-measured in torch and in OpenVINO, in turns, in bfloat16 if the processor supports it. All steps must give the same
-scores in float32.
+The table begins with the network as defined. Each row adds one step to the row above: norms are folded into the
+convolutions; the branches of the ASPP are summed; kernel taps that read only padding are removed (in torch only); the
+normalisation of pictures is folded into the first weights. Each row is measured in torch and in OpenVINO, in turns, in
+bfloat16 if the processor supports it. All rows must give the same scores in float32.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def steps_of(model: Any) -> dict[str, Any]:
     fold_batch_norm.sum_branches(summed)
     return {
         "as defined": pipeline.Pipeline(plain),
-        "norms folded": pipeline.Pipeline(folded),
-        "and the ASPP summed": pipeline.Pipeline(summed),
-        "and unused taps left out": pipeline.Pipeline(fold_batch_norm.simplified(model)),
-        "and the first weights normalise": fold_batch_norm.simplified_pipeline(model),
+        "1. norms folded": pipeline.Pipeline(folded),
+        "2. ASPP branches summed": pipeline.Pipeline(summed),
+        "3. taps on padding removed": pipeline.Pipeline(fold_batch_norm.simplified(model)),
+        "4. normalisation folded": fold_batch_norm.simplified_pipeline(model),
     }
 
 

@@ -42,7 +42,7 @@ class WatchedNetwork:
                 hooks.callback(module.register_forward_hook(self._keep_features(key)).remove)
             hooks.callback(model.backbone.register_forward_hook(lambda *call: highs.append(call[-1].high)).remove)
             if isinstance(getattr(model, "side", None), nn.Module):
-                # DeepLabV1's multi-scale variant (MSc) runs the backbone stage by stage, which does not call the hook of the backbone.
+                # The multi-scale DeepLabV1 (MSc) runs the backbone stage by stage, so the hook of the backbone is not called.
                 head = model.get_submodule("head")
                 hooks.callback(head.register_forward_pre_hook(lambda _, inputs: highs.append(inputs[0])).remove)
             with torch.enable_grad():
@@ -119,7 +119,7 @@ def parts_of(model: SegmentationModel) -> dict[tuple[str, str], nn.Module]:
     """Returns the parts of a network that are explained, by (group, name).
 
     The groups are "pyramid" (branches of the ASPP), "decoder" (inputs of the decoder) and "sides" (head and side
-    features of DeepLabV1 with MSc). A group is missing if the model does not have these parts.
+    features of the multi-scale DeepLabV1). A group is missing if the model does not have these parts.
 
     Args:
         model: the model.

@@ -42,7 +42,7 @@ class WatchedNetwork:
                 hooks.callback(module.register_forward_hook(self._keep_features(key)).remove)
             hooks.callback(model.backbone.register_forward_hook(lambda *call: highs.append(call[-1].high)).remove)
             if isinstance(getattr(model, "side", None), nn.Module):
-                # The multi-scale DeepLabV1 (MSc) runs the backbone stage by stage, so the hook of the backbone is not called.
+                # The multi-scale DeepLabV1 runs the backbone stage by stage, so its hook is not called.
                 head = model.get_submodule("head")
                 hooks.callback(head.register_forward_pre_hook(lambda _, inputs: highs.append(inputs[0])).remove)
             with torch.enable_grad():

@@ -2,8 +2,8 @@
 
 The pictures are photographs of Pascal VOC at their own size and one CamVid frame enlarged to 2048×1024. The unaries are
 the probabilities of 21 classes from Google's MobileNetV2 DeepLabV3. The settings are those of DeepLabV2, with ten
-iterations. Each side runs in its own process. The sides take turns, so that a change of the clock rate affects all of
-them. Peak memory is the memory that refining adds, including buffers that are kept for the next picture.
+iterations. Each implementation (side) runs in its own process. The sides take turns, so that a change of the clock rate
+affects all of them. Peak memory is the memory that refining adds, including buffers that are kept for the next picture.
 
     python benchmarks/crf.py [--shared ../shared] [--pictures 8] [--rounds 3] [--json FILE]
 """
@@ -39,8 +39,8 @@ SIDES = {
 }
 #: Number of times that a side refines the picture in one turn; the median of the seconds is used.
 REPEATS = 3
-#: Smallest share of labels that equal the reference's; largest change of a probability by skipped classes; side of the
-#: crops for exact mean field, in pixels.
+#: Smallest share of labels that must equal the reference's; largest change of a probability that skipped classes may
+#: cause; side of the crops for exact mean field, in pixels.
 SAME_LABELS, MOST_CHANGE, CROP = 0.995, 1e-4, 48
 
 
@@ -56,7 +56,7 @@ def main() -> None:
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
-        with context.Pool(1) as maker:  # in its own process, whose threads end with it
+        with context.Pool(1) as maker:  # in its own process, so that its threads end before the measurement
             inputs = maker.apply(make_inputs, (Path(options.shared), Path(folder), options.pictures))
         results: dict[str, Any] = {"exact": compare_with_exact(inputs), "pictures": {}}
         for row in take_turns(context, inputs, options.rounds):
@@ -192,7 +192,7 @@ def work(side: str, pipe: Any) -> None:
 def peak_memory(reset: bool = False) -> int:
     """Returns the largest resident memory of this process since the last reset, in bytes (Linux)."""
     if reset:
-        # Freed memory is returned to the system, because the reuse of it would not be measured.
+        # Freed memory is returned to the system, because reused memory would not be measured.
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
@@ -220,7 +220,7 @@ def report(results: dict[str, Any]) -> None:
                 f"  {side:22s}{1e3 * took:9.0f} ms {faster:6.2f}x {row['added MB'][side]:8.0f} MB   "
                 f"{row['same labels'][side]:.2%} of labels"
             )
-        print(f"  largest change by classes at rest: {row['changed by the classes at rest']:.1e}")
+        print(f"  largest change of a probability by skipped classes: {row['changed by the classes at rest']:.1e}")
 
 
 if __name__ == "__main__":

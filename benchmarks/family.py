@@ -3,9 +3,9 @@
     python benchmarks/family.py --data CAMVID --out RUNS [--epochs 6]
 
 Each network is trained at output stride 16 by the recipe camvid_family. Then the same weights are measured at output
-strides 16 and 8 (arXiv:1706.05587 §3.3), at one scale and at the papers' six scales with mirror images, each without
-and with the fully connected CRF. Results that are in RUNS already are not computed again, so a second call continues
-where the first one ended. Prints Markdown tables for docs/results.md.
+strides 16 and 8 (arXiv:1706.05587 §3.3), and at each stride at one scale and at the papers' six scales with mirror
+images. Each measurement is made without and with the fully connected CRF. Results that RUNS already contains are not
+computed again, so a second call continues where the first call ended. Prints Markdown tables for docs/results.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="CamVid in SegNet's layout")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=6, help="passes over the training pictures, for each network")
     parser.add_argument("--crf", default="deeplabv2", help="settings of the CRF, as for atrous evaluate")
     options = parser.parse_args()
     runs = {name: trained(name, options.data, options.out / name, options.epochs) for name in PAPERS}
@@ -67,7 +67,7 @@ def measure(run: Path, data: Path, stride: int, views: bool, crf: str) -> dict[s
 
 
 def print_scores(measured: dict[tuple[str, int, bool], dict[str, Any]]) -> None:
-    """Prints a row for each paper: mIoU at each stride, at one scale and at six, without → with the CRF."""
+    """Prints the mIoU of each paper at each output stride, at one and at six scales, as "without CRF → with CRF"."""
     columns = list(product(STRIDES, (False, True)))
     print("| | parameters | " + " | ".join(f"OS {stride}{', six scales + flip' * views}" for stride, views in columns))
     print("|---|---|" + "---|" * len(columns))

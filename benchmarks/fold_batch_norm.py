@@ -2,10 +2,10 @@
 
     python benchmarks/fold_batch_norm.py MODEL… [--size 512] [--rounds 15]
 
-The steps are cumulative: the network as defined; norms folded into convolutions; branches of the ASPP summed; kernel
-taps that lie outside the feature map left out (in torch only); normalisation of pictures in the first weights. Each is
-measured in torch and in OpenVINO, in turns, in bfloat16 if the processor supports it. All must give the same scores in
-float32.
+The table begins with the network as defined. Each row adds one step to the row above: norms are folded into the
+convolutions; the branches of the ASPP are summed; kernel taps that read only padding are removed (in torch only); the
+normalisation of pictures is folded into the first weights. Each row is measured in torch and in OpenVINO, in turns, in
+bfloat16 if the processor supports it. All rows must give the same scores in float32.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from atrous.inference import fold_batch_norm, pipeline
 def main() -> None:
     """Prints a table for each model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", type=Path, nargs="+")
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("models", type=Path, nargs="+", help="model files")
+    parser.add_argument("--size", type=int, default=512, help="side of the square picture, in pixels")
+    parser.add_argument("--rounds", type=int, default=15, help="number of runs of each network; the median is printed")
     options = parser.parse_args()
     print(machine())
     for path in options.models:
@@ -62,10 +62,10 @@ def steps_of(model: Any) -> dict[str, Any]:
     fold_batch_norm.sum_branches(summed)
     return {
         "as defined": pipeline.Pipeline(plain),
-        "norms folded": pipeline.Pipeline(folded),
-        "and the ASPP summed": pipeline.Pipeline(summed),
-        "and dead taps left out": pipeline.Pipeline(fold_batch_norm.simplified(model)),
-        "and the first weights normalise": fold_batch_norm.simplified_pipeline(model),
+        "1. norms folded": pipeline.Pipeline(folded),
+        "2. ASPP branches summed": pipeline.Pipeline(summed),
+        "3. taps on padding removed": pipeline.Pipeline(fold_batch_norm.simplified(model)),
+        "4. normalisation folded": fold_batch_norm.simplified_pipeline(model),
     }
 
 

@@ -3,7 +3,7 @@
     python benchmarks/folder.py MODEL PICTURES [--count 500] [--rounds 3] [--size 512] [--suffix .jpg]
 
 The folder contains copies of the pictures, all resized to one size. Both sides run in one process, in turns:
-`atrous.commands.predict` (reading, network, writing palette PNGs), and the same network, which only computes scores.
+`atrous.commands.predict` (reading, network, writing palette PNGs), and the network alone, which computes scores.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from atrous.inference.segmenter import Segmenter
 def main() -> None:
     """Prints the images per second of both sides, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", type=Path, help="model file")
     parser.add_argument("pictures", type=Path, help="folder of pictures to copy")
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--suffix", default=".jpg", help=".jpg or .png")
+    parser.add_argument("--count", type=int, default=500, help="number of pictures in the folder")
+    parser.add_argument("--rounds", type=int, default=3, help="number of turns of each side")
+    parser.add_argument("--size", type=int, default=512, help="side of the square pictures, in pixels")
+    parser.add_argument("--suffix", default=".jpg", help="file name suffix of the pictures: .jpg or .png")
     options = parser.parse_args()
     segmenter = Segmenter(options.model)
     with tempfile.TemporaryDirectory() as place:

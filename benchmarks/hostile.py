@@ -3,14 +3,15 @@
     python benchmarks/hostile.py [--share 1.0] [--json FILE]
 
 After each kind of attack, the server must return the correct mask of a valid picture within five seconds. No response
-may have a status of 5xx, except that more connections than allowed may get 503. Slow senders must be disconnected, and
+may have a status of 5xx, except that more connections than allowed may get 503. Slow clients must be disconnected, and
 memory must not grow. The server has its default limits. The model is small and has random weights, because only the
 server is tested.
 
-Memory is compared with the memory after valid pictures of all accepted sizes. OpenVINO keeps some memory for the
-largest pictures, and the attacks also contain large valid pictures. The comparison allows some growth, so a small leak
-could stay hidden. Therefore all attacks run a second time with a tenth of the cases. This second round must add no
-memory to the highest value of the first round, except for the noise of the measurement.
+The memory after each attack is compared with the memory after valid pictures of all accepted sizes. This is the
+reference, because OpenVINO keeps some memory for the largest pictures, and the attacks also contain large valid
+pictures. The comparison allows some growth, so it could miss a small leak. Therefore all attacks run a second time with
+a tenth of the cases. In this second round, the memory must not exceed the highest value of the first round by more than
+the noise of the measurement.
 """
 
 from __future__ import annotations
@@ -37,30 +38,30 @@ from PIL import Image
 from serve import Server, png_of
 
 ADDRESS = "/v1/models/model/segment"
-#: Kind of attack → number of cases; --share multiplies it.
+#: Kind of attack → number of cases, which --share multiplies.
 COUNTS = {
-    "OpenAPI: fitting requests (schemathesis)": 8_000,
-    "OpenAPI: requests that do not fit (schemathesis)": 12_000,
+    "OpenAPI: valid requests (schemathesis)": 8_000,
+    "OpenAPI: invalid requests (schemathesis)": 12_000,
     "pictures with changed bytes": 40_000,
-    "pictures cut short": 15_000,
-    "sizes that lie (bombs)": 5_000,
+    "truncated pictures": 15_000,
+    "false sizes in the header (decompression bombs)": 5_000,
     "broken forms": 10_000,
     "wrong headers and types": 8_000,
-    "bytes that are no HTTP": 6_000,
+    "bytes that are not HTTP": 6_000,
     "oversized headers": 500,
-    "TIFFs whose headers contradict": 4_000,
-    "forms of boundaries alone": 12,
-    "large pictures at once, as overlays": 24,
-    "websockets": 500,
+    "TIFFs with contradictory headers": 4_000,
+    "forms of 30 MB that contain only boundaries": 12,
+    "pictures of 24 megapixels, 8 at once, as overlays": 24,
+    "websocket requests": 500,
     "connections at once": 1_500,
-    "senders that leave": 3_000,
-    "slow senders": 300,
+    "clients that disconnect": 3_000,
+    "slow clients": 300,
 }
 #: Memory in MB that the large pictures may take at the same time, in addition to the memory before.
 MOST_MEGABYTES = 4_000
-#: Number of small valid pictures that are segmented before the first measurement of memory.
+#: Number of small valid pictures that the server segments before the first measurement of memory.
 HONEST = 10_000
-#: Number of valid pictures with sides of 100 to 1000 pixels, as users send them; these sizes take more memory.
+#: Number of larger valid pictures before this measurement: sides of 100 to 1000 pixels, as users send them.
 USUAL = 300
 #: Share of the cases that are sent again in the second round; noise of the measured memory, in MB.
 AGAIN, NOISE = 0.1, 50
@@ -73,7 +74,7 @@ def main() -> None:
     """Runs all kinds of attacks, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--share", type=float, default=1.0, help="factor on the number of cases of each attack")
-    parser.add_argument("--only", help="text; only attacks whose name contains it run")
+    parser.add_argument("--only", help="text; only attacks whose name contains this text run")
     parser.add_argument("--json", type=Path, help="JSON file for the results")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -98,7 +99,7 @@ def main() -> None:
         ]
         results = {}
         print(
-            "| attack | cases | answers | seconds | MB after |\n|---|---|---|---|---|\n"
+            "| attack | cases | responses | seconds | MB after |\n|---|---|---|---|---|\n"
             f"| none | | | | {attack.settle():.0f} |"
         )
         for (name, count), kind in zip(COUNTS.items(), kinds, strict=True):
@@ -427,7 +428,7 @@ class Attack:
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
         self._all(one, count)
-        return collections.Counter({"gone": count})
+        return collections.Counter({"disconnected": count})
 
     def slow(self, count: int) -> Statuses:
         """Sends one byte per second on many connections; the server must close all of them within a minute.
@@ -455,7 +456,7 @@ class Attack:
                 statuses[status_in(received)] += 1
                 connection.close()
                 connections.remove(connection)
-        assert not connections, f"{len(connections)} slow senders are still connected"
+        assert not connections, f"{len(connections)} slow clients are still connected"
         return statuses
 
     def _of_schema(self, count: int, mode: str) -> Statuses:
@@ -485,7 +486,7 @@ class Attack:
             @hypothesis.seed(0)
             @hypothesis.given(case=strategy, named=strategies.booleans())
             def attack(case: Any, named: bool) -> None:
-                if named and case.path_parameters:  # the server refuses most other names first
+                if named and case.path_parameters:  # the server refuses other names before it checks anything else
                     case.path_parameters["name"] = "model"
                 statuses[case.call(timeout=60).status_code] += 1
 
@@ -505,7 +506,7 @@ class Attack:
     def _one(
         self, content: bytes, headers: dict[str, str] | None = None, method: str = "POST", path: str = ADDRESS
     ) -> int | str:
-        """Sends one request byte by byte, because an HTTP client would correct errors; returns the status."""
+        """Sends one request as raw bytes, because an HTTP client would correct errors; returns the status."""
         own = {"Host": "localhost", "Content-Length": str(len(content)), "Connection": "close"} | (headers or {})
         lines = "".join(f"{name}: {value}\r\n" for name, value in own.items())
         request = f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + content
@@ -528,7 +529,7 @@ class Attack:
                     connection.shutdown(socket.SHUT_WR)
                 received = connection.recv(65536)
             except TimeoutError:
-                raise AssertionError(f"no answer within a minute to {request[:300]!r}") from None
+                raise AssertionError(f"no response within a minute to {request[:300]!r}") from None
             except OSError:
                 return "closed"
         return status_in(received)

@@ -1,10 +1,11 @@
-"""Times reading and augmenting: images per second of our loader and of torchvision's reference transforms, in turns.
+"""Times reading and augmenting pictures: atrous's loader and torchvision's reference transforms, in turns.
 
-Both decode the same pictures and masks, scale them so that the shorter side is 0.5–2 times 520 pixels, mirror them with
-a probability of 0.5 and cut crops of 480×480, in two workers and batches of eight. This is the preprocessing of
-torchvision's reference training for segmentation (references/segmentation/presets.py), with its transforms v2 on
-tensors. Torchvision's side also normalises the pictures; atrous normalises in the training step, so its workers send
-uint8 pictures. The last row adds colour, blur and rotation to our side. Asserts the shapes and the number of pictures.
+Both sides decode the same pictures and masks in two workers. They scale them so that the shorter side is 0.5–2 times
+520 pixels, mirror them with a probability of 0.5, and cut crops of 480×480 for batches of eight. This is the
+preprocessing of torchvision's reference training for segmentation (references/segmentation/presets.py), with its
+transforms v2 on tensors. Torchvision's side also normalises the pictures. atrous normalises in the training step, so
+its workers send uint8 pictures. The last printed row is atrous with colour, blur and rotation, too. The script asserts
+the shapes and the number of pictures.
 
     python benchmarks/loading.py DATA [--split train] [--pictures 200] [--rounds 3]
 """
@@ -77,12 +78,12 @@ def epoch(batches: Iterable[Any], parts: Callable[[Any], tuple[torch.Tensor, tor
 
 
 def main() -> None:
-    """Prints the images per second of each side."""
+    """Prints the images per second of each side, and the ratio to torchvision's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--split", default="train")
-    parser.add_argument("--pictures", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("data", type=Path, help="folder of a dataset, in any layout")
+    parser.add_argument("--split", default="train", help="split whose pictures are read")
+    parser.add_argument("--pictures", type=int, default=200, help="largest number of pictures")
+    parser.add_argument("--rounds", type=int, default=3, help="number of turns of each side; the median is printed")
     options = parser.parse_args()
     torch.set_num_threads(1)
     dataset = open_dataset(options.data)

@@ -48,13 +48,13 @@ def fastest(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
 def main() -> None:
     """Prints the milliseconds of each side and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048))
-    parser.add_argument("--classes", type=int, default=19)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), help="height and width of the masks")
+    parser.add_argument("--classes", type=int, default=19, help="number of classes")
+    parser.add_argument("--rounds", type=int, default=15, help="number of turns of each side; the fastest counts")
     parser.add_argument("--json", type=Path, help="JSON file for the seconds")
     options = parser.parse_args()
     truth, prediction = pair(options.size[0], options.size[1], options.classes)
-    # torchmetrics usually gets int64 tensors.
+    # int64, because torchmetrics usually gets tensors of this type
     predicted, true = (torch.from_numpy(mask).long() for mask in (prediction, truth))
     checked = MulticlassConfusionMatrix(options.classes, ignore_index=IGNORE)
     unchecked = MulticlassConfusionMatrix(options.classes, ignore_index=IGNORE, validate_args=False)

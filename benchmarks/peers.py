@@ -1,9 +1,9 @@
-"""Trains the networks of other libraries (peers) that benchmarks/predict.py measures, briefly, on CamVid.
+"""Briefly trains on CamVid the networks of other libraries (peers) that benchmarks/predict.py measures.
 
-They are trained because networks with random weights predict noise. Each is a module of segmentation-models-pytorch or
-torchvision with that library's initialisation and 21 classes, of which CamVid has eleven. After the last epoch, its
-masks of validation pictures must contain at least eight classes. Each epoch is stored, so a second call continues where
-the first one was stopped.
+The networks are trained, because networks with random weights predict noise. Each network is a module of
+segmentation-models-pytorch or torchvision with the initialisation of its library and 21 classes, of which CamVid has
+eleven. After the last epoch, its masks of validation pictures must contain at least eight classes. The state after each
+epoch is stored, so a second call continues where the first call was stopped.
 
     python benchmarks/peers.py --data PATH/TO/camvid --out FOLDER [--only NAME] [--epochs 12]
 """
@@ -27,8 +27,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the CamVid dataset")
     parser.add_argument("--out", type=Path, required=True, help="folder of the weights")
-    parser.add_argument("--only", choices=PEERS, action="append")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--only", choices=PEERS, action="append", help="network to train; all by default")
+    parser.add_argument("--epochs", type=int, default=12, help="passes over the training pictures")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.only or PEERS:
@@ -121,7 +121,7 @@ def train(name: str, data: Path, out: Path, epochs: int) -> None:
 
 
 def balanced(dataset: Any) -> Any:
-    """Returns class weights, 1/√frequency, because CamVid's poles and signs are rare."""
+    """Returns class weights, 1/√frequency, so that rare classes such as CamVid's poles and signs are learned."""
     import torch
 
     from atrous.data.statistics import class_pixels

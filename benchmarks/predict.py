@@ -1,8 +1,9 @@
 """Times segmentation from picture to mask: atrous, other libraries (peers) and bare runtimes, with the same weights.
 
-Each peer's network, trained by benchmarks/peers.py, is converted to atrous. Every side runs in its own process; the
-processes take turns, and only one runs at a time. Input is a uint8 H×W×3 picture, output a uint8 H×W mask. At least
-99.5 % of the pixels of atrous's masks must equal those of the peer in float32, except for int8.
+Each peer's network, trained by benchmarks/peers.py, is converted to atrous. Each way to run the network (side) has its
+own process; the processes take turns, so only one computes at a time. The input is a uint8 H×W×3 picture, the output a
+uint8 H×W mask. At least 99.5 % of the pixels of atrous's masks must equal those of the peer in float32, except for
+int8.
 
     python benchmarks/peers.py --data PATH/TO/camvid --out WEIGHTS
     python benchmarks/predict.py --data PATH/TO/camvid --peers WEIGHTS [--only NAME] [--size 512] [--json FILE]
@@ -28,10 +29,10 @@ from crf import peak_memory
 
 SIDES = {
     "peer": "PyTorch without compilation, float32, argmax of the full-size logits",
-    "peer bfloat16": "the same, in channels_last and bfloat16 autocast",
+    "peer bfloat16": "PyTorch without compilation, in channels_last and bfloat16 autocast",
     "ONNX Runtime": "the peer's exported network, float32, then argmax",
     "OpenVINO float32": "the peer's exported network, then argmax",
-    "OpenVINO bfloat16": "the same in bfloat16",
+    "OpenVINO bfloat16": "the peer's exported network in bfloat16, then argmax",
     "atrous torch float32": "Segmenter(engine='torch', precision='float32')",
     "atrous torch": "Segmenter(engine='torch')",
     "atrous float32": "Segmenter(precision='float32')",
@@ -49,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the CamVid dataset")
     parser.add_argument("--peers", type=Path, required=True, help="folder of the weights from benchmarks/peers.py")
-    parser.add_argument("--only", choices=peers.PEERS, action="append")
+    parser.add_argument("--only", choices=peers.PEERS, action="append", help="network to measure; all by default")
     parser.add_argument(
         "--size", type=int, nargs="+", default=[512], help="height and width of the pictures; one number for a square"
     )
@@ -81,7 +82,7 @@ def main() -> None:
 
 
 def make(name: str, data: Path, weights: Path, folder: Path, size: tuple[int, int]) -> dict[str, Any]:
-    """Writes the converted model, the exported graphs and the pictures; returns both sides' parameters and GFLOP."""
+    """Writes the converted model, exported graphs and pictures; returns the parameters and GFLOP of peer and atrous."""
     import openvino
     import torch
     from PIL import Image
@@ -165,7 +166,7 @@ def side_of(side: str, name: str, weights: Path, folder: Path) -> Callable[[np.n
 
 
 def eager(name: str, weights: Path, bfloat16: bool) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns a function that runs the peer as its users do."""
+    """Returns a function that runs the peer in PyTorch without compilation, as its users do."""
     import torch
 
     model = peers.load(name, weights)

@@ -1,7 +1,7 @@
 """Measures the figures of docs/results.md and of the README, and writes them there with the machine that measured them.
 
-Measured values are stored in benchmarks/readme.json; figures that are not named keep their values. The test of the
-README fails if a table differs from these values.
+Measured values are stored in benchmarks/readme.json; figures that the command does not name keep their values. The test
+of the README fails if a table differs from these values.
 
     python benchmarks/readme.py demo crf --shared ../shared             # two figures
     python benchmarks/readme.py --data PATH/TO/camvid --peers WEIGHTS   # all; benchmarks/peers.py trains the weights
@@ -30,7 +30,7 @@ BEGIN, END = "<!-- written by benchmarks/readme.py -->\n", "<!-- end -->"
 SMP, TORCHVISION = "segmentation-models-pytorch", "torchvision"
 #: Marks of rows that were measured on another machine than most rows.
 MARKS = "¹²³⁴⁵"
-#: The pages with a table: six figures in the README, all figures in the other page.
+#: The pages with a table: the README has the figures in `HEADLINES`, the other page has all figures.
 PAGES = ("README.md", "docs/results.md")
 HEADLINES = ("demo", "camvid", "tensorflow", "step", "mask_mobilenetv2", "crf")
 
@@ -42,7 +42,7 @@ class Figure:
     """A measurement and its rows in the table.
 
     Args:
-        rows: for each row the measurement, the result and the comparison, as format strings of the values.
+        rows: the three cells of each row (measurement, result, comparison), as format strings of the values.
         measure: function from the options to the measured values; None if a test checks the figures.
     """
 
@@ -70,7 +70,7 @@ def main() -> None:
     options = parser.parse_args()
     measures = {name: figure.measure for name, figure in FIGURES.items() if figure.measure}
     if unknown := set(options.figures) - set(measures):
-        parser.error(f"no such figures: {', '.join(unknown)}; known are {', '.join(measures)}")
+        parser.error(f"no such figures: {', '.join(unknown)}. Allowed: {', '.join(measures)}")
     for name in () if options.write else options.figures or measures:
         values = measures[name](options)
         kept = json.loads(KEPT.read_text(encoding="utf-8"))
@@ -154,7 +154,7 @@ def atrous(*words: str | Path) -> Any:
 
 
 def demo(options: argparse.Namespace) -> Values:
-    """Runs the whole demo."""
+    """Runs the whole demo; returns its test mIoU, its minutes, and the mIoU of two intensity thresholds."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "demo"
         found = atrous("demo", "--out", run)
@@ -164,7 +164,7 @@ def demo(options: argparse.Namespace) -> Values:
 
 
 def camvid(options: argparse.Namespace) -> Values:
-    """Measures the shipped model."""
+    """Measures the shipped model zoo/camvid on CamVid's validation split."""
     return {"miou": atrous("evaluate", ROOT / "zoo" / "camvid.safetensors", options.data)["miou"]}
 
 
@@ -250,7 +250,7 @@ def weights(options: argparse.Namespace) -> Path:
 
 
 def mask_figure(what: str, peer: str, name: str) -> Figure:
-    """Returns the figure of a `mask`."""
+    """Returns the figure that `mask` measures for one peer."""
     result = "**{times:.1f}×** as fast in bfloat16, {int8:.1f}× in int8, {float32:.1f}× in float32"
     return Figure(
         (

@@ -2,11 +2,11 @@
 
     python benchmarks/scaling.py --data CAMVID [--epochs 1] [--batch 8] [--rounds 2]
 
-These take turns: the bare training step on one batch in memory, `atrous train` on all cores, and `atrous train` under
-torchrun with two processes that share the batch and the cores. All train DeepLabV3+ over EfficientNet-Lite0 on crops of
-320×320. `atrous train` augments the pictures by the recipe, with one loader worker in each process. The confusion
-matrix of the same weights must be the same in one process and in two. All processes use equally many threads for it,
-because the order in which torch sums depends on the number of threads.
+Three sides take turns: the bare training step on one batch in memory, `atrous train` on all cores, and `atrous train`
+under torchrun with two processes. The two processes share the batch and the cores. All sides train DeepLabV3+ over
+EfficientNet-Lite0 on crops of 320×320. `atrous train` augments the pictures by the recipe, with one loader worker in
+each process. The confusion matrix of the same weights must be the same in one process and in two. Evaluation uses the
+same number of threads per process in both cases, because the order in which torch sums depends on this number.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def main() -> None:
     """Prints the images per second of each side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="CamVid in SegNet's layout")
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=1, help="passes over the training pictures")
+    parser.add_argument("--batch", type=int, default=8, help="number of pictures in a batch, over all processes")
+    parser.add_argument("--rounds", type=int, default=2, help="number of turns of each side; the median is printed")
     options = parser.parse_args()
     rates: dict[str, list[float]] = {"the bare step": [], "atrous train": [], "two processes": []}
     with tempfile.TemporaryDirectory() as place:

@@ -3,8 +3,9 @@
     python benchmarks/serve.py load --data PATH/TO/camvid [--model MODEL.safetensors] [--rounds 5]
     python benchmarks/serve.py memory [--requests 10000]
 
-load: 64 clients send pictures of mixed sizes at the same time, and some clients disconnect before the response. Each
-response must be the mask of its picture. In turns, a bare `Segmenter` gets the same files as a list.
+load: 64 clients send pictures of mixed sizes at the same time. Some clients also send requests and disconnect before
+the response. Each response must be the mask of its picture. In turns with the server, a bare `Segmenter` segments the
+same files, given as a list.
 
 memory: the server's resident memory during thousands of requests with pictures of many sizes and all response formats.
 
@@ -41,19 +42,19 @@ SIZES = ((480, 360), (320, 240), (240, 320), (640, 480), (400, 225))
 CLIENTS = 64
 #: Percentage of requests before which a client sends one more request and disconnects before the response.
 LEAVING = 10
-#: Number of requests after which the server has allocated the memory that it keeps.
+#: Number of requests before the first measurement of memory; the server has allocated its permanent memory by then.
 SETTLED = 500
 
 
 def main() -> None:
     """Runs the measurement that the first argument names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("load", "memory"))
-    parser.add_argument("--model", type=Path, default=ZOO)
+    parser.add_argument("what", choices=("load", "memory"), help="measurement to run")
+    parser.add_argument("--model", type=Path, default=ZOO, help="model file to serve; zoo/camvid by default")
     parser.add_argument("--data", type=Path, help="folder of the CamVid dataset; only for load")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--pictures", type=int, default=80, help="number of pictures in a round of load")
-    parser.add_argument("--requests", type=int, default=10_000, help="number of requests of memory")
+    parser.add_argument("--rounds", type=int, default=5, help="number of turns of each side, for load")
+    parser.add_argument("--pictures", type=int, default=80, help="number of pictures in a round, for load")
+    parser.add_argument("--requests", type=int, default=10_000, help="number of requests, for memory")
     options = parser.parse_args()
     print(machine())
     if options.what == "memory":
@@ -129,8 +130,8 @@ def measure_load(model: Path, data: Path, rounds: int, count: int) -> None:
     ratio = statistics.median(rate / own for rate, own in zip(served, bare, strict=True))
     p50, p99 = np.percentile(seconds, (50, 99))
     print(
-        f"\n{segmenter.engine.name}, {segmenter.engine.precision}; {CLIENTS} clients, {len(seconds)} answers, each "
-        f"that of its picture; {left} left before theirs\n"
+        f"\n{segmenter.engine.name}, {segmenter.engine.precision}; {CLIENTS} clients, {len(seconds)} responses, "
+        f"each the mask of its picture; {left} further requests abandoned by their clients\n"
         f"| served | Segmenter | ratio | p50 | p99 |\n|---|---|---|---|---|\n"
         f"| {statistics.median(served):.2f}/s | {statistics.median(bare):.2f}/s | **{ratio:.3f}** | {p50:.2f} s | "
         f"{p99:.2f} s |"
@@ -183,7 +184,7 @@ def load(
             answer = connection.getresponse()
             body = answer.read()
             assert answer.status == 200, body
-            assert body == expected[index], f"the answer to picture {index} is not its mask"
+            assert body == expected[index], f"the response for picture {index} is not its mask"
             seconds.append(time.perf_counter() - began)
 
     began = time.perf_counter()

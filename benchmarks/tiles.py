@@ -1,6 +1,6 @@
-"""Measures how tiles change a trained model's masks, and the memory that a picture takes; see docs/big-pictures.md.
+"""Measures how tiles change a trained model's masks, and the memory for a picture; see docs/big-pictures.md.
 
-python benchmarks/tiles.py MODEL 1441x1921 1024:256 PICTURE…     # resizes each picture; compares whole and tiles
+python benchmarks/tiles.py MODEL 1441x1921 1024:256 PICTURE…     # resizes each picture, segments it whole and in tiles
 python benchmarks/tiles.py MODEL 1024x1024                       # peak memory, predicted and measured
 """
 
@@ -18,7 +18,7 @@ from atrous.inference.whole_or_tiled import AnySize
 
 
 def difference(segmenter: atrous.Segmenter, image: np.ndarray, tile: int, overlap: int) -> tuple[float, float]:
-    """Returns the share of pixels that tiles change: as usual, and with image pooling over each tile only."""
+    """Returns two shares of pixels that tiles change: with the usual image pooling, and with pooling over each tile."""
     network, mask = segmenter.whole, segmenter.segment(image)
     tiled, pools, shares = AnySize(network, tile=tile, overlap=overlap), network.pools, []
     for network.pools in (pools, False):
@@ -28,9 +28,17 @@ def difference(segmenter: atrous.Segmenter, image: np.ndarray, tile: int, overla
 
 
 def main(model: str, size: str, tiles: str = "", *pictures: str) -> None:
+    """Prints the changed pixels of each picture, or without `tiles` the peak memory for one picture.
+
+    Args:
+        model: model file.
+        size: HEIGHTxWIDTH of the pictures, in pixels.
+        tiles: TILE:OVERLAP, in pixels.
+        pictures: picture files, which are resized to `size`.
+    """
     segmenter = atrous.Segmenter(model, precision="float32")
     height, width = map(int, size.split("x"))
-    if not tiles:  # in torch, because the prediction is for torch
+    if not tiles:  # in torch, because `predict_bytes` predicts the memory of torch
         segmenter = atrous.Segmenter(model, engine="torch", precision="float32")
         segmenter.segment(np.zeros((height, width, len(segmenter.info.preprocessing.mean)), np.uint8))
         peak = peak_of_process()

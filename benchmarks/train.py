@@ -1,9 +1,9 @@
 """Times a training step of atrous and of segmentation-models-pytorch (smp): images per second and peak memory.
 
-Both train the same network with the same weights: smp's DeepLabV3+ over a backbone of timm. First, parameters, FLOPs,
-loss and gradient are asserted to be equal. Then four processes take turns, so that a change of the clock rate affects
-all of them: smp's plain float32 loop, the same loop in channels_last and bfloat16, and `TrainingStep` as `atrous train`
-runs it, without and with `train.recompute`.
+Both libraries train the same network with the same weights: smp's DeepLabV3+ over a backbone of timm. First, the script
+asserts that parameters, FLOPs, loss and gradient are equal. Then four processes take turns, so that a change of the
+clock rate affects all of them. They run smp's plain float32 loop, the same loop in channels_last and bfloat16,
+`TrainingStep` as `atrous train` runs it, and `TrainingStep` with `train.recompute`.
 
     python benchmarks/train.py [--backbone resnet50] [--rounds 5] [--steps 2] [--batch 4] [--size 512] [--json FILE]
 """
@@ -24,9 +24,9 @@ from peak_memory import peak_of_process
 CLASSES = 21
 SIDES = {
     "smp float32": "plain loop: float32, NCHW",
-    "smp bfloat16": "the same loop with channels_last and bfloat16 autocast",
+    "smp bfloat16": "the plain loop with channels_last and bfloat16 autocast",
     "atrous": "TrainingStep: channels_last, bfloat16 if the processor supports it, loss in bands",
-    "atrous, recompute": "the same with train.recompute",
+    "atrous, recompute": "TrainingStep as above, with train.recompute",
 }
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="mobilenetv2_100", help="name of the backbone in timm")
     parser.add_argument("--rounds", type=int, default=5, help="number of turns of each side")
     parser.add_argument("--steps", type=int, default=2, help="number of training steps per turn")
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=4, help="number of pictures in a batch")
     parser.add_argument("--size", type=int, default=512, help="side of the square pictures, a multiple of 16")
     parser.add_argument("--json", type=Path, help="JSON file for the results")
     options = parser.parse_args()
@@ -79,7 +79,7 @@ def build_pair(backbone: str) -> tuple[Any, Any]:
 
 
 def check_equal(backbone: str) -> dict[str, Any]:
-    """Asserts that both networks have equal parameters, FLOPs, and in float32 equal loss and gradient."""
+    """Asserts that the networks have equal numbers of parameters and FLOPs, and in float32 equal loss and gradient."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -178,7 +178,7 @@ def run_side(side: str, pipe: Any, options: argparse.Namespace) -> None:
 
 
 def make_step(side: str, backbone: str) -> Any:
-    """Returns a function of (raw images, labels) that makes one optimiser step, as users of the side write it."""
+    """Returns a function of (raw images, labels) that makes one optimiser step, as users of the library write it."""
     import torch
 
     if side.startswith("atrous"):

@@ -117,7 +117,7 @@ def test_train_explains_every_field_of_a_recipe_section_by_section():
         ("doctor", "--pages NAME pages to read from multi-page TIFFs: first is"),
         ("doctor", "(default: first)"),
         ("export", "the format that the suffix of --out names"),
-        ("serve", "largest upload, in MiB (2²⁰ bytes) (default: 32)"),
+        ("serve", "largest total size of the files of one request, in MiB (2²⁰ bytes) (default: 32)"),
         ("train", "--optim.lr X learning rate of the head, > 0 (default: 0.001)"),
         ("train", "--optim.name NAME optimiser: sgd, adam or adamw (default: adamw)"),
         ("train", "--augment.crop N,N height and width"),

@@ -15,7 +15,8 @@ from atrous.errors import AtrousError
 
 #: The end of a temporary file's name; the temporary file of NAME is `.NAME.RANDOM.atrous-part`.
 SUFFIX = ".atrous-part"
-#: Number of characters of the final name that a temporary name repeats; file systems allow names of 255 bytes.
+#: Number of characters of the final name that a temporary name repeats: a whole name could be too long, because file
+#: systems limit names to 255 bytes.
 MOST_OF_NAME = 50
 
 
@@ -23,9 +24,9 @@ MOST_OF_NAME = 50
 def atomic_path(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
     """Gives a temporary path to write to, and renames it to `path` if the context ends without an error.
 
-    After an error, the temporary file is removed, and an existing file at `path` is unchanged. A symbolic link remains:
-    its target is replaced. A new file gets the permissions that the umask allows; a replaced file keeps its
-    permissions.
+    After an error, the temporary file is removed, and an existing file at `path` is unchanged. If `path` is a symbolic
+    link, the target of the link is replaced. A new file gets the permissions that the umask allows; a replaced file
+    keeps its permissions.
 
     Args:
         path: the file to write; its folder is created if missing. A device or a pipe is written to directly.
@@ -76,11 +77,19 @@ def _refusal(path: Path, error: OSError) -> AtrousError:
 
 
 def write_text(path: str | Path, text: str, *, sync: bool = False) -> None:
-    """Writes a text as UTF-8, atomically; see `atomic_path`."""
+    """Writes a text as UTF-8, atomically.
+
+    Args:
+        path: the file to write, as in `atomic_path`.
+        text: the content.
+        sync: whether the content is flushed to the disk before the rename.
+
+    Raises:
+        AtrousError: the folder cannot be created or is not writable.
+    """
     with atomic_path(path, sync=sync) as part:
-        part.write_text(
-            text, encoding="utf-8", errors="backslashreplace"
-        )  # these escapes have the same meaning in JSON
+        # a character that UTF-8 cannot encode becomes an escape, which JSON reads as the same character
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager
@@ -110,7 +119,7 @@ def temporary_folder(path: str | Path) -> Iterator[Path]:
 def is_stream(path: Path) -> bool:
     """Returns whether a path is a device or a pipe, such as /dev/stdout; these have no content that could be lost."""
     if str(path.parent) in ("/dev", "/dev/fd") or path.parts[:2] == ("/", "proc"):
-        return True  # also if a shell redirects the stream to a file, which must not be replaced by a new file
+        return True  # also if a shell redirects the stream to a file, because a new file must not replace that file
     return path.exists() and not path.is_file() and not path.is_dir()
 
 

@@ -63,7 +63,13 @@ def binned_curve(name: str, points: Points, bins: int = 72) -> Curve:
 
 
 def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Returns round numbers at equal steps (1, 2, 2.5 or 5 times a power of ten) that enclose `low` and `high`."""
+    """Returns round numbers at equal steps (1, 2, 2.5 or 5 times a power of ten) that enclose a range of values.
+
+    Args:
+        low: smallest value.
+        high: largest value.
+        about: approximate number of steps, ≥ 1.
+    """
     span = (high - low) or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / about))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= span / about * 0.999)
@@ -91,7 +97,7 @@ class _Frame:
 def line_chart(
     title: str, curves: Sequence[Curve], write: Write, *, mark: tuple[float, float, str] | None = None
 ) -> str:
-    """Draws curves over training steps; the values at the pointer are shown without a script.
+    """Draws curves over training steps; CSS shows the values under the mouse pointer, so no script is needed.
 
     Args:
         title: description of the chart for screen readers.
@@ -154,7 +160,7 @@ def _key(number: int, name: str, width: int) -> str:
 
 
 def _read_outs(frame: _Frame, xs: Sequence[float], curves: Sequence[Curve], write: Write) -> Iterator[str]:
-    """Yields a strip for each x, which shows a dot on each curve and the values as text under the pointer."""
+    """Yields an invisible strip for each x; the strip under the pointer shows a dot on each curve, and the values."""
     values = [dict(curve.points) for curve in curves]
     middles = [round((frame.x(a) + frame.x(b)) / 2, 1) for a, b in pairwise(xs)]
     for (left, right), x in zip(pairwise([LEFT, *middles, RIGHT]), xs, strict=True):
@@ -194,7 +200,7 @@ def sparkline(values: Sequence[float | None]) -> str:
 
 
 def dot_plot(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float | None]]]]) -> str:
-    """Draws scores (0–1) as dots, one row for each class; the name of a dot is shown at the pointer without a script.
+    """Draws scores (0–1) as dots, one row for each class; the page shows the name of the dot under the pointer.
 
     Args:
         title: description of the plot for screen readers.
@@ -255,7 +261,12 @@ def error_map(picture: NDArray[np.uint8], truth: NDArray[np.uint8], prediction: 
 
 
 def shrink(array: NDArray[np.uint8], side: int = PICTURE_SIDE) -> NDArray[np.uint8]:
-    """Shrinks a picture (H×W×3, Lanczos) or a mask (H×W, nearest neighbour) to a longer side of at most `side` px."""
+    """Shrinks a picture (with Lanczos) or a mask (with nearest neighbour) if it is larger than allowed.
+
+    Args:
+        array: H×W×3 picture, or H×W mask.
+        side: largest allowed longer side of the result, in pixels.
+    """
     height, width = array.shape[:2]
     scale = min(1.0, side / max(height, width))
     if scale == 1.0:
@@ -266,7 +277,12 @@ def shrink(array: NDArray[np.uint8], side: int = PICTURE_SIDE) -> NDArray[np.uin
 
 
 def photo_uri(picture: NDArray[np.uint8], *, sharp_colors: bool = False) -> str:
-    """Returns a picture, H×W×3, as a JPEG data URI; `sharp_colors` keeps the colour of thin lines in a larger file."""
+    """Returns a picture as a JPEG data URI.
+
+    Args:
+        picture: H×W×3.
+        sharp_colors: store colours at full resolution, so that thin lines keep their colour; the URI is longer.
+    """
     return data_uri(Image.fromarray(picture), "jpeg", quality=82, subsampling=0 if sharp_colors else 2)
 
 
@@ -285,7 +301,13 @@ def mask_uri(mask: NDArray[np.uint8], colors: Sequence[Sequence[int]]) -> str:
 
 
 def data_uri(image: Image.Image, kind: str, **options: object) -> str:
-    """Returns an image file as a data URI, so that the page needs no further file."""
+    """Returns an image as a data URI, so that the page needs no further file.
+
+    Args:
+        image: the image.
+        kind: file format, such as "png" or "jpeg".
+        options: options of Pillow's writer for the format.
+    """
     file = io.BytesIO()
     image.save(file, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -297,7 +319,7 @@ def confusion_picture(counts: NDArray[np.int64], names: Sequence[str], cell: int
     Args:
         counts: K×K, row = truth, column = prediction.
         names: names of the K classes. A name that no font of this system can draw is replaced by the class index.
-        cell: side of an entry in pixels. An entry is a percentage of its row; values of at least 1 % are written.
+        cell: side of an entry in pixels. An entry shows its percentage of the row if that is ≥ 1 %.
 
     Returns:
         H×W×3.

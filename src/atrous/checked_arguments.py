@@ -41,7 +41,7 @@ DEEPEST = 30
 
 
 class _Refused(Exception):
-    """Signals that a value is not of the type that is tried."""
+    """Raised if a value does not have the annotated type that is being tried."""
 
 
 def attribute_of(value: Any, name: str) -> Any:
@@ -98,12 +98,12 @@ def as_dict(value: Any, name: str) -> dict[Any, Any] | None:
 
 
 def check_usable(value: Any, name: str, above: tuple[int, ...] = ()) -> None:
-    """Refuses values that no later check can handle: numbers beyond the range of floats, and broken objects.
+    """Refuses numbers beyond the range of floats, and broken objects: those whose own code raises errors.
 
     Args:
         value: any object; the items of lists, tuples, sets and dicts are checked, too.
         name: name of the argument in the message.
-        above: the identities of the collections that contain the value.
+        above: the `id` of each collection that contains the value.
 
     Raises:
         AtrousError: the value or one of its items is a number beyond the range of floats or a broken object; or the
@@ -147,7 +147,7 @@ def checked(function: Callable[Given, Result], *, prefix: str | None = None) -> 
                 bound.arguments[name] = _of_kinds(value, kinds[name], before + name)
         try:
             return call(*bound.args, **bound.kwargs)
-        except BrokenPipeError:  # the reader of standard output has gone
+        except BrokenPipeError:  # the program that reads standard output has ended
             raise
         except AtrousError:
             raise
@@ -249,12 +249,13 @@ def _kinds_of(annotation: Any) -> tuple[str, ...]:
             parts.append(text[start:place].strip())
             start = place + 1
     parts.append(text[start:].strip())
-    if "Path" in parts and "str" in parts:  # a path as text
+    if "Path" in parts and "str" in parts:  # the type Path accepts a text, too
         parts.remove("str")
     return tuple(parts) if all(_is_plain(part) for part in parts) else ()
 
 
 def _is_plain(kind: str) -> bool:
+    """Returns whether `checked` converts arguments to this type: it is in `WORDS`, a list of these, or a Literal."""
     outer, bracket, _ = kind.partition("[")
     if bracket and outer in SEVERAL:
         return _each(kind) in WORDS
@@ -297,6 +298,12 @@ def _in_words(kind: str) -> str:
 
 
 def _of_kind(value: Any, kind: str, name: str) -> Any:
+    """Converts the value to one kind.
+
+    Raises:
+        _Refused: the value is not of this kind.
+        AtrousError: the value is of this kind, but not allowed, such as NaN.
+    """
     outer = kind.partition("[")[0]
     if outer in SEVERAL:
         items = _list_of(value, _each(kind), name)
@@ -343,6 +350,7 @@ def _scalar(item: Any) -> Any:
 
 
 def _list_of(value: Any, kind: str, name: str) -> list[Any]:
+    """Converts a collection to a list whose items are of one kind; a single text or path becomes a list of one item."""
     if isinstance(value, str | os.PathLike):
         if kind not in ("Path", "str", "Place"):
             raise _Refused

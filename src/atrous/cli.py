@@ -1,4 +1,4 @@
-"""The command line: each verb runs the function of the same name in a package; the flags are its arguments."""
+"""The command line: each verb runs a function of the same name, and the flags are the arguments of this function."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None, package: str = COMMANDS) -> int
     if arguments is None and sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         _start_again_in_utf8()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments is None:  # as a program, not in Python: handlers of the root logger would print messages twice
+    if arguments is None:  # as a program, where handlers of the root logger would print the messages again
         logging.getLogger("atrous").propagate = False
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # characters that the locale cannot encode, such as "≈", must not fail
@@ -117,7 +117,7 @@ def _run(words: list[str], package: str) -> int:
 
 
 def _parse(verb: str, words: list[str], package: str = COMMANDS) -> dict[str, Any]:
-    """Parses the words into arguments of the verb's function; the parser is made from its signature."""
+    """Parses the words into arguments of the verb's function; the signature of the function defines the parser."""
     from jsonargparse import ArgumentParser
 
     _accept_any_file_name()
@@ -167,7 +167,7 @@ def _add_argument(parser: Any, option: Option) -> None:
 
 
 def _in_a_sentence(message: str, known: dict[str, Option]) -> str:
-    """Shortens the parser's message about a value of the wrong type to one sentence; keeps other messages."""
+    """Shortens the parser's message about a missing or wrong value to one sentence; keeps other messages unchanged."""
     if wanting := re.match(r"argument (\S+): expected (?:at least )?one argument", message):
         return f"{wanting[1]} needs a value."
     if unwanted := re.match(r"argument (\S+): ignored explicit argument '(.*)'", message):
@@ -213,7 +213,7 @@ def _joined(first: str, second: str) -> str:
 
 
 def _bracketed(values: str, quoted: bool) -> str:
-    """Returns comma-separated values as a JSON list; names are quoted, because a name may be none, true, 1 or (a)."""
+    """Returns comma-separated values as a JSON list; names are quoted, so that names such as none or 1 remain text."""
     if quoted:
         return json.dumps(_names_in(values.strip()))
     inside = values.strip("[]() ")
@@ -283,7 +283,7 @@ def _recipe_first(words: list[str], known: dict[str, Option]) -> list[str]:
 
 
 def _check_flags(parser: Any, words: list[str]) -> None:
-    """Refuses an unknown flag before the parser does, with the nearest match."""
+    """Refuses an unknown flag before the parser does, because the message shall name the nearest flag."""
     flags = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
     for word in words:
         flag = word.partition("=")[0]

@@ -95,7 +95,7 @@ class Option:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The words that may stand for the values of an option that takes several, such as median."""
+        """The words that are allowed in place of the values of an option that takes several values, such as median."""
         return tuple(str(word) for kind in _alternatives(self.hint)[1:] for word in literals(kind))
 
     @property

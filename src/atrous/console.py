@@ -63,12 +63,13 @@ class _Stream:
 
 #: The console for standard output; it neither highlights nor wraps text, so that users can copy it.
 console = Console(file=cast(IO[str], _Stream("stdout")), highlight=False, soft_wrap=True)
-#: The console for messages that must appear even if `console` is quiet, as in all processes but the first.
+#: The console for messages that must appear even if `console` is quiet. `console` is quiet in all processes of a
+#: distributed run except the first.
 error_console = Console(file=cast(IO[str], _Stream("stderr")), highlight=False, soft_wrap=True, style="yellow")
 
 
 class _ToLogger(RenderHook):
-    """Copies to the logger each sentence that a console prints, but no tables and no progress bars.
+    """Copies each sentence that a console prints to the logger; tables and progress bars are not copied.
 
     Args:
         source: the console; nothing is logged while it is quiet.
@@ -134,7 +135,7 @@ def note(sentence: str) -> None:
 
 
 def warn_if_fresh(provenance: Mapping[str, Any]) -> None:
-    """Warns if the head of a model is untrained, which is so if only weights of the backbone were converted.
+    """Warns if the head of a model is untrained, which happens if only weights of the backbone were converted.
 
     Args:
         provenance: the provenance in the model's info.

@@ -1,4 +1,4 @@
-"""The choice of device and precision, and memory settings of the process for fast training."""
+"""Chooses the device and the precision, and makes the process keep freed memory for fast training."""
 
 from __future__ import annotations
 

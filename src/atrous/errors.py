@@ -1,4 +1,4 @@
-"""The errors with messages for the user, and the nearest match to a misspelt name."""
+"""The exceptions whose messages are for the user, and functions that write values and names into messages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class OutOfMemory(AtrousError, MemoryError):
 
 
 class SomeInputsFailed(AtrousError):
-    """Raised if some inputs failed; messages have named them, and the other inputs were processed."""
+    """Raised after all other inputs are processed, if some inputs failed; earlier messages name these inputs."""
 
     exit_code = 1
 
@@ -42,7 +42,7 @@ def unknown_name(kind: str, given: Any, allowed: Iterable[str]) -> AtrousError:
     Args:
         kind: kind of the name, such as "backbone" or "layout".
         given: the name as the user wrote it; an object of another type is described.
-        allowed: all accepted names; if there are more than 20, only the nearest are listed.
+        allowed: all accepted names; of more than 20, only the nearest are listed, or the first eight if none is near.
 
     Returns:
         The error; the caller raises it.
@@ -63,10 +63,10 @@ def no_encoding(error: UnicodeError) -> AtrousError:
     """
     if isinstance(error, UnicodeEncodeError):
         if any("\ud800" <= letter <= "\udfff" for letter in error.object):
-            return AtrousError(f"{error.object[:SHOWN]!a} is a name that is not valid text: rename it.")
+            return AtrousError(f"{error.object[:SHOWN]!a} is a name that is not valid text: rename the file.")
         return AtrousError(
             f"{error.object[:SHOWN]!a} has letters that are not in {error.encoding}, the encoding of this process: "
-            "set PYTHONUTF8=1 in the environment before Python starts, or rename it."
+            "set PYTHONUTF8=1 in the environment before Python starts, or rename the file."
         )
     return AtrousError(f"a text cannot be read: {error}.")
 

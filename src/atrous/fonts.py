@@ -19,13 +19,13 @@ from PIL import Image, ImageDraw, ImageFont, features
 
 from atrous import logger
 
-#: The only sizes, in pixels, of fonts with coloured bitmaps, such as emoji fonts.
+#: Sizes in pixels to try for fonts of coloured bitmaps, such as emoji fonts, which exist in one size only.
 BITMAP_SIZES = (109, 136, 128, 160, 96, 64)
 #: A code point that Unicode never assigns; its glyph is the font's sign for a missing letter.
 NO_LETTER = "\U0010ffff"
-#: Font size, in pixels, of the checks whether a font has a letter.
+#: Font size in pixels for checking whether a font has a letter.
 ASKED_SIZE = 20
-#: Words in a font's file name that lower its priority: labels use upright, regular fonts without serifs.
+#: Words in a font's file name that lower its priority, because labels use upright, regular fonts without serifs.
 OTHER_STYLES = frozenset(
     {"bold", "italic", "oblique", "mono", "serif", "condensed", "narrow", "light", "thin", "black", "medium"}
     | {"display", "math", "lastresort"}
@@ -49,13 +49,14 @@ class FontWarning(UserWarning):
 
 
 def labels(names: Sequence[str]) -> list[str]:
-    """Returns the label of each class in pictures: its name, or "class 3" if no font of this system can draw the name.
+    """Returns the label of each class in pictures: its name, or its index ("class 3") if no font can draw the name.
 
     Args:
         names: names of all classes, in the order of their indices.
 
     Warns:
-        FontWarning: names that cannot be drawn, each with its index; once for each list of names.
+        FontWarning: some names cannot be drawn; the message lists them with their indices. The warning is issued once
+            for each list of names.
     """
     return list(_labels(tuple(printable(name) for name in names)))
 
@@ -96,7 +97,7 @@ def _is_unseen(letter: str) -> bool:
 
 
 def _printable(letter: str) -> str:
-    """Returns the character; "" for invisible format characters, and a plain space for all kinds of spaces."""
+    """Returns the character, or "" for an invisible one, a plain space for any space, "?" for a control character."""
     if letter.isprintable() or _is_unseen(letter):
         return letter
     return {"Cf": "", "Zs": " "}.get(unicodedata.category(letter), "?")
@@ -162,9 +163,9 @@ def _is_from_the_right(text: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _runs(text: str) -> list[tuple[str | None, str]] | None:
-    """Splits the text into parts of one font each, in reading order; None if no font has one of the letters.
+    """Splits the text into parts of one font each, in reading order; None if a letter is in no font.
 
-    A font is the path of its file; None is Pillow's own font.
+    A font is represented by the path of its file, Pillow's own font by None.
     """
     clusters = _clusters(text)
     if not features.check("raqm") and any(_needs_shaping(letter) for letter in text):
@@ -207,6 +208,7 @@ def _clusters(text: str) -> list[str]:
 
 
 def _needs_shaping(letter: str) -> bool:
+    """Returns whether a character is drawn correctly only with text shaping, which the library raqm does."""
     return (
         unicodedata.bidirectional(letter) in ("R", "AL")
         or unicodedata.category(letter) in ("Mn", "Mc", "Me")
@@ -325,6 +327,7 @@ def _system_fonts() -> tuple[str, ...]:
 
 
 def _plainness(file: Path) -> tuple[int, bool, str, str]:
+    """Returns the sort key of a font file, by which plain fonts come first."""
     stem = file.stem.lower()
     return sum(word in stem for word in OTHER_STYLES), "sans" not in stem, stem, str(file)
 

@@ -1,8 +1,8 @@
 """Safety of forked processes: a child has its parent's memory, but only the thread that forked.
 
-Code that computes with several threads would wait forever in the child for the missing threads. In the child, torch
-therefore computes with one thread, compiled loops run without threads, and a lock that a missing thread held raises an
-error.
+All other threads of the parent are missing in the child. Code that computes with several threads would wait for them
+forever. So in the child torch computes with one thread, compiled loops run without threads, and a lock that a missing
+thread held raises an error.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class ForkLock:
     """A lock for threads that no missing thread can hold in a forked child.
 
     Args:
-        lost: error message of the lock in a child if a missing thread held the lock at the fork; the state that the
-            lock protects is then unknown. With "", the lock is free in the child instead.
+        lost: message of the error that the lock raises in a child if a missing thread held it at the fork. The state
+            that the lock protects is then unknown. With "", the lock raises no error and is free in the child.
     """
 
     def __init__(self, lost: str = "") -> None:

@@ -219,7 +219,7 @@ def _command(command: str) -> list[str]:
 
 
 def _entry(head: str, text: str, column: int) -> list[str]:
-    """Returns the lines of an entry: its head, and its text in a column beside the head or, if that is long, below."""
+    """Returns the lines of an entry: its head, and its text in a column beside the head, or below a long head."""
     column = column if _width() >= 60 else min(column, 6)
     if len(head) < column:
         return _wrapped(text, " " * column, head.ljust(column))
@@ -227,7 +227,7 @@ def _entry(head: str, text: str, column: int) -> list[str]:
 
 
 def _wrapped(text: str, indent: str, first: str = "", margin: int = 0) -> list[str]:
-    """Wraps text to the width of the terminal, the first line with its own indent; keeps defaults and bounds whole."""
+    """Wraps text to the width of the terminal; breaks no line inside a default, such as (default: 8), or a bound."""
     lines = textwrap.wrap(
         re.sub(r"(\(default:|[≥>≤<](?= \d)) ", "\\1\N{NO-BREAK SPACE}", text),
         _width() - margin,

@@ -38,7 +38,8 @@ class Input:
         mean: mean of each channel, in raw units (0–255 for 8-bit pictures).
         std: standard deviation of each channel, > 0, in raw units.
         name: name of the input, such as "image" or "depth".
-        dtype: the type of the training values. Values of the other integer type (8-bit or 16-bit) are rescaled to it.
+        dtype: the type of the training values. Values of the other integer type (8-bit or 16-bit) are rescaled to this
+            type.
         pages: pages to read from a multi-page TIFF: "first" for the first page, "channels" for the bands of all pages.
         bands: names of the channels, such as ("red", "nir"); () if they have no names.
         wavelengths: wavelength of each channel in nanometres; () if unknown.
@@ -46,11 +47,12 @@ class Input:
         missing: values that mean "no data", in addition to the nodata values that the files declare.
         colors: number of first channels that are colours of a photograph: 0, 1 (grey) or 3 (red, green, blue).
             Training varies the brightness and colour of these channels only.
-        normalize: "fixed" for (value − mean) / std; "window" for the same after clipping values to `window`;
-            "per_image" for the mean and the standard deviation of each picture itself, with `mean` 0 and `std` 1.
-        window: (lowest, highest) value for the clipping, in raw units; None for no clipping. For volumes whose
-            contrasts are normalised differently, one entry per contrast: a window, or None for a contrast that is
-            normalised by its mean and standard deviation in each volume, with `mean` 0 and `std` 1.
+        normalize: "fixed" for (value − mean) / std; "window" to clip values to `window` first; "per_image" for the mean
+            and the standard deviation of each picture itself, with `mean` 0 and `std` 1.
+        window: (lowest, highest) value for the clipping, in raw units; None for no clipping. A volume may consist of
+            several scans (contrasts, such as T1 and FLAIR). If these are normalised differently, `window` has one entry
+            per contrast: a window, or None for a contrast that is normalised by its own mean and standard deviation in
+            each volume. For such a contrast, `mean` is 0 and `std` is 1.
         slices: number of neighbouring slices of a volume that form the channels, odd, 1–31; 1 for a single slice
             and for pictures.
         planes: planes of the slices of a volume: "axial", "coronal", "sagittal"; () for pictures. Training uses the
@@ -138,7 +140,7 @@ class Input:
             )
         if None in windows and not self.planes:
             raise AtrousError(
-                f"window without numbers for one contrast is only for volumes, got {shown(self.window)}: give "
+                f"window with None for a contrast is only for volumes, got {shown(self.window)}: give "
                 "[LOW, HIGH] for each channel."
             )
 
@@ -164,7 +166,7 @@ class Input:
 
 
 def is_per_contrast(window: Any) -> bool:
-    """Returns whether a window is given per contrast, as one entry for each.
+    """Returns whether a window has one entry per contrast, see `Input.window`.
 
     Args:
         window: value of `Input.window`, of any type.

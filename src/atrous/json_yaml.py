@@ -103,7 +103,7 @@ def parse_yaml(text: str, name: str) -> Any:
             loader.dispose()
     except RecursionError as error:
         raise AtrousError(f"{name} cannot be read as YAML: it is nested too deeply.") from error
-    except (yaml.YAMLError, ValueError, OverflowError, TypeError) as error:  # dates, numbers, lists as keys
+    except (yaml.YAMLError, ValueError, OverflowError, TypeError) as error:  # such as invalid dates
         raise AtrousError(f"{name} cannot be read as YAML: {error}") from error
 
 

@@ -1,7 +1,8 @@
-"""A model as one safetensors file with its architecture, classes, colours, preprocessing and metrics.
+"""Saves and loads a model as one safetensors file that also contains its architecture, classes and preprocessing.
 
-The file is a plain safetensors file, and its metadata has two entries: "atrous" is the `Info` as JSON, and "sha256" is
-the checksum of that JSON and all weights, which detects altered or damaged files. This file format contains no pickles.
+The file is a plain safetensors file, and its metadata has two entries: "atrous" is the record of the model, its `Info`
+as JSON. "sha256" is the checksum of this JSON and of all weights, which detects altered or damaged files. The file
+format contains no pickles.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def save_built(model: SegmentationModel, path: Path) -> None:
     """Writes a model that this program built from its record; unlike `save`, does not compare scores.
 
     Args:
-        model: a module with `.info`, as built from this record; only the values of its weights may differ.
+        model: a module with `.info`, as built from its record; only the values of its weights may differ.
         path: the file to write; an existing file is replaced.
 
     Raises:
@@ -254,7 +255,8 @@ def _read_metadata(path: Path) -> dict[str, str]:
         hint = f" Did you mean {path.parent / beside[0]}?" if beside else ""
         if path.parent.name == "zoo" and not path.parent.is_dir():
             hint = (
-                " The models of zoo/ are in the repository of atrous, not in the installed package: copy it from there."
+                " The models of zoo/ are in the repository of atrous, not in the installed package: copy the file from "
+                "the repository."
             )
         raise AtrousError(f"no model file at {path}.{hint}")
     try:

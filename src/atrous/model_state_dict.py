@@ -1,4 +1,4 @@
-"""The weights of a module for a model file, with checks that the file could be read again."""
+"""Returns the weights of a module for a model file, after checks that a model can be rebuilt from them."""
 
 from __future__ import annotations
 

@@ -257,7 +257,7 @@ def literals(hint: Any) -> tuple[Any, ...]:
 
 
 def in_words(choices: tuple[Any, ...], last: str = "or") -> str:
-    """Returns choices as text, such as "sgd, adam or adamw", with a given word before the last choice."""
+    """Returns choices as text, such as "sgd, adam or adamw"; `last` is the word before the last choice."""
     names = [str(choice) for choice in choices]
     return f" {last} ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 

@@ -192,7 +192,7 @@ def check_is_folder(flag: str, path: str | Path) -> None:
 
 @contextmanager
 def no_empty_folder(folder: Path) -> Iterator[None]:
-    """Removes a folder and its parents at the end of the context if they were created in it and are empty.
+    """Removes a folder and its new parents at the end of the context, as far as they are empty.
 
     Args:
         folder: the output folder; a folder that existed before is kept.
@@ -260,27 +260,27 @@ def check_replaceable(path: str | Path, kind: str, is_ours: Callable[[Path], boo
 
 
 def json_output(flag: str, path: str | Path | None) -> Output | None:
-    """Returns the output for a JSON file, written by `save_json`; None for a path of None."""
+    """Returns the `Output` of a JSON file that `save_json` will write; None for a path of None."""
     return None if path is None else Output(flag, Path(path), "JSON file", is_our_json)
 
 
 def model_output(flag: str, path: str | Path | None) -> Output | None:
-    """Returns the output for a model file; None for a path of None."""
+    """Returns the `Output` of a model file; None for a path of None."""
     return None if path is None else Output(flag, Path(path), "model file", is_our_model)
 
 
 def table_output(flag: str, path: str | Path | None) -> Output | None:
-    """Returns the output for a classes.yaml; None for a path of None."""
+    """Returns the `Output` of a classes.yaml; None for a path of None."""
     return None if path is None else Output(flag, Path(path), "class table", is_our_table)
 
 
 def page_output(flag: str, path: str | Path) -> Output:
-    """Returns the output for an HTML page."""
+    """Returns the `Output` of an HTML page."""
     return Output(flag, Path(path), "page", is_our_page)
 
 
 def picture_output(flag: str, path: str | Path | None, folder: Path | None = None) -> Output | None:
-    """Returns the output for a picture, written by `save_picture`, alone or in a folder; None for a path of None."""
+    """Returns the `Output` of a picture that `save_picture` will write; None for a path of None."""
     return None if path is None else Output(flag, Path(path), "picture", is_our_picture, folder)
 
 

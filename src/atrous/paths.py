@@ -19,7 +19,7 @@ def is_url(place: Place) -> bool:
     Args:
         place: a path, or a text with a path or a URL.
     """
-    chain = r"(?:[A-Za-z][A-Za-z0-9+.-]+::)*[A-Za-z][A-Za-z0-9+.-]+://"  # fsspec's, such as simplecache::https://
+    chain = r"(?:[A-Za-z][A-Za-z0-9+.-]+::)*[A-Za-z][A-Za-z0-9+.-]+://"  # fsspec chains, such as simplecache::https://
     return isinstance(place, str) and re.match(chain, place) is not None
 
 
@@ -32,14 +32,14 @@ def shown_place(place: Place) -> str:
     if isinstance(place, Path):
         return str(place)
     text = re.sub(r"(?<=://)[^/?#\s]*@", "", place)
-    # a password with an unquoted slash: a colon without a port after it
+    # a colon without a port after it begins a password, which may contain an unquoted slash
     text = re.sub(r"(?<=://)(?!\[)[^/?#\s@]*:(?!\d*(?:[/?#]|$))\S*@", "", text)
     text = re.sub(r"(https?://[^?#\s]*)[?#]\S*", r"\1?…", text, flags=re.IGNORECASE)
     return re.sub(r"(://[^?#\s]*)[?#][^\s=]*=\S*", r"\1?…", text)  # in other URLs, ? without "=" is a wildcard
 
 
 def failure_in_words(place: Place, error: Exception) -> str:
-    """Returns the message of an error with the picture's name and, for errors of other types, the type.
+    """Returns an error's message with the picture's name, and with the type of errors that have no message for users.
 
     Args:
         place: path or URL of the picture.

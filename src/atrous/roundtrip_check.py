@@ -1,7 +1,7 @@
-"""Checks that a model rebuilt from its record and weights gives the same scores, on one small picture.
+"""Checks that a model rebuilt from its record and weights gives the scores of the original on one small picture.
 
-A small picture does not reveal every difference, such as an atrous rate larger than its feature map. The settings of
-the layers are therefore compared, too.
+A small picture does not reveal every difference, such as an atrous rate larger than the feature map. Therefore the
+settings of the layers are compared, too.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ SETTINGS = ("stride", "padding", "dilation", "groups", "padding_mode", "eps")
 SHARE, SHARE_OF_GPU, SHARE_OF_16_BITS = 1e-5, 1e-3, 2e-2
 
 CURE = (
-    "A model file stores only the record (model.info) and the weights, so it would give another network; nothing was "
-    "written. Build the model with other arguments (atrous.create_model), remove the added parts, or store your own "
-    "network with torch.save(model.state_dict(), path)."
+    "A model file stores only the record (model.info) and the weights, so `load` would build another network. Nothing "
+    "was written. Build the model with other arguments (atrous.create_model), remove the added parts, or store your "
+    "own network with torch.save(model.state_dict(), path)."
 )
 
 

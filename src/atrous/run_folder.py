@@ -160,7 +160,7 @@ def locked(run: Path) -> Iterator[None]:
 
 
 def remove_unfinished_files(run: Path) -> None:
-    """Removes the temporary files of a killed training run, and nothing else; no other run may use the folder."""
+    """Removes only the temporary files of a killed training run; no other process may be using the folder."""
     for folder in (run, run / CHECKPOINT.parent):
         remove_unfinished(folder, [Path(name).name for name in RUN_FILES])
 

@@ -1,9 +1,9 @@
-"""The mark in PNG, TIFF, NIfTI and DICOM files of this program: its name and a checksum of pixels and their position.
+"""The mark in PNG, TIFF, NIfTI and DICOM files of this program: "atrous" and a checksum of pixels and their position.
 
 The mark is in the Software field (in NIfTI: descrip) and changes no pixel. If an editor changes pixels but keeps this
 field, the checksum no longer matches the pixels. The checksum covers the position on Earth of a GeoTIFF and the header
-of a NIfTI file, too, because users correct these. In DICOM, the mark is in the preamble, with a checksum of all bytes
-that follow it.
+of a NIfTI file, too, because users may correct them. In DICOM, the mark is in the preamble, with a checksum of all
+bytes that follow the preamble.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SOFTWARE, STRIPS, TILES = 305, (273, 279), (324, 325)
 POSITION = (33550, 33922, 34264, 34735, 34736, 34737)
 #: TIFF's types of whole numbers and their `struct` codes: SHORT, LONG, and BigTIFF's LONG8.
 NUMBERS = {3: "H", 4: "I", 16: "Q"}
-#: Number of bytes of a value of each type: these, and DOUBLE; other types are not read as numbers.
+#: Number of bytes of a value of each of these types, and of DOUBLE; a value of another type counts as one byte.
 SIZES = {**{kind: struct.calcsize(code) for kind, code in NUMBERS.items()}, 12: 8}
 #: Largest number of directory entries that is read; TIFFs of this program have fewer.
 MOST_ENTRIES = 4096
@@ -151,7 +151,7 @@ def _read_nifti(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int] | N
 
 
 def _read_dicom(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int] | None:
-    """As `_read`, for DICOM files; None for a file of another format."""
+    """Returns the same as `_read`, for DICOM files; None for another format."""
     file.seek(0)
     preamble = file.read(DICOM_PREAMBLE + 4)
     if preamble[DICOM_PREAMBLE:] != b"DICM":

@@ -106,7 +106,7 @@ def test_classes_from_a_file(tmp_path):
     for outputs in (2, 1):
         info = atrous.convert(mobilenet(outputs).state_dict(), classes=tmp_path / "classes.yaml").info
         assert info.table == table
-    with pytest.raises(AtrousError, match="the class table has 2 classes; the model separates 21"):
+    with pytest.raises(AtrousError, match="the class table has 2 classes, but the model has 21"):
         atrous.convert(mobilenet().state_dict(), classes=tmp_path / "classes.yaml")
 
 

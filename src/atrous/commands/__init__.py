@@ -1,1 +1,1 @@
-"""The verbs of the command line: each file contains the function of one verb."""
+"""The verbs of the command line, such as `atrous train`: each public file contains the function of one verb."""

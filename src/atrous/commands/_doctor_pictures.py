@@ -1,4 +1,4 @@
-"""Pictures that show a dataset: for each split a sheet of masks over pictures, and a sheet of EXIF-turned pictures."""
+"""Draws sheets that show a dataset: masks over pictures for each split, and pictures that their EXIF data turns."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Drawn:
 
     Attributes:
         path: the file.
-        words: description of its content.
+        words: description of the file's content.
     """
 
     path: Path
@@ -253,7 +253,7 @@ def colored(picture: np.ndarray, labels: np.ndarray, colors: Sequence[Color], si
 
 
 def sheet_colors(table: ClassTable) -> tuple[Color, ...]:
-    """Returns the colours of the classes; those of Pascal VOC if two classes share a colour."""
+    """Returns the table's colours of the classes, or the colours of Pascal VOC if two classes share a colour."""
     return table.colors if len(set(table.colors)) == len(table) else default_colors(len(table))
 
 
@@ -274,8 +274,8 @@ def _legend(table: ClassTable, present: set[int]) -> Iterator[tuple[str, Color]]
 def _table(dataset: Dataset, diagnosis: Diagnosis) -> ClassTable | None:
     """Returns a class table for the masks.
 
-    It is the dataset's table if the table and the masks agree on numbers or colours. Otherwise it is the proposed
-    table, or a table of raw values if no table is proposed.
+    It is the dataset's table if table and masks both use numbers or both use colours. Otherwise it is the table that
+    the doctor proposes, or a table of raw values if there is no proposal.
     """
     if diagnosis.classes and "wrong_mode" not in [finding.kind for finding in diagnosis.errors]:
         return diagnosis.classes
@@ -283,7 +283,7 @@ def _table(dataset: Dataset, diagnosis: Diagnosis) -> ClassTable | None:
 
 
 def _table_of_values(dataset: Dataset) -> ClassTable | None:
-    """Returns a class table in which each of the most frequent values of some masks is a class."""
+    """Returns a class table in which each of the most frequent values of a sample of masks is a class."""
     found: dict[bool, Counter[int]] = {False: Counter(), True: Counter()}
     for items in dataset.splits.values():
         for at in _evenly(len(items), MOST_PAIRS)[:MOST_PAIRS]:
@@ -303,7 +303,7 @@ def _table_of_values(dataset: Dataset) -> ClassTable | None:
 
 
 def _labels(stored: StoredMask, table: ClassTable, valid: np.ndarray | None) -> np.ndarray | None:
-    """Returns H×W class indices, 255 and `UNKNOWN`; None if the table does not fit the mode of the mask."""
+    """Returns H×W class indices, with 255 for void and `UNKNOWN` for other values; None if the table does not fit."""
     values = stored.values
     if stored.palette and values.ndim == 2 and table.color_coded:
         values = as_colors(values, stored.palette)

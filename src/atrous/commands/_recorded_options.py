@@ -1,4 +1,4 @@
-"""The options in evaluation.json: records them, and reads them to measure or to draw masks in the same way again."""
+"""Records the options of a measurement in evaluation.json, and reads them to repeat the measurement or its masks."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def measured_model(run: Run) -> Path | None:
     """Returns the file of the measured model: the run's best.safetensors or the file at the recorded path.
 
     If a checksum is recorded, the first of these two files with this checksum is returned. If none is recorded, the
-    file at the recorded path is preferred. Returns None if neither file exists or has the recorded checksum.
+    file at the recorded path is preferred. Returns None if neither file exists, or if neither has the checksum.
     """
     recorded, digest = run.evaluation.get("model"), run.evaluation.get("model_sha256")
     there = [path for path in (run.model_file, Path(str(recorded or run.model_file))) if path.is_file()]
@@ -75,7 +75,7 @@ def measured_data(run: Run) -> DatasetSpec:
 
 
 def _measured_with(run: Run, name: str) -> Any:
-    """Returns the recorded option of the dataset; without a record, that of the training if it used the same data."""
+    """Returns the recorded option of the dataset; if none is recorded, the option of a training on the same data."""
     settings = run.settings("data")
     trained_on_it = Path(settings.get("root") or "").resolve() == Path(run.data).resolve()
     return run.evaluation.get(name) or (settings.get(name) if trained_on_it else None)
@@ -99,7 +99,7 @@ def measured_options(run: Run) -> Record:
 
 
 def measured_parts(run: Run, info: Info) -> VolumeParts | None:
-    """Returns the connected parts that the measured masks of volumes kept; None for all.
+    """Returns which connected parts were kept in the measured masks of volumes; None if all were kept.
 
     Args:
         run: the run of the page.
@@ -174,7 +174,7 @@ def commands(run: Run, out: Path | None = None) -> list[str]:
 
 
 def missing(run: Run, out: Path | None = None) -> dict[str, list[str]]:
-    """Returns sentences about the missing files of a run, by the command that makes the files.
+    """Returns sentences about the missing files of a run, grouped by the command that writes the files.
 
     Args:
         run: the run of the page.

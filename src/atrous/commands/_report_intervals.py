@@ -95,13 +95,13 @@ def cautions(per_image: Sequence[Mapping[str, Any]], units: int) -> list[str]:
     names = {entry["name"] for entry in per_image}
     if pattern := recognised_pattern(names):
         said.append(
-            "The names suggest that several pictures are of one patient, scene or recording. Then these intervals are "
-            f"too narrow: measure with --groups '{pattern}'."
+            "The file names suggest that several pictures show the same patient, scene or recording. If they do, these "
+            f"intervals are too narrow: measure with --groups '{pattern}'."
         )
     elif kind == "picture":
         said.append(
-            "No groups are known. If several pictures are of one patient, scene or recording, these intervals are too "
-            "narrow: give the groups by groups.csv or --groups."
+            "No groups are known. If several pictures show the same patient, scene or recording, these intervals are "
+            "too narrow: give the groups by groups.csv or --groups."
         )
     return said
 

@@ -1,4 +1,4 @@
-"""Paired test whether two measurements of the same pictures differ by more than chance; results as JSON and text."""
+"""A paired test of whether two measurements of the same pictures differ by more than chance, as JSON and as text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from atrous.learning.bootstrap import (
 )
 from atrous.learning.confusion_matrix import none_if_nan
 
-#: A difference is significant if its p is below this.
+#: A difference is significant if its p is below this value.
 SIGNIFICANT = 0.05
 
 

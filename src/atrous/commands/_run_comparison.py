@@ -19,7 +19,7 @@ from atrous.version import __version__
 MOST_CURVES = 6
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 COLORS = ("--right", "--second", "--third", "--fourth", "--fifth", "--wrong")
-#: Recipe fields that cannot explain why one run is better.
+#: Recipe fields that are not listed as differences, because they cannot explain why one run is better.
 BESIDE = ("name", "data.workers", "data.check", "watch.")
 
 
@@ -47,7 +47,7 @@ def render_comparison(runs: Sequence[Run]) -> str:
 
 
 def run_row(run: Run) -> Record:
-    """Returns a run's row of the first table."""
+    """Returns a run's row of the table of scores, as texts and numbers for the template."""
     best, speeds = run.best_val or {}, [rate for _, rate in points(run.train, "images_per_second")]
     model = {**run.settings("model"), **run.model_info, **run.model_info.get("arguments", {})}
     return {
@@ -64,7 +64,7 @@ def run_row(run: Run) -> Record:
 
 
 def score(run: Run, key: str) -> float | None:
-    """Returns a score (0–1) of the best weights: from the evaluation or, without one, from validation in training.
+    """Returns a score (0–1) of the best weights: of the evaluation if there is one, else of validation in training.
 
     Args:
         run: the run.

@@ -42,7 +42,7 @@ from atrous.overwrite_checks import (
     save_picture,
 )
 
-#: Approximate largest number of logits in memory; it limits the number of random pixels from each picture.
+#: Approximate largest number of logits in memory; it limits the number of pixels that are drawn from each picture.
 MOST_VALUES = 5_000_000
 
 
@@ -63,9 +63,9 @@ def calibrate(
     """Measure how well a model's probabilities match its accuracy, and fit a temperature that calibrates them.
 
     The logits are divided by the temperature before they become probabilities. The temperature does not change masks
-    that are predicted at one scale without flip and without a CRF. It changes the results of several scales, of flip
-    and of the CRF. It also changes the maps of `atrous explain`. Choose a split that was not used for training. With
-    --out, the fitted temperature is stored in a model file.
+    that are predicted at one scale without flip and without a CRF. It does change masks that are predicted at several
+    scales, with flip or with a CRF, and the maps of `atrous explain`. Choose a split that was not used for training.
+    With --out, the fitted temperature is stored in a model file.
 
     Args:
         model: model file to calibrate.
@@ -78,9 +78,9 @@ def calibrate(
         **options: fields of `DatasetSpec`, and device of `ModelSpec`.
 
     Returns:
-        The results, as written by --json. "stored" and "fitted" hold the measurements at the temperature of the model
-        and at the fitted one: "temperature", "ece" (expected calibration error), "nll" (mean −log p) and, per bin,
-        "pixels", "confidence" and "accuracy".
+        The results, as written by --json. "stored" contains the measurements at the temperature that the model file
+        stores, and "fitted" those at the fitted temperature. Each contains "temperature", "ece" (expected calibration
+        error), "nll" (mean −log p) and, per bin of confidence, "pixels", "confidence" and "accuracy".
 
     Raises:
         AtrousError: the model, dataset or split does not exist, the classes do not match, or an output may not be
@@ -141,8 +141,8 @@ def calibrate(
 def _files_of(items: Sequence[Item]) -> Iterator[tuple[str, Path | None]]:
     """Yields the pictures and masks as protected inputs.
 
-    A chart may replace any file that has the mark of atrous. Masks that `atrous predict` wrote have this mark, too. So
-    without this protection a chart could replace such a mask.
+    A chart may replace any file that has the mark of atrous. Masks that `atrous predict` wrote have this mark, too, so
+    a chart could replace a mask of the dataset if the masks were not protected.
     """
     for item in items:
         yield "a picture of the split", item.image
@@ -150,7 +150,7 @@ def _files_of(items: Sequence[Item]) -> Iterator[tuple[str, Path | None]]:
 
 
 def drawn_pixels(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns full-size logits and class indices of labelled pixels, drawn with a fixed seed from each picture.
+    """Returns logits (at full size) and class indices of labelled pixels, drawn with a fixed seed from each picture.
 
     Args:
         segmenter: the model, at one scale, in torch.

@@ -34,7 +34,7 @@ from atrous.overwrite_checks import JSON_KEY, MARK, check_outputs, json_output, 
 
 @dataclass(frozen=True)
 class _Side:
-    """One of the two models, or its results as `evaluate --json` wrote them.
+    """One of the two models to compare, or the results that `atrous evaluate --json` wrote for it.
 
     Args:
         path: the model file or the file of results.
@@ -55,7 +55,7 @@ class _Side:
 
 
 @process_group()
-@told_if_interrupted(lambda: "compare writes its results at the end, so none are written.")
+@told_if_interrupted(lambda: "compare writes its results at the end, so nothing is written.")
 @checked
 @taking(DatasetSpec)
 @taking(ModelSpec)
@@ -72,11 +72,12 @@ def compare(
 ) -> dict[str, Any]:
     """Compare two models on the same labelled pictures, and test whether their difference may be chance.
 
-    Both models are measured on the same groups of pictures, such as patients or recordings; if no groups are known,
-    each picture is its own group. A paired bootstrap gives the 95 % interval of the difference, B minus A. A paired
-    permutation test swaps the results of the two models in some groups: in every possible way if the models differ in
-    at most 12 groups, else in random ways. p is the share of swaps that give a difference at least as large as the
-    observed difference. The results also contain the smallest difference that these pictures could show.
+    Both models are measured on the same pictures. The statistics use groups of pictures, such as patients or
+    recordings; if no groups are known, each picture is its own group. A paired bootstrap gives the 95 % interval of the
+    difference, B minus A. A paired permutation test swaps the results of the two models in some groups. It tries all
+    possible swaps if the models differ in at most 12 groups, else random swaps. p is the share of swaps that give a
+    difference at least as large as the observed difference. The results also contain the smallest difference that these
+    pictures could show.
 
     Args:
         a: model file A, or a file of results that evaluate --json wrote for this split.
@@ -85,15 +86,15 @@ def compare(
         split: split to measure on.
         json: JSON file to write the results to.
         overwrite: also replace files that atrous did not write; inputs are never replaced.
-        **options: fields of `DatasetSpec` (how the dataset is read) and of `ModelSpec` (how both models are run).
+        **options: fields of `DatasetSpec` (how the dataset is read), `ModelSpec` and `Measuring` (how both models are
+            run).
 
     Returns:
         The results, as written by --json; scores are 0–1.
 
     Raises:
-        AtrousError: a model, the dataset or the split does not exist, the models have different classes, a file of
-            results contains other pictures or no pixel counts, or an output would replace an input or a file that
-            atrous did not write.
+        AtrousError: a model, the dataset or the split does not exist; the models have different classes; a file of
+            results contains other pictures or no pixel counts; or the JSON file may not be written.
     """
     check_outputs(
         "compare",
@@ -128,6 +129,7 @@ def compare(
 
 
 def _side(path: Path, options: Mapping[str, Any]) -> _Side:
+    """Reads a file of results, or the record of a model file."""
     spec = spec_to_measure(path, options)  # checks the options also for a file of results
     if path.suffix.lower() == ".json":
         results = read_json(path)
@@ -201,8 +203,8 @@ def _warn_of_other_splits(dataset: Dataset, sides: Sequence[_Side]) -> None:
     if dataset.unlisted and dataset.groups_from != "file" and len(set(patterns)) > 1:
         console.print(
             "[yellow]warning:[/] the models were trained with different groups, and a random split depends on the "
-            "groups: one of the models may have been trained on pictures that are measured here. Split lists avoid "
-            "this: atrous doctor DATA --write-split"
+            "groups: one of the models may have been trained on pictures that are measured here. To avoid this, store "
+            "the split as lists: atrous doctor DATA --write-split"
         )
 
 

@@ -21,7 +21,7 @@ from atrous.learning.shipped_recipes import shipped_recipes
 from atrous.models import ARCHITECTURES
 from atrous.weights.detect_source import SOURCES
 
-#: Values to offer for options whose type and recipe field define no choices; the commands accept other values too.
+#: Values that the shell offers for options without a fixed list of choices; the commands accept other values too.
 OFFERED = {
     "architecture": tuple(ARCHITECTURES),
     "crf": (STORED, *PRESETS),
@@ -33,7 +33,8 @@ OFFERED = {
 }
 
 _NAMES = " ".join(shipped_recipes())
-#: Completion of a recipe, which is a name or a file.
+#: Completion of a recipe, which is the name of a shipped recipe or a file.
+#: Each value has the form that `shtab` expects for the shell: the name of a function, or for tcsh a list of words.
 _RECIPE = {
     "bash": "_atrous_recipe",
     "zsh": "_atrous_recipe",
@@ -64,7 +65,7 @@ def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
         shell: shell to complete in: bash, zsh or tcsh.
 
     Raises:
-        AtrousError: the shell is none of these.
+        AtrousError: the shell is not bash, zsh or tcsh.
     """
     print(shtab.complete(_parser(), shell, preamble=_PREAMBLE))  # pyright: ignore[reportArgumentType]
 
@@ -89,6 +90,7 @@ def _parser(package: str = COMMANDS) -> ArgumentParser:
 
 
 def _add(parser: ArgumentParser, option: Option) -> None:
+    """Adds an option, with the values and files that the shell offers for it, to a parser."""
     help_text = option.sentence.replace("%", "%%")
     if option.is_switch:
         parser.add_argument(option.flag, action="store_true", help=help_text)

@@ -48,8 +48,8 @@ def convert(
 ) -> SegmentationModel:
     """Convert a checkpoint of another library to a model that predicts the same masks.
 
-    No code in the file is run. The command lists the tensors of the checkpoint that the model does not use and the
-    layers that keep random weights, and stores both lists in info.provenance.
+    No code in the file is run. The command lists the tensors of the checkpoint that the model does not use, and
+    the layers that keep random weights. It stores both lists in info.provenance.
 
     Args:
         file: checkpoint (.pth, .pt, .bin, .safetensors, .npz, .tflite, .caffemodel) or Hugging Face folder; in Python
@@ -75,8 +75,8 @@ def convert(
         The module, in evaluation mode, with `.info`.
 
     Raises:
-        AtrousError: the file is not a checkpoint, does not come from this source or is incomplete, or an output may not
-            be written.
+        AtrousError: the file is not a checkpoint, does not come from `source` or is incomplete, or an output may not be
+            written.
     """
     _check_targets(file, out, json, classes, overwrite)
     table = ClassTable.from_yaml(classes) if classes is not None else None
@@ -111,7 +111,7 @@ def convert(
 def _check_targets(
     file: Path | Mapping[str, Any], out: Path | None, json: Path | None, classes: Path | None, overwrite: bool
 ) -> None:
-    """Checks before the work whether the model and the report may be written."""
+    """Checks before the conversion whether the model and the report may be written."""
     if out is not None:
         model_file.check_name(Path(out), "out")
     inputs = [Path(file)] if isinstance(file, str | Path) else []
@@ -130,14 +130,16 @@ def _adapt(read: Foreign, source: str, given: Mapping[str, Any], architecture: s
     file = read.name or "the state dict"
     others = detect_source.recognising(read)
     if others and source not in others:
-        raise AtrousError(f"{file} is not from {source}: its keys are those of {' or '.join(others)} (--source).")
+        raise AtrousError(
+            f"{file} is not from {source}: its keys are those of {' or '.join(others)}. Correct or omit --source."
+        )
     named = {**given, "architecture": architecture} if architecture else dict(given)
     try:
         adapted = adapter.adapt(read, named)
     except AtrousError:
         raise
     except (KeyError, IndexError, StopIteration, ValueError, TypeError, RuntimeError, OverflowError) as error:
-        # an adapter looks up weights by name and reads their shapes
+        # an adapter looks up weights by name and reads their shapes, so a missing weight raises one of these errors
         why = f"it lacks {error}" if isinstance(error, LookupError) else f"its shapes differ ({error})"
         raise AtrousError(
             f"{file} is not a DeepLab model of {source}, or is incomplete: {why}. Possible sources: "
@@ -151,7 +153,7 @@ def _adapt(read: Foreign, source: str, given: Mapping[str, Any], architecture: s
 def _build(
     adapted: Adapted, read: Foreign, chosen: weight_sets.Chosen
 ) -> tuple[Adapted, SegmentationModel, tuple[str, ...]]:
-    """Returns the part of the checkpoint that fits, the model with its weights, and the names of random weights."""
+    """Returns the part of the checkpoint that fits, the model with its weights, and the names of its random weights."""
     with torch.device("meta"):  # a file with wrong widths must not build a network that fills the memory
         empty = models.build(adapted.architecture, adapted.arguments)
         fitting = set_aside(adapted, empty.state_dict(), read.state)
@@ -167,7 +169,7 @@ def _build(
 
 
 def _named(path: str, held: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yields each tensor under its key and under its full name; the list of unused tensors contains one of them."""
+    """Yields each tensor under its key and under its full name; an unused tensor is listed under one of these names."""
     for key, tensor in held.items():
         yield key, tensor
         yield f"{path}.{key}", tensor
@@ -184,9 +186,7 @@ def _describe(info: Info, adapted: Adapted, table: ClassTable | None, record: di
     if table is None:
         return info
     if len(table) != len(info.classes):
-        raise AtrousError(
-            f"the class table has {counted(len(table), 'class')}; the model separates {len(info.classes)}."
-        )
+        raise AtrousError(f"the class table has {counted(len(table), 'class')}, but the model has {len(info.classes)}.")
     return info.with_table(table)
 
 

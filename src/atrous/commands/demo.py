@@ -45,9 +45,9 @@ def demo(
 ) -> Path:
     """Run all steps on slices of a brain: write the data, check it, train, evaluate, predict and report.
 
-    The pictures are axial slices of the MNI152 average brain, which the package nilearn contains. The uneven
-    brightness, contrast and noise of a scanner are added to them. The classes are grey matter, white matter and the
-    rest. If the demo was stopped, the same command continues it.
+    The pictures are axial slices of the MNI152 average brain, which the package nilearn contains. Uneven brightness,
+    changes of contrast and noise are added to them to imitate a scanner. The classes are grey matter, white matter and
+    the rest. If the demo was stopped, the same command continues it.
 
     Args:
         out: folder for the run, its data and its predictions.
@@ -71,7 +71,7 @@ def demo(
 
     _say("2 of 6", f"atrous doctor {data}")
     if doctor(data):
-        raise AtrousError(f"{data} is damaged. Remove it and run the demo again: the demo then writes it again.")
+        raise AtrousError(f"{data} is damaged. Remove it, then run the demo again, which writes new slices.")
 
     _say("3 of 6", f"atrous train {out / 'config.yaml'}")
     _train_or_go_on(demo_recipe(data, epochs, device), out, overwrite)
@@ -107,14 +107,14 @@ def demo_recipe(data: Path, epochs: int = EPOCHS, device: str = "auto") -> Recip
         augment=Augment(crop=(208, 176), scale=(0.8, 1.25), rotation=15.0, brightness=0.3, contrast=0.3),
         model=Model(arguments={"align_corners": True}),
         optim=Optim(lr=2e-3),
-        # The cortex is two or three pixels thick, but the sides of the logits are a quarter of the picture's sides.
-        # Enlarging the picture makes the cortex visible in the logits.
+        # The cortex is two or three pixels thick, but the logits have a quarter of the picture's height and width.
+        # In an enlarged picture, the cortex is wide enough for a pixel of the logits.
         train=Train(epochs=epochs, batch_size=6, enlarge=1.5, ema=0.95, validate_every=4, minutes=5.0, device=device),
     )
 
 
 def _check(out: Path, json: Path | None, overwrite: bool) -> None:
-    """Checks before the work whether the scores and predictions may be written; training checks its own files."""
+    """Checks before the first step whether the files of the training, scores and predictions may be written."""
     if (out / CHECKPOINT).exists():
         check_resumed_run(out, overwrite=overwrite)
     else:

@@ -57,7 +57,7 @@ MOST_PICTURES = 40
 #: Names of the network's parts on the page.
 GROUPS = {"pyramid": "the pyramid", "decoder": "the decoder", "sides": "the side features"}
 
-#: Colours of values that raise a score (red) and of values that lower it (blue).
+#: Colours of positions that raise a score (red) and of positions that lower it (blue).
 FOR, AGAINST = (178, 24, 43), (33, 102, 172)
 
 
@@ -95,13 +95,13 @@ def explain(
     """Explain a model's predictions on pictures, as one HTML page and as a PNG file for each map.
 
     For each picture, the maps show the certainty (entropy and margin), the effective receptive field and the changes by
-    a CRF. For each class, they show its probability, its Grad-CAM, and the contributions of the pyramid branches and
-    of the decoder inputs to its score.
+    a CRF. For each class, they show its probability, its Grad-CAM, and the contributions of the ASPP branches and of
+    the decoder inputs to its score.
 
     Args:
         model: model file to explain.
         paths: pictures, folders of pictures, or glob patterns.
-        out: folder for the page, explanation.html, and for a folder of PNG files per picture.
+        out: folder for the page, explanation.html, which also gets a folder of PNG files for each picture.
         classes: names of the classes to explain; by default the largest classes of each mask.
         most: largest number of classes to explain per mask, ≥ 1, if --classes is not given.
         tensorboard: also write the maps as TensorBoard logs to OUT/tensorboard.
@@ -112,7 +112,8 @@ def explain(
         The path of the page.
 
     Raises:
-        AtrousError: a model, picture or class does not exist, or the settings of the CRF are unknown.
+        AtrousError: the model, a picture or a class does not exist; the model is an exported file; there are more than
+            40 pictures; the settings of the CRF are unknown; or a file that atrous did not write would be replaced.
         SomeInputsFailed: some pictures could not be explained; the page contains all others.
     """
     if is_exported(model):
@@ -174,7 +175,7 @@ def explain(
 
 
 def _pictures_in(folders: Sequence[Path], out: Path) -> Iterator[Output | None]:
-    """Yields the files that may be replaced in each picture's folder; the set of maps is known only afterwards."""
+    """Yields every PNG file in the folder of each picture, because the names of the maps are not known yet."""
     for folder in folders:
         there = {path.name for path in folder.glob("*.png")} if folder.is_dir() else set[str]()
         for name in sorted(there | {"picture.png"}):
@@ -226,7 +227,7 @@ def file_names(layers: Sequence[Layer]) -> list[str]:
 
 
 def heat(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Returns a map as H×W×3 uint8 colours, from black (0) over violet to yellow (1).
+    """Returns a map as H×W×3 uint8 colours: black for 0, then violet and orange, and yellow for 1.
 
     Args:
         values: H×W, 0–1.
@@ -255,7 +256,7 @@ def _scaled(parts: Sequence[PartSeen], attribute: str) -> Iterator[tuple[PartSee
 
 
 def _brightened(reach: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns the receptive field with brighter small values, because a few pixels have almost all of its weight."""
+    """Returns a receptive field whose small values are made brighter, because a few pixels have most of its weight."""
     return np.sqrt(reach / max(float(np.percentile(reach, 99.9)), 1e-12))
 
 

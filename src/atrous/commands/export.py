@@ -41,11 +41,13 @@ from atrous.overwrite_checks import Output, check_outputs
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 
-#: H×W at which an exported file is compared with its model: odd sides, a small picture, and a typical training crop.
+#: (H, W) of the pictures on which an exported file is compared with its model: odd sides, a small picture, and a
+#: typical training crop.
 SIZES = ((129, 97), (64, 80), (384, 512))
 #: Smallest share of pixels on which the exported file and the model must agree.
 LEAST_AGREEMENT = 0.999
-#: Two classes are a tie, which rounding decides, if their logits differ by less than this share of the range of logits.
+#: Two classes of a pixel are tied if their logits differ by less than this share of the range of the picture's logits;
+#: rounding decides which of the two classes is predicted.
 TIE = 1e-4
 #: Largest number of pictures in the folder of --check that are compared.
 MOST_CHECKED = 4
@@ -61,7 +63,7 @@ class Agreement:
 
     Args:
         size: (H, W) in pixels.
-        share: share of pixels with the same label or a tie, 0–1.
+        share: share of the pixels whose labels are equal or tied (see `TIE`), 0–1.
         classes: number of classes that occur in the model's masks.
     """
 
@@ -96,10 +98,10 @@ def export(
         scores: add the low-resolution logits as an output; --scales, --flip and --crf of other verbs need this output.
         half: store the weights in 16 bits (openvino only); this halves the file and hardly changes the masks.
         check: picture or folder of pictures on which the masks are compared; synthetic pictures when not given.
-        int8: compute in 8-bit integers (openvino and onnx only); the file shrinks to a quarter or a third of its size,
-            OpenVINO becomes faster, and the float32 model and the int8 file are measured on `calibrate`.
-        calibrate: folder of a labelled dataset, in any layout; the ranges of values are measured on its training
-            pictures, and the scores on its validation pictures.
+        int8: compute in 8-bit integers (openvino and onnx only); the file has a quarter to a third of the size, and
+            OpenVINO runs it faster. The float32 model and the int8 file are measured on `calibrate`.
+        calibrate: folder of a labelled dataset, in any layout; int8 takes the ranges of values from its training
+            pictures, and measures the scores on its validation pictures.
         max_drop: largest loss of mean IoU by int8, 0–100 points; a file that loses more is not written.
         overwrite: also replace files that atrous did not write; inputs are never replaced.
         **options: fields of `DatasetSpec`: how `calibrate` is read; input also applies to `check`.
@@ -108,8 +110,8 @@ def export(
         The path of the file written.
 
     Raises:
-        AtrousError: the model does not exist, the file may not be written, a package is missing, the masks differ on
-            more than 0.1 % of the pixels of any size, or int8 loses more than `max_drop`. Then nothing is written.
+        AtrousError: the model does not exist; the file may not be written; a package is missing; the masks differ on
+            more than 0.1 % of the pixels of any size; or int8 loses more than `max_drop`. Then nothing is written.
     """
     format, out = _format_and_file(model, format, out)
     targets = [out, out.with_suffix(".bin")] if format == "openvino" else [out]
@@ -160,8 +162,7 @@ def export(
 def agreements_of(model: SegmentationModel, labels: Labels, images: Sequence[np.ndarray]) -> list[Agreement]:
     """Compares the masks of an exported model with those of the model itself, in float32.
 
-    If the two labels of a pixel have logits in the model that differ by less than `TIE`, the pixel is a tie and counts
-    as equal.
+    A pixel with two different labels still counts as equal if the model's logits of these labels are tied (see `TIE`).
 
     Args:
         model: the model, in evaluation mode, on the CPU.
@@ -214,7 +215,7 @@ def draw(size: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:
 
 
 def _as_input(image: np.ndarray, dtype: str) -> np.ndarray:
-    """Converts an H×W×C array to the type and the range of the graph's input."""
+    """Converts an H×W×C array to the type of the graph's input; for integer types, rounds and clips it."""
     if dtype == "float32":
         return image.astype(np.float32)
     whole = image.round().clip(0, np.iinfo(dtype).max)
@@ -226,7 +227,7 @@ def _format_and_file(model: Path, format: str | None, out: Path | None) -> tuple
     if format is None:
         if out is None:
             raise AtrousError(
-                f"name a --format ({', '.join(SUFFIXES)}), or an --out that ends in {', '.join(SUFFIXES.values())}."
+                f"give --format ({', '.join(SUFFIXES)}), or an --out that ends in {', '.join(SUFFIXES.values())}."
             )
         format = next((name for name, suffix in SUFFIXES.items() if suffix == out.suffix.lower()), None)
         if format is None:
@@ -274,7 +275,8 @@ def _check_images(check: Path | None, preprocessing: Preprocessing, folders: Map
 def _labels(module: torch.nn.Module) -> Labels:
     """Returns a function that predicts masks with a traced program.
 
-    atrous never reads a .pt2 file. The check therefore runs the program from which the file was written.
+    atrous never reads a .pt2 file, because it contains pickles. So the check runs the program that the file was
+    written from.
     """
 
     def labels(image: np.ndarray) -> np.ndarray:
@@ -299,15 +301,15 @@ def _refuse_other_masks(agreements: Sequence[Agreement], model: Path, format: st
         else "Try another --format. If its masks agree, this is a bug: please report it."
     )
     raise AtrousError(
-        f"the {format} file predicts other masks than {model}: they agree on {_words(agreements)}, and at least "
-        f"{LEAST_AGREEMENT:.1%} is needed. Nothing was written. {cure}"
+        f"the masks of the {format} file differ from those of {model}: they agree on {_words(agreements)}, but must "
+        f"agree on at least {LEAST_AGREEMENT:.1%}. Nothing was written. {cure}"
     )
 
 
 def _check_int8(
     format: str, half: bool, max_drop: float, model: Path, calibrate: Path | None, options: Mapping[str, Any]
 ) -> Dataset:
-    """Checks before the work whether the options of int8 can be combined, and returns the dataset of --calibrate."""
+    """Checks whether the options of int8 can be combined, and returns the dataset of --calibrate."""
     if format == "torch" or half:
         raise AtrousError("int8 is for --format openvino or onnx, without --half.")
     if calibrate is None:
@@ -325,7 +327,7 @@ def _check_int8(
 
 
 def _in_int8(draft: Path, module: SegmentationModel, dataset: Dataset, max_drop: float) -> Path:
-    """Quantises a file to 8 bits; until the score is high enough, each attempt keeps more layers in floating point."""
+    """Quantises a file to 8 bits; each attempt keeps more layers in floating point, until the score is high enough."""
     items = dataset.split("val")
     segmenter = Segmenter(module, engine="torch", precision="float32", device="cpu")
     console.print(f"measuring on the {len(items)} validation pictures of {escape(str(dataset.root))}")
@@ -372,7 +374,7 @@ def _print(out: Path, model: Path, agreements: Sequence[Agreement], int8: bool, 
     )
     if max(agreement.classes for agreement in agreements) == 1:
         console.print(
-            "Every compared mask has only one class, which proves little: give your own pictures with --check."
+            "All compared masks contain only one class, so the check shows little: give your own pictures with --check."
         )
     if exported_onnx_and_openvino.is_exported(out):
         if not scores:

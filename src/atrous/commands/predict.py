@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from atrous.learning.distributed import ProcessGroup
 
-#: Largest number of masks that wait to be written; above it, the network waits for the disk.
+#: Largest number of masks that wait to be written; if more would wait, the network waits for the disk.
 WRITES_WAITING = 8
 
 T = TypeVar("T")
@@ -73,26 +73,29 @@ def predict(
     Args:
         model: model file or exported file.
         paths: pictures, folders of pictures, or glob patterns, as paths or URLs (https://, s3://, gs://, file:// …);
-            also NIfTI files, and DICOM series: a folder of slices or a zip of one.
-        out: folder for the masks, a path or a URL; a mask has the name of its picture with .png, with .tif (for a
-            GeoTIFF, a large or many-band TIFF, a TIFF at a URL, or raw values that a PNG cannot hold), or with .nii.gz
-            or .dcm (for a volume).
+            also NIfTI files, and DICOM series: a folder of slices or a zip file of such a folder.
+        out: folder for the masks, a path or a URL. A mask has the name of its picture and the suffix .png; .tif for a
+            GeoTIFF, a large or many-band TIFF, a TIFF at a URL, or raw values that a PNG cannot hold; .nii.gz or .dcm
+            for a volume.
         overlay: also write each picture with the colours of its mask over it and a legend below, as NAME.overlay.png.
-        raw: write the values that the training masks had, instead of class indices with a palette.
+        raw: write masks with the pixel values of the training masks; by default, masks contain class indices and a
+            palette.
         format: format of the masks of volumes: nifti, or dicom-seg for DICOM series.
-        largest_part: classes of which only the largest connected part of a volume's mask is kept, such as liver,spleen;
-            all for every class but the first one.
-        smallest_part: smallest volume of a connected part that is kept in a volume's mask, in ml, for each class, such
-            as liver=5,tumour=0.1; all=1 for every other class but the first one.
-        case_ids: CSV table of case ids, created or continued, readable by you only; masks of volumes, the JSON file and
-            messages then have the names case_0001, case_0002 … instead of those of files and folders.
-        json: JSON file to write the results to; for each picture, it contains the path of the mask, the share of each
-            class in the pixels with data, and the share of pixels without data (if any), or the error if it failed.
+        largest_part: classes of which a volume's mask keeps only the largest connected part, such as liver,spleen; all
+            means every class except the first, the background.
+        smallest_part: smallest connected part that a volume's mask keeps, in ml for each class, such as
+            liver=5,tumour=0.1; all=1 sets 1 ml for every class that is not named, except the first.
+        case_ids: CSV table that assigns a case id to each volume; created or continued, and readable by you only. Masks
+            of volumes, the JSON file and messages then contain the names case_0001, case_0002 …, and no names of files
+            and folders.
+        json: JSON file to write the results to. It contains for each picture the path of the mask, the share of each
+            class in the pixels with data, and the share of pixels without data if there are any. For a picture that
+            failed, it contains the error.
         overwrite: also replace files that atrous did not write; inputs are never replaced.
         **options: input of `DatasetSpec`, and the fields of `ModelSpec`: how the model is run.
 
     Returns:
-        The paths of the masks, in the order of the pictures; a URL is text.
+        The paths of the masks, in the order of the pictures; a mask at a URL has its URL, as text.
 
     Raises:
         AtrousError: the model or a picture does not exist, the settings of the CRF are unknown, or predict would
@@ -136,7 +139,7 @@ def predict(
         done = processes.gather(_work(worker, own, len(jobs), out, json))
         records = [record for turn in zip_longest(*done) for record in turn if record is not None]
         if overlay and (windowed := sum(record.work is not None for record in records)):
-            note(f"no overlay for {counted(windowed, 'GeoTIFF')}: a geographic viewer shows the mask over the picture")
+            note(f"no overlay for {counted(windowed, 'GeoTIFF')}: open the picture and its mask in a geographic viewer")
         summary = summarise(records)
         for record in summary.failed:
             console.print(f"[red]skipped[/] {escape(str(record.error))}")
@@ -167,7 +170,7 @@ class _Alone:
 
 @contextmanager
 def _processes() -> Iterator[ProcessGroup | _Alone]:
-    """Joins the processes that torchrun started; each process gets a part of the jobs."""
+    """Joins the group of processes that torchrun started, each of which works on a part of the jobs."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield _Alone()
         return

@@ -23,7 +23,8 @@ from atrous.option_fields import taking
 from atrous.serving.model_store import named_paths
 from atrous.serving.request_limits import Limits
 
-#: Environment variable that may contain the key. There is no option for it: other users could see it among processes.
+#: Environment variable that may contain the key. No option takes the key itself, because other users could read it in
+#: the list of processes.
 KEY_VARIABLE = "ATROUS_KEY"
 
 
@@ -47,12 +48,12 @@ def serve(
     Args:
         models: model files or exported files; NAME=PATH serves a model under another name.
         host: address to listen at; 0.0.0.0 or the name of this machine also serves other machines and requires a key.
-        port: port to listen at, 0–65535; 0 takes a free port.
+        port: port to listen at, 0–65535; 0 lets the system choose a free port.
         key_file: file whose first line is the key of the server; without it, the key comes from the environment
             variable ATROUS_KEY. Requests must contain the key, except those for the web page, the API reference and
             the health checks.
-        waiting: largest number of waiting pictures; further requests get the status 429.
-        megabytes: largest upload, in MiB (2²⁰ bytes).
+        waiting: largest number of pictures in the server at once; further requests get the status 429.
+        megabytes: largest total size of the files of one request, in MiB (2²⁰ bytes).
         megapixels: largest number of pixels that the network computes for one response, in megapixels; the pixels of
             all scales add up, and the enlarged size counts if the model enlarges pictures.
         megavoxels: largest number of voxels that the network computes for one volume, in millions, over all planes and

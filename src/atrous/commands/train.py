@@ -38,9 +38,11 @@ def train(
 
     Args:
         recipe: recipe with the data, the model and all settings; every field can also be given on the command line.
-        out: folder of the run; by default runs/ and the name of the recipe, with a number if that folder exists.
+        out: folder of the run; by default runs/NAME with the name of the recipe, or runs/NAME-2 … if that folder
+            exists.
         resume: folder of a run to continue.
-        init: model file to start from; its architecture is used, and classes of the same name keep their weights.
+        init: model file to start from. The new model has the same architecture and gets all weights that fit. Its
+            output layer gets only the weights of classes with the same name.
         overwrite: in a folder without a run, also replace files that have the names of a run's files; inputs are never
             replaced.
 

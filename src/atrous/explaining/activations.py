@@ -14,20 +14,20 @@ from atrous.models.aspp import ASPP
 from atrous.models.deeplab_v2 import SummedASPP
 from atrous.models.layers import Normalize
 
-#: If a class has the highest score at no position, it is explained at the positions where it is most probable. This
-#: number is their share of all positions.
+#: Share of all positions at which a class is explained if it has the highest score at no position: the positions where
+#: it is most probable.
 MOST_PROBABLE = 0.01
 
 
 class WatchedNetwork:
-    """One forward pass of one picture, with the features of every part.
+    """One forward pass of one picture, with the features of every part, for gradients that are computed later.
 
     Args:
         model: the model; it is put into evaluation mode.
         image: 1×C×H×W raw values.
 
     Attributes:
-        scores: K×h×w logits at low resolution, without gradients. A one-logit model has two: 0 and its logit.
+        scores: K×h×w logits at low resolution, without gradients. For a one-logit model, K is 2: 0 and the logit.
         picture: 1×C×H'×W', the network's normalised input.
         high: 1×C×h×w, the last features of the backbone.
         features: 1×C×h×w, the output of each part, by (group, name); see `parts_of`.
@@ -42,7 +42,7 @@ class WatchedNetwork:
                 hooks.callback(module.register_forward_hook(self._keep_features(key)).remove)
             hooks.callback(model.backbone.register_forward_hook(lambda *call: highs.append(call[-1].high)).remove)
             if isinstance(getattr(model, "side", None), nn.Module):
-                # DeepLabV1's MSc runs the backbone stage by stage, which does not call the hook of the backbone.
+                # The multi-scale DeepLabV1 runs the backbone stage by stage, so its hook is not called.
                 head = model.get_submodule("head")
                 hooks.callback(head.register_forward_pre_hook(lambda _, inputs: highs.append(inputs[0])).remove)
             with torch.enable_grad():
@@ -51,12 +51,12 @@ class WatchedNetwork:
                 self.picture = normalised.detach().requires_grad_()
                 main = model.scores(self.picture)["main"][0]
                 self._scores = torch.cat([torch.zeros_like(main), main]) if len(main) == 1 else main
-        self.high = highs[0]  # further entries belong to the smaller copies of the picture in DeepLabV2
+        self.high = highs[0]  # further entries are of the smaller copies of the picture that DeepLabV2 also segments
         self.scores = self._scores.detach()
 
     def _keep_features(self, key: tuple[str, str]) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, output: Tensor) -> None:
-            self.features.setdefault(key, output)  # further calls belong to the smaller copies in DeepLabV2
+            self.features.setdefault(key, output)  # later calls are for the smaller copies of the picture, in DeepLabV2
 
         return hook
 
@@ -107,7 +107,7 @@ def gradients_of(score: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
     """
     if not tensors:
         return []
-    if not score.requires_grad:  # the constant logit of a one-logit model
+    if not score.requires_grad:  # the score is the constant 0, the first logit of a one-logit model
         return [torch.zeros_like(one) for one in tensors]
     found = torch.autograd.grad(score, tensors, retain_graph=True, allow_unused=True)
     return [
@@ -116,7 +116,14 @@ def gradients_of(score: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def parts_of(model: SegmentationModel) -> dict[tuple[str, str], nn.Module]:
-    """Returns the modules that are explained, by (group, name): ASPP branches, decoder inputs and side features."""
+    """Returns the parts of a network that are explained, by (group, name).
+
+    The groups are "pyramid" (branches of the ASPP), "decoder" (inputs of the decoder) and "sides" (head and side
+    features of the multi-scale DeepLabV1). A group is missing if the model does not have these parts.
+
+    Args:
+        model: the model.
+    """
     aspp, decoder, side = (getattr(model, name, None) for name in ("aspp", "decoder", "side"))
     parts: dict[tuple[str, str], nn.Module] = {}
     if isinstance(aspp, ASPP):

@@ -37,11 +37,12 @@ class PartSeen:
 
     Args:
         name: name of the part, such as "rate 12".
-        group: "pyramid", "decoder" or "sides".
+        group: "pyramid", "decoder" or "sides", see `activations.parts_of`.
         energy: H×W, ≥ 0: root mean square of the part's features over the channels.
-        contribution: H×W: first-order contribution to the class's mean logit over its region.
+        contribution: H×W: first-order contribution to the class's mean logit. The mean is over the region of the class,
+            see `WatchedNetwork.region`.
         share: sum of the contribution over all low-resolution positions, in logits: the part's first-order share of
-            the class's mean logit over its region.
+            this mean logit.
     """
 
     name: str
@@ -113,12 +114,13 @@ def explain_picture(
         model: the model; it is put into evaluation mode, and its parameters' gradients do not change.
         image: H×W×C, with the model's number of channels and value range.
         valid: H×W booleans, False for pixels without data, which are 255 in the masks. None if all pixels have data.
-        classes: indices of the classes to explain; by default those with the most pixels in the mask.
+        classes: indices of the classes to explain; by default the classes with the most pixels in the mask.
         most: largest number of classes that are explained if `classes` is None, ≥ 1.
         crf: a CRF whose mask and entropy are added for comparison; None for no CRF.
 
     Raises:
-        AtrousError: the picture has more than `MOST_PIXELS` pixels or does not fit the model; a class does not exist.
+        AtrousError: the picture has more than `MOST_PIXELS` pixels or does not fit the model; a class does not exist;
+            `most` is below 1; or `crf` is not a CRF or does not fit the model.
     """
     check_model(model, weights=True)
     image = check_picture(image, model.info.preprocessing.channels)
@@ -136,8 +138,8 @@ def explain_picture(
         check_crf_fits(model.info.preprocessing)
     if height * width > MOST_PIXELS:
         raise AtrousError(
-            f"the picture has {height}×{width} pixels. This is too many: an explanation keeps the output of every "
-            f"layer. Give a crop or a smaller copy, with at most {MOST_PIXELS / 1e6:g} million pixels."
+            f"the picture has {height}×{width} pixels. This is too many, because an explanation stores the output of "
+            f"every layer. Give a crop or a smaller copy, with at most {MOST_PIXELS / 1e6:g} million pixels."
         )
     values = image.astype(np.float32) if image.dtype == np.uint16 else image
     device = next(model.parameters()).device
@@ -181,7 +183,7 @@ def explain_picture(
 def _reach(
     watched: WatchedNetwork, size: Sequence[int]
 ) -> tuple[tuple[float, float], NDArray[np.float32], list[float]]:
-    """Returns the receptive field of the middle position: its centre, the map and its radii, in pixels."""
+    """Returns the centre of the middle position, the map of its receptive field, and the radii; in pixels."""
     rows, columns = watched.scores.shape[-2:]
     field = effective_field(watched, rows // 2, columns // 2).cpu()
     height, width = size

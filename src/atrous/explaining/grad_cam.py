@@ -8,7 +8,7 @@ from atrous.explaining.activations import WatchedNetwork, gradients_of
 
 
 def grad_cam(watched: WatchedNetwork, index: int) -> Tensor:
-    """Returns a map of where the backbone's last features raise a class's score.
+    """Returns a map of the positions at which the backbone's last features raise a class's score.
 
     Sources: Seg-Grad-CAM (arXiv:2002.11434) and Grad-CAM (arXiv:1610.02391).
 

@@ -1,4 +1,4 @@
-"""The effective receptive field: which pixels one score depends on, and how far away they are (arXiv:1701.04128)."""
+"""Computes the effective receptive field (arXiv:1701.04128): how strongly one score depends on each pixel."""
 
 from __future__ import annotations
 

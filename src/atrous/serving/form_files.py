@@ -1,4 +1,4 @@
-"""Reads the files in a form (multipart/form-data), and explains what is wrong with other forms."""
+"""Reads the files in a form (multipart/form-data), and writes error messages for forms that are not allowed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILE_FIELD = "picture"
 def files_in_form(
     headers: Headers, content: bytes, parameters: Collection[str] = (), further: Sequence[str] = ()
 ) -> tuple[bytes, ...]:
-    """Returns the files in a form. Runs in a thread, because parsing a form of only boundaries takes seconds.
+    """Returns the files in a form. Call it in a worker thread: parsing a form of only boundaries takes seconds.
 
     Args:
         headers: headers of the request.

@@ -172,7 +172,10 @@ class InferenceQueue:
             return jobs
 
     def _most_together(self, job: Job) -> int:
-        """Largest number of pictures of this job's size in a batch; at most half of a batch that ran out of memory."""
+        """Returns the largest number of pictures of this job's size in a batch.
+
+        If a batch of this segmenter ran out of memory, later batches have at most half as many pixels.
+        """
         if not _may_be_stacked(job):
             return 1
         height, width = job.image.shape[:2]

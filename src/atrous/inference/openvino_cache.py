@@ -100,8 +100,9 @@ def read_or_make(core: Any, depends_on: Iterable[object], make: Callable[[], Any
 def cache_folder() -> Path:
     """Returns the folder of the cache: "openvino" in the user's cache folder of atrous.
 
-    That folder is $XDG_CACHE_HOME/atrous if the variable is set, on every system. Otherwise it is ~/.cache/atrous on
-    Linux, ~/Library/Caches/atrous on macOS and %LOCALAPPDATA%/atrous/Cache on Windows.
+    On every system, the cache folder of atrous is $XDG_CACHE_HOME/atrous if this variable is set to an absolute path.
+    Otherwise it is ~/.cache/atrous on Linux, ~/Library/Caches/atrous on macOS and %LOCALAPPDATA%/atrous/Cache on
+    Windows.
 
     Raises:
         OSError: the user has no home folder.

@@ -19,7 +19,7 @@ from atrous.inference.legend import with_legend
 from atrous.models.info import Info
 from atrous.overwrite_checks import check_replaceable, is_our_picture, save_picture
 
-#: Number of pixels of an overlay that are mixed at once.
+#: Number of pixels of an overlay that are computed at once.
 PIXELS_AT_ONCE = 2**18
 #: Number of pixels that is enough for percentiles. In a picture with n times as many, every n-th pixel is used.
 MOST_JUDGED = 2**21
@@ -109,7 +109,7 @@ class Prediction:
 
         Args:
             path: path of the file; its folder is created.
-            overwrite: True to allow replacing a file that atrous did not write, or that was changed since then.
+            overwrite: True to allow replacing a file that atrous did not write, or that was changed afterwards.
 
         Raises:
             AtrousError: the path is a file that must not be replaced, or its suffix is not that of an image format.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: Size of one band of rows of full-size probabilities, in bytes.
 BAND_BYTES = 16 * 2**20
-#: Largest scale of a view; the limit keeps a mistyped scale from filling the memory.
+#: Largest scale of a view; without a limit, a mistyped scale could fill the memory.
 LARGEST_SCALE = 8
 
 

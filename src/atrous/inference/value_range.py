@@ -23,7 +23,7 @@ class PictureWarning(UserWarning):
 
 
 class PictureWarnings:
-    """Issues warnings about pictures, only once for each kind of warning over all threads."""
+    """Issues warnings about pictures; over all threads, each kind of warning is issued only once."""
 
     def __init__(self) -> None:
         self._changing = threading.Lock()

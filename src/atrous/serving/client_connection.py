@@ -164,8 +164,8 @@ class Connection:
             kind: media type of the body; None to let the server detect it.
 
         Raises:
-            AtrousError: there are too many redirects; a redirect has no target, or a target that is not HTTP; or it leads
-                to another server that needs a key.
+            AtrousError: there are too many redirects, a redirect has no target or a target that is not HTTP, or a
+                redirect leads to another server that needs a key.
             OSError: the server cannot be reached.
             http.client.HTTPException: the response is not HTTP.
         """

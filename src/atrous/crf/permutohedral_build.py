@@ -139,7 +139,7 @@ def number_vertices(hashes: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, 
 
 @njit(inline="always")
 def _slot(here, mixed, tables, base, mask):
-    """Returns the slot of a hash in the table that begins at `base`; if the hash is absent, the slot for it."""
+    """Returns the slot of a hash in the table that begins at `base`; for an absent hash, an empty slot for it."""
     place = mixed & mask
     slot = base + 2 * np.int64(place)
     while tables[slot] != here and tables[slot] != EMPTY:

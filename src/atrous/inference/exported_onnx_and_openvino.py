@@ -30,7 +30,8 @@ WEIGHTS_KEY = "atrous_weights"
 #: Reason for the choice of the engine, for exported files.
 REASON = "the runtime the file was exported for"
 
-#: Precisions of atrous → names in OpenVINO. Without a name, OpenVINO uses bfloat16 on processors that are fast in it.
+#: Precisions of atrous → names in OpenVINO. If no precision is set, OpenVINO uses bfloat16 on processors on which it is
+#: fast.
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
@@ -222,9 +223,11 @@ class OpenVinoGraph:
     Args:
         path: path of the .xml file.
         threads: number of threads that compute one picture; None for one per core.
-        precision: float32 or bfloat16. On processors that compute in bfloat16, it is faster and changes some pixels.
+        precision: float32 or bfloat16. On processors that support bfloat16, bfloat16 is faster, and some pixels of the
+            mask change.
         tail: True to use the labels that the graph computes by an argmax at full size. False to compute the labels from
-            the graph's scores, if it outputs scores. This is faster, and labels differ only where classes tie.
+            the graph's scores, if the graph outputs scores. False is faster; labels differ only at pixels where classes
+            tie.
 
     Attributes:
         info: the model's metadata.

@@ -74,7 +74,8 @@ def take_whole_numbers(pipeline: Pipeline) -> Pipeline:
 
     The pixels minus the rounded mean are whole numbers. The weights are divided by the standard deviations, so the
     normalisation divides by 1. An additional channel of ones corrects the rounding of the mean. A bias cannot correct
-    it: padded pixels are 0, the normalised mean, and must contribute nothing, but a bias also acts on padding.
+    this rounding: padded pixels are 0, the normalised mean, and must contribute nothing, but a bias also acts on
+    padding.
 
     The network computes the same function, but more exactly in bfloat16. bfloat16 represents whole numbers up to 256
     exactly, but it rounds pixels minus a fractional mean by up to half a level. This rounding caused most of the

@@ -37,7 +37,7 @@ CRF_BYTES = 24
 CRF_LATTICE = 330
 #: Bytes of the CRF's compiler.
 CRF_PROCESS = 0.2e9
-#: Bytes assumed to be free if the system does not report it; a small value, because tiles need little memory.
+#: Bytes assumed to be free if the system does not report its free memory; a small value suffices for tiles.
 ASSUMED = 4e9
 #: Approximate number of bytes that a network needs per pixel; `surely_fits` compares the memory of a CRF with it.
 NETWORK_BYTES = 512
@@ -63,7 +63,7 @@ def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False, sca
         scale: largest resize factor of the picture, > 0.
 
     Returns:
-        Memory, in bytes, for a network that computes in float32; in bfloat16, it needs less.
+        Memory, in bytes, for a network that computes in float32; a network in bfloat16 needs less.
     """
     preprocessing = info.preprocessing
     pixel = 2 * preprocessing.channels * np.dtype(preprocessing.dtype).itemsize + 2
@@ -156,7 +156,7 @@ def workers_on(device: str = "cpu") -> int:
 
 
 def _system_bytes() -> float:
-    """Returns the memory for new tensors without swapping, in bytes; `ASSUMED` if the system does not report it."""
+    """Returns the bytes that new tensors can take without swapping; `ASSUMED` if the system does not report them."""
     with suppress(OSError):  # only Linux has this file
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         for line in lines:

@@ -59,7 +59,7 @@ class OpenVinoEngine:
     Args:
         model: path of a model file, whose conversion is cached; or a module, which is converted each time.
         info: the model's metadata.
-        precision: float32, bfloat16 or auto: bfloat16 if the processor computes in it, else float32.
+        precision: float32, bfloat16 or auto; auto is bfloat16 if the processor supports bfloat16, else float32.
         reason: reason for the choice of this engine.
         output_stride: output stride to which the network of a model file is set; None for the file's own. It is ignored
             for a module.

@@ -124,8 +124,8 @@ def visible(image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
     """Converts any picture to H×W×3 uint8 for display.
 
     Args:
-        image: H×W×C picture; if it has more than three channels, the first three are shown. Other data types
-            than uint8 are stretched from the 1st to the 99th percentile.
+        image: H×W×C picture. Of three or more channels, the first three are shown; of one or two channels, the first is
+            shown in grey. Other data types than uint8 are stretched from the 1st to the 99th percentile.
         valid: H×W booleans, False for pixels without data, which percentiles ignore; None if all pixels have data.
 
     Returns:

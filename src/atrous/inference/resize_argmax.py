@@ -59,7 +59,7 @@ def _sources(low: int, full: int, align_corners: bool) -> tuple[np.ndarray, np.n
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def best_of(rows):
-    """Returns the h×w indices of the largest of the K values of h×w×K; the first index if values tie."""
+    """Returns, for each position of an h×w×K array, the index of the largest value; the first index if values tie."""
     height, width, classes = rows.shape
     best = np.empty((height, width), np.uint8)
     for y in range(height):

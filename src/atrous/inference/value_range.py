@@ -19,7 +19,7 @@ ASK_FOR_RANGE = "range={0},{1} in the query"
 
 
 class PictureWarning(UserWarning):
-    """Warns that a picture's values may be in another range than the model expects."""
+    """Warns that a picture may be misread, for example because its values are in another range than in training."""
 
 
 class PictureWarnings:

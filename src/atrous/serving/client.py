@@ -35,7 +35,7 @@ from atrous.serving.note_header import note_in
 if TYPE_CHECKING:
     from atrous.inference.segmenter import Picture
 
-#: Suffixes of files that are sent unchanged; other files are sent as PNG.
+#: Suffixes of files that are sent unchanged; other files are sent as PNG or TIFF.
 UNCHANGED_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 #: Suffixes of the mask of a volume, for each format.
 MASK_SUFFIXES = {"nifti": (".nii.gz", ".nii"), "dicom-seg": (".dcm",)}
@@ -87,7 +87,7 @@ class Client:
         """Returns a dict for each model of the server: name, classes, scores, engine, version and further keys.
 
         Raises:
-            AtrousError: the server cannot be reached, it refuses the request, or it is not `atrous serve`.
+            AtrousError: the server cannot be reached, refuses the request, or is not `atrous serve`.
         """
         answer = self._ask("GET", "/v1/models")
         record = answer.json()
@@ -117,7 +117,8 @@ class Client:
             model: name of the model; optional if the server has only one model.
             scales: scales of test-time augmentation; the probabilities of all scales are averaged.
             flip: whether to also segment the mirrored picture and average the probabilities.
-            crf: "model" or the name of a preset, as in `atrous predict --crf`; None for no CRF.
+            crf: "model" for the settings of the model file, or the preset "deeplabv1", "deeplabv2" or "pydensecrf";
+                None for no CRF.
             range: (lower, upper) values of the picture that become 0 and the largest value of the model's data type;
                 None for the whole range of the picture's data type.
             tile: side of a tile, in pixels; larger pictures are tiled.
@@ -209,7 +210,7 @@ class Client:
         return names[0]
 
     def _info(self, name: str, version: str) -> Info:
-        """Returns the metadata of the model version that made a mask, or of the version that has replaced it since."""
+        """Returns the metadata of the model version that made a mask, or of the current version if it was replaced."""
         if (name, version) not in self._infos:
             answer = self._ask("GET", _address_of(name))
             record = answer.json()

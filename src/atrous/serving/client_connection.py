@@ -247,7 +247,7 @@ def _redirected(answer: Answer) -> tuple[Address, str]:
     """Returns the target of a redirect: the server, and the path with its query.
 
     Raises:
-        AtrousError: the redirect has no target, its target is not http or https, or it requires another method.
+        AtrousError: the redirect has no target, a target that is not http or https, or the status 303.
     """
     location = answer.headers.get("Location", "").strip()
     if answer.status == 303 or not location:

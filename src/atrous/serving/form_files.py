@@ -33,7 +33,7 @@ def files_in_form(
         The file of the picture, then the files of the further inputs.
 
     Raises:
-        Problem: the body is not a form, it has too few or too many files, or it has a text field, which is not read.
+        Problem: the body is not a form, has too few or too many files, or has a text field, which is not supported.
     """
 
     async def parts() -> AsyncGenerator[bytes, None]:

@@ -43,7 +43,7 @@ class Job:
         segmenter: segmenter that runs on the picture.
         image: H×W×C picture, as the segmenter's `preparation` returns it; it is released when the job is finished.
             Empty if there is a volume.
-        valid: H×W booleans, False where there is no data; None for data everywhere.
+        valid: H×W booleans, False for pixels without data; None if all pixels have data.
         volume: volume to segment in place of a picture; it is released when the job is finished.
 
     Attributes:

@@ -75,7 +75,7 @@ class Adapted:
 
 
 def by_number(num_classes: int, known: Mapping[str, ClassTable]) -> dict[str, Any]:
-    """Returns the fields `classes` and `classes_of`, found by the number of outputs alone.
+    """Returns the fields `classes` and `classes_of` of `Adapted`, found only by the number of outputs.
 
     Args:
         num_classes: number of outputs, K.
@@ -109,8 +109,8 @@ def normalisation(mean: Sequence[float], std: Sequence[float], channels: int) ->
     Args:
         mean: mean of each channel, in 0–255.
         std: standard deviation of each channel, in 0–255.
-        channels: number of channels C of the pictures. If it differs from the number of means, every channel gets the
-            averages of both lists.
+        channels: number of channels C of the pictures. If C differs from the number of means, every channel gets the
+            average of the means and the average of the standard deviations.
     """
     if channels != len(mean):
         mean, std = [(sum(values) / len(values),) * channels for values in (mean, std)]

@@ -179,7 +179,7 @@ def _is_zip(path: Path) -> bool:
 
 
 def _is_tar(path: Path) -> bool:
-    """Returns whether a file has PyTorch's first format: a tar file of pickles, which torch tries before other pickles."""
+    """Returns whether a file has PyTorch's first format, a tar file of pickles; torch tries it before plain pickles."""
     try:
         with tarfile.open(path, "r:"):
             return True

@@ -62,8 +62,8 @@ class DenseCRF(nn.Module):
     """The fully connected CRF: refines a pixel's class probabilities by those of near pixels with similar colours.
 
     It runs mean-field inference with two kernels between all pairs of pixels: a bilateral kernel over position and
-    colour, and a Gaussian kernel over position. Both kernels are normalised symmetrically. The
-    computation is in float32, or in float64 if the probabilities are float64.
+    colour, and a Gaussian kernel over position. Both kernels are normalised symmetrically. The computation is in
+    float32, or in float64 if the probabilities are float64.
 
     Args:
         bilateral_weight: weight w1 of the bilateral kernel, 0 to 1e15.

@@ -35,8 +35,8 @@ PIECES = 512
 #: Number of bands of rows that the update runs in parallel, and number of pixels of a row that it updates at a time.
 #: The input of the vertical kernel then stays in the cache.
 BANDS, STRIP = 32, 128
-#: Number of pixels whose vertices the update prefetches at a time. Rows of at most four classes stay in the
-#: cache and are not prefetched.
+#: Number of pixels whose vertices the update prefetches at a time. Rows of at most four classes stay in the cache
+#: and are not prefetched.
 AHEAD = 8
 #: Upper bound of the row sums of each normalised kernel, if the kernel is written as a matrix over pairs of pixels. It
 #: bounds the messages before they are computed.

@@ -219,7 +219,7 @@ def follow(tables, found, counts, steps, total):
 
 @compiled
 def chain_up(following):
-    """Returns the chains of at least two vertices along each direction, and the length of all chains of a direction."""
+    """Returns, for each direction, its chains of at least two vertices, one after another, and their total length."""
     directions, total = following.shape
     chains = np.empty((directions, total), np.int32)
     lengths = np.zeros(directions, np.int64)

@@ -30,8 +30,8 @@ WEIGHTS_KEY = "atrous_weights"
 #: Reason for the choice of the engine, for exported files.
 REASON = "the runtime the file was exported for"
 
-#: Precisions of atrous → names in OpenVINO. If no precision is set, OpenVINO uses bfloat16 on processors on which it is
-#: fast.
+#: Precisions of atrous → names in OpenVINO. If no precision is set, OpenVINO uses bfloat16 on processors on which
+#: bfloat16 is fast.
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 

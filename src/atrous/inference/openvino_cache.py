@@ -3,8 +3,9 @@
 Entries are verified when they are read, and replaced if damaged. The least recently used entries are removed first.
 
 An entry is a folder whose name is a hash of everything that the network depends on. It contains the network and a
-record with the size and the SHA-256 of each file. Only folders with such a record and empty folders are ever removed.
-Networks are read into memory as a whole, so a process can still run a network whose entry was removed.
+record with the size and the SHA-256 of each file. Only folders with such a record, empty folders, and unfinished
+entries of killed processes are ever removed. Networks are read into memory as a whole, so a process can still run a
+network whose entry was removed.
 """
 
 from __future__ import annotations

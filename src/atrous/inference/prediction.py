@@ -109,7 +109,8 @@ class Prediction:
 
         Args:
             path: path of the file; its folder is created.
-            overwrite: True to allow replacing a file that atrous did not write, or that was changed afterwards.
+            overwrite: True to allow replacing a file that atrous did not write, or that was changed since it was
+                written.
 
         Raises:
             AtrousError: the path is a file that must not be replaced, or its suffix is not that of an image format.

@@ -267,7 +267,7 @@ class Segmenter:
         return self._together([found_in(part, one) for part, one in zip(given, inputs, strict=True)])
 
     def _together(self, parts: list[Found]) -> Found:
-        """Joins the inputs of a scene; if a value range is given, it is first scaled to the range of the data type."""
+        """Joins the inputs of a scene; if a value range is given, the values of the picture are scaled by it first."""
         inputs = self.info.preprocessing.inputs
         if len(parts) > 1 and (given := self.preparation.range) is not None:
             image = scale_range(to_channels(parts[0].image, inputs[0].channels), given, inputs[0].dtype)

@@ -44,7 +44,7 @@ class View:
 
     def back(self, scores: np.ndarray) -> np.ndarray:
         """Returns the h×w×K scores of this view; scores of a mirrored view are mirrored back."""
-        # The copy is needed: NumPy calls a flipped array of one column contiguous, but torch refuses its negative stride.
+        # Copied, because NumPy calls a flipped array of one column contiguous, but torch refuses its negative stride.
         return scores[:, ::-1].copy() if self.mirrored else scores
 
 

@@ -41,7 +41,11 @@ class RequestSettings:
         self.noun = "volume" if self.volumes else "picture"
         tile, overlap = options.tile, options.overlap
         if overlap is not None and 2 * overlap > (tile or 512):
-            raise Problem(422, f"an overlap of {overlap} px is more than half of a tile of {tile or 512} px.")
+            raise Problem(
+                422,
+                f"an overlap of {overlap} px is more than half of a tile of {tile or 512} px: give a smaller "
+                "overlap or a larger tile.",
+            )
         again = (1 / (1 - overlap_of(tile, overlap) / tile)) ** 2 if tile else 1.0
         if tile and model.segmenter.pools:  # image pooling needs a first pass over all tiles
             again *= 2

@@ -91,7 +91,7 @@ def run(
         engine = model.segmenter.engine
         say(f"{model.name}: {model.spec.path} on {engine.name}, {engine.device}, {engine.precision}")
     listening.listen(connections)
-    # Uvicorn handles signals only while it runs, and at its end raises the signal that stopped it once more. These
+    # Uvicorn handles signals only while it runs. When it ends, it raises again the signal that stopped it. These
     # handlers receive that signal, and signals that arrive before uvicorn runs.
     before = {kind: signal.signal(kind, server.handle_exit) for kind in (signal.SIGINT, signal.SIGTERM)}
     say(f"listening at {address} - Ctrl-C ends")

@@ -26,7 +26,7 @@ from atrous.weights.read_checkpoint import Foreign
 KEYS: Keys = ((r"", "backbone.net."),)
 FLATTENED: Keys = ((r"([^.]+)\.([^.]+)\.", r"backbone.net.\1_\2."),)
 
-#: Pairs of prefixes by which the keys of timm's networks are recognised: of the stem and of the first stage.
+#: Pairs of prefixes by which the keys of timm's networks are recognised: those of the stem and the first stage.
 FINGERPRINTS = (
     ("conv1.", "layer1.0."),
     ("conv_stem.", "blocks.0."),

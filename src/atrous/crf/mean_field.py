@@ -49,7 +49,8 @@ PRESETS: dict[str, dict[str, float]] = {
 
 #: Largest sum of both kernel weights for which the compiled loops can compute e^message in float32 without scaling.
 HEAVIEST = 40.0
-#: Largest weight, extent and compatibility entry, and smallest extent. They keep all products in the range of float32.
+#: Largest weight, extent and compatibility entry, and smallest extent. With these limits, all products are in the range
+#: of float32.
 LARGEST, SMALLEST = 1e15, 1e-15
 #: Largest number of mean-field steps.
 MOST_ITERATIONS = 1_000_000
@@ -61,8 +62,8 @@ class DenseCRF(nn.Module):
     """The fully connected CRF: refines a pixel's class probabilities by those of near pixels with similar colours.
 
     It runs mean-field inference with two kernels between all pairs of pixels: a bilateral kernel over position and
-    colour, and a Gaussian kernel over position. Both kernels are normalised symmetrically. It computes in float32, or
-    in float64 for float64 probabilities.
+    colour, and a Gaussian kernel over position. Both kernels are normalised symmetrically. The computation is in
+    float32, or in float64 if the probabilities are float64.
 
     Args:
         bilateral_weight: weight w1 of the bilateral kernel, 0 to 1e15.
@@ -75,8 +76,8 @@ class DenseCRF(nn.Module):
         compatibility: "potts", or a K×K matrix; entry (k, l) is the penalty for class k near class l, at most 1e15 in
             absolute value.
         prune: bound on the change of a probability, 0 to 1e15, used by the compiled loops on the CPU. A class stops
-            sending messages once they change no pixel's probability by more than this bound, to first order. 0 keeps
-            all messages.
+            sending messages once its messages change no pixel's probability by more than this bound, to first order.
+            With 0, every class sends messages in every step.
         trainable: whether the weights and the compatibility are trainable parameters (arXiv:1502.03240).
 
     Raises:

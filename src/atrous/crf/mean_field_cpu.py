@@ -1,8 +1,8 @@
 """Mean-field inference on the CPU.
 
-One pass over the pixels updates all classes. The current probabilities of a pixel are its *beliefs*. A class becomes
-*inactive* once its messages no longer matter (`prune`). An inactive class sends no messages, and its probability
-changes only through the normalisation of each pixel.
+Each step updates all classes in one pass over the pixels. The current probabilities of a pixel are its *beliefs*. A
+class becomes *inactive* once its messages change no probability by more than the bound `prune`. An inactive class sends
+no messages, and its probability changes only through the normalisation of each pixel.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ PIECES = 512
 #: Number of bands of rows that the update runs in parallel, and number of pixels of a row that it updates at a time.
 #: The input of the vertical kernel then stays in the cache.
 BANDS, STRIP = 32, 128
-#: Number of pixels whose vertices the update prefetches at a time; short rows need no prefetching.
+#: Number of pixels whose vertices the update prefetches at a time. Rows of at most four classes stay in the cache
+#: and are not prefetched.
 AHEAD = 8
 #: Upper bound of the row sums of each normalised kernel, if the kernel is written as a matrix over pairs of pixels. It
 #: bounds the messages before they are computed.
@@ -255,7 +256,7 @@ def _retire(unary, layout, columns, rest):
 
 @compiled
 def _scatter(planes, active, layout, beliefs, share, out):
-    """Writes rows as planes; an inactive class gets its given probability times the pixel's factor in `share`."""
+    """Writes beliefs as K planes; an inactive class gets its given probability times the pixel's factor in `share`."""
     classes, count = planes.shape
     columns = np.full(classes, -1)
     columns[active] = np.arange(active.size)

@@ -11,18 +11,21 @@ from atrous.checked_arguments import checked
 from atrous.crf.permutohedral_torch import TorchLattice
 from atrous.errors import AtrousError, shown
 
-#: Largest absolute value of features, in standard deviations; up to this value float32 distinguishes near points.
+#: Largest absolute value of features, in standard deviations; up to this value, float32 can distinguish near points.
 FARTHEST = 1e5
 
 
 class Lattice:
     """A permutohedral lattice over points; it filters any number of values at these points.
 
-    Source: Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (2010). It uses
-    compiled loops for float32 features on the CPU, and plain torch otherwise.
+    Source: Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (2010). Features of
+    float32 on the CPU are filtered by compiled loops, other features by plain torch.
 
     Args:
         features: N×d, N and d ≥ 1, in units of the Gaussian's standard deviation, −1e5 to 1e5.
+
+    Attributes:
+        count: number of points N.
 
     Raises:
         AtrousError: the shape is wrong, there are no points, or a value is not finite or out of range.
@@ -50,8 +53,8 @@ class Lattice:
     def filter(self, values: Tensor) -> Tensor:
         """Filters values by the Gaussian.
 
-        For each point i it returns approximately Σ over points j of exp(−|f_i − f_j|² / 2) · values_j, times a factor
-        that is the same for all points.
+        The result at point i is approximately c · Σ over points j of exp(−|f_i − f_j|² / 2) · values_j. The factor c is
+        the same for all points.
 
         Args:
             values: N×L; gradients flow into them.
@@ -133,7 +136,7 @@ def _check_tensor(name: str, tensor: Any) -> None:
 
 
 class _Filter(torch.autograd.Function):
-    """The filter as an autograd function. It is linear; its gradient is the filter with the directions reversed."""
+    """The filter as an autograd function. The filter is linear, so its gradient is the transposed filter."""
 
     @staticmethod
     def forward(ctx, values, lattice):

@@ -1,4 +1,4 @@
-"""Builds a permutohedral lattice: finds the vertices around points, numbers them, and links neighbours to chains.
+"""Builds a permutohedral lattice: finds the vertices around points, numbers them, and joins neighbours to chains.
 
 A linear hash of 64 bits identifies each vertex, so the hash of a neighbour is the vertex's hash plus a constant. The
 hash also determines the thread that numbers the vertex.
@@ -47,8 +47,10 @@ def embed(features, scale, factors, steps, hashes, weights):
 
 @njit(inline="always")
 def _locate(features, point, scale, elevated, nearest, rank):
-    """Computes a point's position on the plane of coordinates with sum zero, the nearest lattice point of remainder 0,
-    and the ranks of the differences between the two.
+    """Computes the position of a point in the lattice.
+
+    `elevated` is the point on the plane of coordinates with sum zero. `nearest` is the nearest lattice point whose
+    coordinates are multiples of d+1 (remainder 0). `rank` contains the ranks of the differences of their coordinates.
     """
     dims = scale.size
     corners = dims + 1
@@ -67,7 +69,7 @@ def _locate(features, point, scale, elevated, nearest, rank):
     for a in range(dims):
         for b in range(a + 1, corners):
             less = np.int64(elevated[a] - np.float32(nearest[a]) < elevated[b] - np.float32(nearest[b]))
-            rank[a] += less  # no branch, because the CPU could not predict it
+            rank[a] += less  # a sum instead of a branch, because the CPU could not predict the branch
             rank[b] += 1 - less
     for j in range(corners):  # after rounding the coordinates sum to `excess` · corners
         rank[j] += excess
@@ -120,9 +122,8 @@ def number_vertices(hashes: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, 
         its vertices.
     """
     parts = numba.get_num_threads()
-    slots = max(
-        1 << (order.size // parts).bit_length(), LEAST_SLOTS
-    )  # slots of each table; all tables are doubled when one is half full
+    # Number of slots of each table; when one table is half full, all tables are doubled.
+    slots = max(1 << (order.size // parts).bit_length(), LEAST_SLOTS)
     tables = np.full(parts * slots * 2, EMPTY)
     found = np.empty((parts, slots // 2), np.int64)
     counts, done = np.zeros(parts, np.int64), np.zeros(parts, np.int64)
@@ -138,7 +139,7 @@ def number_vertices(hashes: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, 
 
 @njit(inline="always")
 def _slot(here, mixed, tables, base, mask):
-    """Returns the slot of a hash in the table that begins at `base`; if the hash is absent, the slot for it."""
+    """Returns the slot of a hash in the table that begins at `base`; for an absent hash, an empty slot for it."""
     place = mixed & mask
     slot = base + 2 * np.int64(place)
     while tables[slot] != here and tables[slot] != EMPTY:
@@ -218,7 +219,7 @@ def follow(tables, found, counts, steps, total):
 
 @compiled
 def chain_up(following):
-    """Returns the chains of at least two vertices along each direction, and the number of their vertices."""
+    """Returns, for each direction, its chains of at least two vertices, one after another, and their total length."""
     directions, total = following.shape
     chains = np.empty((directions, total), np.int32)
     lengths = np.zeros(directions, np.int64)
@@ -243,7 +244,7 @@ def chain_up(following):
 
 @compiled
 def transpose(vertices, weights, total, corners, parts):
-    """Returns the points of each vertex in ascending order: the starts of the ranges, the points and their weights."""
+    """Returns the points of each vertex in ascending order: `starts`, `points` and `point_weights` of `CpuLattice`."""
     count = vertices.size // corners
     ends = np.zeros((parts, total), np.int64)
     for part in prange(parts):

@@ -1,4 +1,4 @@
-"""The permutohedral lattice on the CPU: built once per picture, then applied to any number of values.
+"""The permutohedral lattice on the CPU. It is built once per picture, and then filters any number of values.
 
 Source: Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (2010). Results do not
 depend on the number of threads: hashes assign vertices to threads, and each vertex sums its pixels in a fixed order.
@@ -58,7 +58,7 @@ class CpuLattice:
         scale = (math.sqrt(2 / 3) * corners / np.sqrt(place * (place + 1))).astype(np.float32)
         # A linear hash of 64 bits identifies each vertex, so the hash of a neighbour differs by a constant.
         factors = np.random.default_rng(0).integers(-(2**62), 2**62, corners, dtype=np.int64) | 1
-        factors[dims] = 0  # coordinates sum to zero, so the last one is redundant
+        factors[dims] = 0  # the coordinates sum to zero, so the last coordinate is redundant
         with np.errstate(over="ignore"):
             steps = corners * factors - factors.sum()
         hashes = np.empty((count, corners), np.int64)
@@ -84,7 +84,7 @@ class CpuLattice:
 
     @property
     def gain(self) -> float:
-        """The factor 1 / (1 + 2^−d) of blurred values, as in Krähenbühl & Koltun's code; every kernel sums to 2."""
+        """The factor 1 / (1 + 2^−d) of blurred values, as in Krähenbühl & Koltun's code, for the kernel ½, 1, ½."""
         return 1 / (1 + 2.0 ** -(len(self.chains) - 1))
 
     def blurred(

@@ -16,7 +16,7 @@ class TorchLattice:
     Attributes:
         vertices: N×(d+1) int64, indices of the vertices of each point's simplex.
         weights: N×(d+1), barycentric coordinates of each point in its simplex.
-        neighbours: (d+1)×M×2 int64, the previous and the next vertex along each direction; M if there is none.
+        neighbours: (d+1)×M×2 int64, the previous and the next vertex along each direction; M for no neighbour.
     """
 
     vertices: Tensor
@@ -53,8 +53,10 @@ class TorchLattice:
 
 
 def _embed(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns, for each point, the nearest lattice point of remainder 0, the ranks of the differences between the two,
-    and the barycentric coordinates.
+    """Returns the position of each point in the lattice.
+
+    The result is the nearest lattice point whose coordinates are multiples of d+1 (remainder 0), the ranks of the
+    differences of the coordinates, and the barycentric coordinates.
     """
     count, dims = features.shape
     corners = dims + 1

@@ -88,7 +88,7 @@ def panels(columns: int) -> np.ndarray:
 
 
 def padded(layout: np.ndarray) -> int:
-    """Returns the number of columns of all panels, including the padding of the last one."""
+    """Returns the number of columns of all panels, including the padding of the last panel."""
     return int(layout[-1].sum())
 
 
@@ -103,7 +103,7 @@ def to_panels(matrix: np.ndarray, layout: np.ndarray) -> np.ndarray:
 
 
 def from_panels(flat: np.ndarray, layout: np.ndarray, columns: int) -> np.ndarray:
-    """Converts a matrix in panels to an N×L matrix, where L is `columns`; the inverse of `to_panels`."""
+    """Converts a matrix in panels to an N×L matrix with L = `columns`; the inverse of `to_panels`."""
     views = _views(flat, flat.size // padded(layout), layout)
     return np.concatenate(views, axis=1)[:, :columns]
 

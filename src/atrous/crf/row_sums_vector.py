@@ -1,7 +1,7 @@
 """The sums of `row_sums` as vector instructions of LLVM.
 
-LLVM unrolls short loops over the columns before it can vectorise them; such code is slower (docs/crf.md). The inner
-loops are therefore written here as vector instructions. They share one file because they have the same structure.
+LLVM unrolls short loops over the columns before it can vectorise them, and unrolled loops are slower (docs/crf.md).
+Therefore the inner loops are written here as vector instructions.
 
 This module uses internals of numba and llvmlite. If they do not work in the installed versions, `row_sums` uses
 `row_sums_plain` instead.

@@ -1,4 +1,4 @@
-"""Builds a CRF from settings, given as text (command line) or plain values (model file), and returns its settings."""
+"""Builds a CRF from a text (command line) or from plain values (model file), and returns the settings of a CRF."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def make_crf(given: DenseCRF | Mapping[str, Any] | str, stored: Mapping[str, Any
         given: a CRF, a mapping of settings, or a text. A CRF is returned unchanged. Settings that are absent from a
             mapping have the defaults of `DenseCRF`. A text is "model" (the settings of the model file), the name of a
             preset, NAME=VALUE pairs separated by commas, or a mapping in YAML or JSON. Pairs may follow "model" or a
-            preset, as in "deeplabv1,iterations=5".
-        stored: settings in the model file; None if it has none.
+            preset; for example, "deeplabv1,iterations=5" changes one setting of the preset.
+        stored: settings in the model file; None if the file stores no settings.
 
     Raises:
         AtrousError: the model file stores no settings, a preset or setting is unknown (the message names the nearest

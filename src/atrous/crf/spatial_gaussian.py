@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Radius at which the kernel is cut off, in standard deviations. Its value there is 3e-4 of its maximum.
+#: Radius at which the kernel is cut off, in standard deviations. At this radius, the kernel is 3e-4 of its maximum.
 REACH = 4.0
-#: Lower bound of probabilities and of kernel sums, which keeps their logarithms and roots finite.
+#: Lower bound of probabilities and of kernel sums. It keeps the logarithms of probabilities and the inverse roots of
+#: kernel sums finite.
 LEAST = 1e-20
 
 
@@ -62,7 +63,7 @@ class Axis:
         weights = taps[reach + indices - rows]
         edge = np.add.reduceat(weights, starts[:-1]) ** -0.5
         weights *= edge[rows] * edge[indices]
-        inside = edge.min()  # pixels far from both ends have the most neighbours, so the smallest factor
+        inside = edge.min()  # pixels far from both ends have the most neighbours, so their factor is the smallest
         return cls(
             starts.astype(np.int64),
             indices.astype(np.int32),

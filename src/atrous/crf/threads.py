@@ -21,7 +21,7 @@ def like_torch() -> Iterator[None]:
     numba and torch may share OpenMP's setting, so a change of one number may change the other.
     """
     threads = torch.get_num_threads()
-    if numba_lost():  # loops then run on one thread, but loading them still changes OpenMP's setting
+    if numba_lost():  # compiled loops then run on one thread, but loading them still changes OpenMP's setting
         try:
             yield
         finally:

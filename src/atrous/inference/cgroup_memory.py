@@ -17,7 +17,8 @@ class Version:
     Args:
         mounts: folders below the mount point that may contain the groups of this version; "" is the mount point.
         limits: names of the files with the number of bytes that a group may use; in version 2, "max" means no limit.
-            If a group exceeds `memory.high`, the kernel slows its processes down; at the other limits, it ends them.
+            If a group exceeds `memory.high`, the kernel slows down the processes of the group. If it exceeds another
+            limit, the kernel ends processes of the group.
         used: name of the file with the number of bytes that a group uses, including the page cache.
         reclaimable: keys of `memory.stat` for memory that the kernel frees before it refuses an allocation: cached
             pages of files, and kernel caches such as those of file names. MemAvailable in /proc/meminfo includes

@@ -37,7 +37,7 @@ class NotConvertible(AtrousError):
 def choose(name: str, device: str, from_file: bool) -> tuple[str, str]:
     """Chooses the requested runtime or, for "auto", the fastest installed runtime.
 
-    It imports torch only if the machine may have a GPU.
+    torch is imported only if the machine may have a GPU.
 
     Args:
         name: name of the engine, one of `ENGINES`.

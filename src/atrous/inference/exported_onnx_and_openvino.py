@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
 #: Key of the model's metadata: a property of an ONNX file, an entry of OpenVINO's rt_info, an extra file of a .pt2.
 INFO_KEY = "atrous"
-#: Key, in the .xml file, of the digest of the .bin file. Another digest means that the files do not belong together.
+#: Key, in the .xml file, of the SHA-256 of the .bin file. If the .bin file has another SHA-256, the two files do not
+#: belong together.
 WEIGHTS_KEY = "atrous_weights"
 
 #: Reason for the choice of the engine, for exported files.
 REASON = "the runtime the file was exported for"
 
-#: Precisions of atrous → names in OpenVINO. Without a name, OpenVINO uses bfloat16 on processors that are fast in it.
+#: Precisions of atrous → names in OpenVINO. If no precision is set, OpenVINO uses bfloat16 on processors on which
+#: bfloat16 is fast.
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
@@ -92,7 +94,7 @@ def read_info(path: str | Path) -> Info:
 
 
 def write_openvino(model: Any, record: str, path: Path, *, half: bool = False) -> None:
-    """Writes an OpenVINO model as an .xml and a .bin file; the .xml contains the digest of the .bin.
+    """Writes an OpenVINO model as an .xml and a .bin file; the .xml contains the SHA-256 of the .bin.
 
     Args:
         model: OpenVINO model; the metadata is added to it.
@@ -115,8 +117,8 @@ def open_graph(path: str | Path, engine: str, device: str, precision: str) -> On
         path: path of a .onnx or .xml file.
         engine: auto, or the file's runtime: onnxruntime for .onnx, openvino for .xml.
         device: auto or cpu; exported files run only on the CPU.
-        precision: auto or float32: both compute in float32, in which the export was checked. OpenVINO also allows
-            bfloat16.
+        precision: auto or float32. Both mean float32, in which the export was checked. For an .xml file, bfloat16 is
+            also allowed.
 
     Raises:
         AtrousError: the file is not an exported file, or does not support the engine, device or precision.
@@ -221,9 +223,11 @@ class OpenVinoGraph:
     Args:
         path: path of the .xml file.
         threads: number of threads that compute one picture; None for one per core.
-        precision: float32 or bfloat16. On processors that compute in bfloat16, it is faster and changes some pixels.
+        precision: float32 or bfloat16. On processors that support bfloat16, bfloat16 is faster, and some pixels of the
+            mask change.
         tail: True to use the labels that the graph computes by an argmax at full size. False to compute the labels from
-            the graph's scores, if it outputs scores. This is faster, and labels differ only where classes tie.
+            the graph's scores, if the graph outputs scores. False is faster; labels differ only at pixels where classes
+            tie.
 
     Attributes:
         info: the model's metadata.

@@ -72,13 +72,14 @@ def leave_out_taps(model: nn.Module) -> None:
 def take_whole_numbers(pipeline: Pipeline) -> Pipeline:
     """Subtracts only whole numbers from 8-bit pixels; the first convolutions compute the rest of the normalisation.
 
-    The pixels minus the rounded mean are whole numbers. The weights are divided by the standard deviations, which then
-    become 1. An additional channel of ones corrects the rounding of the mean. A bias cannot correct it. Padded pixels
-    must contribute nothing, because zero is the normalised mean, but a bias also acts where the kernel lies on padding.
+    The pixels minus the rounded mean are whole numbers. The weights are divided by the standard deviations, so the
+    normalisation divides by 1. An additional channel of ones corrects the rounding of the mean. A bias cannot correct
+    this rounding: padded pixels are 0, the normalised mean, and must contribute nothing, but a bias also acts on
+    padding.
 
-    The function stays the same, but bfloat16 computes it more exactly. bfloat16 represents whole numbers up to 256
-    exactly, but pixels minus a fraction only to half a level. That error caused most of the changes of masks by
-    bfloat16 (docs/performance.md). For pixels of more than 8 bits, the exact mean is subtracted.
+    The network computes the same function, but more exactly in bfloat16. bfloat16 represents whole numbers up to 256
+    exactly, but it rounds pixels minus a fractional mean by up to half a level. This rounding caused most of the
+    changes of masks by bfloat16 (docs/performance.md). For pixels of more than 8 bits, the exact mean is subtracted.
 
     Hooks in one forward pass find the convolutions that get the pictures.
 
@@ -86,8 +87,8 @@ def take_whole_numbers(pipeline: Pipeline) -> Pipeline:
         pipeline: pipeline to copy; it is not changed.
 
     Returns:
-        A changed copy; the given pipeline if the copy's scores differ, as when a layer of another kind gets the
-        pictures, too.
+        A changed copy; the given pipeline if the copy's scores differ, for example because a layer of another kind gets
+        the pictures, too.
     """
     raw = _any_picture(pipeline)
     names, expected = _watch_pictures(pipeline, raw)
@@ -167,6 +168,9 @@ def fold_norms(model: SegmentationModel) -> None:
 
     In evaluation mode, a batch norm only scales and shifts each channel, as a convolution's weight and bias can do.
     Hooks in one forward pass find the pairs of layers, so this works for any backbone.
+
+    Args:
+        model: model in evaluation mode; changed in place.
     """
     pairs = _watch(model)
     names = {module: name for name, module in model.named_modules()}
@@ -187,7 +191,7 @@ def _watch(model: SegmentationModel) -> dict[Any, Any]:
     Such a batch norm takes only the output of one convolution, and no other batch norm takes that output.
     """
     results: dict[int, nn.Module] = {}
-    alive: list[Tensor] = []  # keeps ids unique: Python gives the id of a freed tensor to a new one
+    alive: list[Tensor] = []  # keeps ids unique: Python gives the id of a freed tensor to a new tensor
     takers: defaultdict[nn.Module, set[nn.Module]] = defaultdict(set)
     givers: defaultdict[nn.Module, set[nn.Module | None]] = defaultdict(set)
 

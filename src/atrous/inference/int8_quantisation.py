@@ -13,8 +13,8 @@ from atrous.errors import missing_extra
 from atrous.inference.exported_onnx_and_openvino import INFO_KEY, write_openvino
 from atrous.inference.openvino_core import openvino_core
 
-#: Layers that stay in floating point, for each attempt. 8 bits reduce the accuracy most in depthwise convolutions,
-#: whose channels have different ranges, and in the last convolution, whose scores decide the mask.
+#: Layers that stay in floating point, for each attempt. 8 bits reduce the accuracy most in depthwise convolutions
+#: (their channels have different ranges) and in the last convolution (its scores decide the mask).
 ATTEMPTS = ("nothing", "the last convolution", "the last convolution and all depthwise ones")
 
 

@@ -1,4 +1,4 @@
-"""Takes the files of a volume's contrasts together, for a model of several contrasts."""
+"""Joins the files of a volume's contrasts to one input, for a model of several contrasts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from atrous.paths import Place
 
 
 def with_joined_contrasts(pictures: Sequence[Place], one: Input) -> list[Place]:
-    """Returns the pictures, in which ``case_0000.nii.gz``, ``case_0001.nii.gz`` … are one volume, each once.
+    """Returns the pictures; files of contrasts such as ``case_0000.nii.gz`` and ``case_0001.nii.gz`` become one volume.
 
-    Nothing is joined for a model of one contrast or of pictures. Files with several values per voxel, which may have a
-    number in their name, too, are volumes of their own.
+    Each volume is returned once. Nothing is joined for a model of one contrast or of pictures. A file with several
+    values per voxel is a volume of its own, even if its name has a number.
 
     Args:
         pictures: paths and URLs of pictures and volumes.
@@ -34,5 +34,5 @@ def _joined(path: Path) -> Path:
         return path
     try:
         return place if nifti_shape(path)[1] == 1 else path
-    except AtrousError:  # reading the volume names the damage
+    except AtrousError:  # the file is damaged; the error is reported when the volume is read
         return place

@@ -65,7 +65,7 @@ def overlay_of(target: Place) -> Place:
 
 
 def _with_folder(path: Path, stem: str) -> str:
-    """Returns a name of a mask that begins with the folder; pictures keep their suffix, which may tell them apart."""
+    """Returns a name of a mask that begins with the folder; pictures keep their suffix, which may distinguish them."""
     file = chosen_series(file_of_picture(path))[0]
     return f"{file.parent.name}_{stem if is_volume_place(file) else path.name}"
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from atrous.inference.whole_picture import WholePicture
     from atrous.models.info import Info
 
-#: Smallest allowed value of `memory`, in GB; even the pixels of the smallest tile take more.
+#: Smallest allowed value of the option `memory`, in GB; even the pixels of the smallest tile take more memory.
 LEAST_MEMORY = 0.01
 #: Environment variable with the number of worker processes on this host; torchrun and other launchers set it.
 WORKERS = "LOCAL_WORLD_SIZE"
@@ -37,7 +37,7 @@ CRF_BYTES = 24
 CRF_LATTICE = 330
 #: Bytes of the CRF's compiler.
 CRF_PROCESS = 0.2e9
-#: Bytes assumed to be free if the system does not report it; a small value, because tiles need little memory.
+#: Bytes assumed to be free if the system does not report its free memory; a small value suffices for tiles.
 ASSUMED = 4e9
 #: Approximate number of bytes that a network needs per pixel; `surely_fits` compares the memory of a CRF with it.
 NETWORK_BYTES = 512
@@ -52,8 +52,8 @@ def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False, sca
     The peak of the network's activations is counted in float32 on a picture of 512×512 px, without computing anything.
     The estimate grows with the number of pixels:
     `0.8 GB + weights + H·W·(1.4 · counted bytes per pixel + 2·C·bytes of a value + 2 [+ 24·K + 330 with a CRF])`,
-    and 0.2 GB for the compiler if there is a CRF. The counted bytes are also multiplied by the square of the model's
-    enlargement times `scale`.
+    and 0.2 GB for the compiler if there is a CRF. The counted bytes per pixel are also multiplied by
+    (enlargement · `scale`)², where the enlargement is that of the model's preprocessing.
 
     Args:
         info: metadata of the model, with C channels and K classes.
@@ -63,7 +63,7 @@ def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False, sca
         scale: largest resize factor of the picture, > 0.
 
     Returns:
-        Memory, in bytes, for a network that computes in float32; in bfloat16, it needs less.
+        Memory, in bytes, for a network that computes in float32; a network in bfloat16 needs less.
     """
     preprocessing = info.preprocessing
     pixel = 2 * preprocessing.channels * np.dtype(preprocessing.dtype).itemsize + 2
@@ -74,7 +74,7 @@ def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False, sca
 
 
 def surely_fits(whole: WholePicture, height: int, width: int) -> bool:
-    """Returns whether a picture is so small, for the network and the CRF, that it fits into memory on all machines.
+    """Returns whether a picture is so small that the network and the CRF can run on it in the memory of any machine.
 
     Args:
         whole: object that runs the network on the picture, with its scales, enlargement and CRF.
@@ -156,7 +156,7 @@ def workers_on(device: str = "cpu") -> int:
 
 
 def _system_bytes() -> float:
-    """Returns the memory for new tensors without swapping, in bytes; `ASSUMED` if the system does not report it."""
+    """Returns the bytes that new tensors can take without swapping; `ASSUMED` if the system does not report them."""
     with suppress(OSError):  # only Linux has this file
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         for line in lines:

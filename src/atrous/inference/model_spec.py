@@ -44,12 +44,12 @@ DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,3})?")
 @settings("")
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model file and the options for running it; it can be sent to other processes, which a `Segmenter` cannot.
+    """A model file and the options for running it; unlike a `Segmenter`, it can be sent to other processes.
 
-    It consists of a few plain values, so it can be compared, hashed and pickled. Its constructor checks the values,
-    except for properties of the file and of the machine, which `open` checks. The commands that run a model have the
-    fields as options; `atrous serve` has only some of them. `device` may also be a torch.device, and `crf` may also be
-    a mapping or a DenseCRF; both are stored as text.
+    It consists of a few plain values, so it can be compared, hashed and pickled. The constructor checks the values.
+    `open` checks what depends on the file or on the machine. The commands that run a model have the fields as options;
+    `atrous serve` has only some of them. `device` may also be a torch.device, and `crf` may also be a mapping or a
+    DenseCRF; both are stored as text.
 
     Raises:
         AtrousError: a value is out of range or has another type.

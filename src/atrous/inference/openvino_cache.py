@@ -3,8 +3,9 @@
 Entries are verified when they are read, and replaced if damaged. The least recently used entries are removed first.
 
 An entry is a folder whose name is a hash of everything that the network depends on. It contains the network and a
-record with the size and the SHA-256 of each file. Only folders with such a record and empty folders are ever removed.
-Networks are read into memory as a whole, so a process can still run a network whose entry was removed.
+record with the size and the SHA-256 of each file. Only folders with such a record, empty folders, and unfinished
+entries of killed processes are ever removed. Networks are read into memory as a whole, so a process can still run a
+network whose entry was removed.
 """
 
 from __future__ import annotations
@@ -100,8 +101,9 @@ def read_or_make(core: Any, depends_on: Iterable[object], make: Callable[[], Any
 def cache_folder() -> Path:
     """Returns the folder of the cache: "openvino" in the user's cache folder of atrous.
 
-    That folder is $XDG_CACHE_HOME/atrous if the variable is set, on every system. Otherwise it is ~/.cache/atrous on
-    Linux, ~/Library/Caches/atrous on macOS and %LOCALAPPDATA%/atrous/Cache on Windows.
+    On every system, the cache folder of atrous is $XDG_CACHE_HOME/atrous if this variable is set to an absolute path.
+    Otherwise it is ~/.cache/atrous on Linux, ~/Library/Caches/atrous on macOS and %LOCALAPPDATA%/atrous/Cache on
+    Windows.
 
     Raises:
         OSError: the user has no home folder.

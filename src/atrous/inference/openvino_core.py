@@ -14,14 +14,14 @@ import numpy as np
 
 from atrous.fork_safety import ForkLock, leave_to_parent
 
-#: Number of compiled kernels in OpenVINO's cache, one per layer and picture size. At the default of 5000, the memory of
-#: a process that gets pictures of many sizes grows by half a gigabyte and more. Pictures of repeated sizes run as fast
-#: with 1000 (docs/serving.md).
+#: Largest number of compiled kernels in OpenVINO's cache. OpenVINO compiles one kernel per layer and picture size. At
+#: the default of 5000, the memory of a process that gets pictures of many sizes grows by half a gigabyte and more.
+#: With 1000, pictures of repeated sizes run as fast as with 5000 (docs/serving.md).
 KERNELS_KEPT = "1000"
-#: Number of idle requests that a network keeps; each keeps memory for the largest picture that it ran.
+#: Number of idle requests that a network keeps; each idle request keeps memory for the largest picture that it ran.
 REQUESTS_KEPT = 2
-#: Ratio of picture sizes above which the memory of the larger picture is released before the smaller one runs. Views of
-#: one picture at the scales 0.5 and 2 differ by a factor of 16, so nothing is released between them.
+#: Ratio of picture sizes above which the memory of the larger picture is released before the smaller picture runs.
+#: Views of one picture at the scales 0.5 and 2 differ by a factor of 16, so nothing is released between them.
 MUCH_LARGER = 20
 #: Number of input values (H·W·C) from which a picture's memory is worth releasing.
 RELEASED_FROM = 3 * 2**20

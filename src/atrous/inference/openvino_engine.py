@@ -33,7 +33,7 @@ CHECKED_SIZES = ((133, 158), (96, 67))
 TOLERANCE = 1e-3
 #: Precisions of atrous → names in OpenVINO.
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
-#: Number of pixels from which the network is compiled for the size of a picture, which halves the memory.
+#: Number of pixels from which the network is compiled for the size of a picture, because this halves the memory.
 LARGE = 2**20
 #: Version of the graphs in the cache; raise it when `convert` makes other graphs, so that old entries are not used.
 KEPT_FORMAT = 5
@@ -59,7 +59,7 @@ class OpenVinoEngine:
     Args:
         model: path of a model file, whose conversion is cached; or a module, which is converted each time.
         info: the model's metadata.
-        precision: float32, bfloat16 or auto: bfloat16 if the processor computes in it, else float32.
+        precision: float32, bfloat16 or auto; auto is bfloat16 if the processor supports bfloat16, else float32.
         reason: reason for the choice of this engine.
         output_stride: output stride to which the network of a model file is set; None for the file's own. It is ignored
             for a module.
@@ -157,10 +157,10 @@ class OpenVinoEngine:
             yield request.get_output_tensor(0).data[0]
 
     def _release_before(self, values: int) -> None:
-        """Releases the memory of pictures that were much larger than the next picture, with `values` input values."""
+        """Releases the memory of pictures that were much larger than the next one, which has `values` input values."""
         one_size = self._one_size
         if one_size is not None and one_size.shape and one_size.network.release_before(values):
-            # The network is dropped, too, because it takes as much memory as its buffers took.
+            # The network compiled for one size is dropped, too, because it takes as much memory as its buffers took.
             self._one_size = OneSize((), self._any_size)
         for network in (self._any_size, self._pinned, self._upto_mean):
             if network is not None:

@@ -1,4 +1,4 @@
-"""Remembers the tile size to use after memory ran out."""
+"""Stores the tile sizes to use after memory ran out, and frees memory for smaller tiles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class TileLimits:
         self._tiles: dict[tuple[float, bool], int] = {}
 
     def lower(self, tile: int, scale: float, crf: bool) -> None:
-        """Remembers the tile size to continue with after memory ran out.
+        """Stores the tile size to continue with after memory ran out.
 
         Args:
             tile: side of a tile, in pixels.
@@ -39,7 +39,7 @@ class TileLimits:
 
 
 def free_cached_memory(device: str) -> None:
-    """Frees the memory that torch caches on a GPU, for smaller tiles; does nothing for a CPU.
+    """Frees the memory that torch caches on a GPU, so that smaller tiles can use it; does nothing for a CPU.
 
     Args:
         device: device of the engine, such as "cuda:0".

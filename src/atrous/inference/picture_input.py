@@ -40,7 +40,7 @@ class Found:
         shown: H×W×C picture with all its bands, for display.
         image: H×W×C picture for the model; if it is from a file, it has only the channels that the model takes.
         valid: H×W booleans, False for pixels without data; None if all pixels have data.
-        name: name of the file in messages; "" for no name.
+        name: name of the file for messages; "" for no name.
     """
 
     shown: np.ndarray
@@ -85,8 +85,8 @@ def parts_of(scene: Any, inputs: Sequence[Input]) -> list[Any]:
     """Splits a scene into the values of its inputs.
 
     Args:
-        scene: dict of pictures by the names of the inputs; for a model with one input, the picture itself, too.
-        inputs: inputs of the model, whose order the result has.
+        scene: dict of pictures by the names of the inputs; or, for a model with one input, the picture itself.
+        inputs: inputs of the model; the result has the same order.
 
     Raises:
         AtrousError: an input is missing or unknown.

@@ -1,4 +1,4 @@
-"""Finds the pictures that paths, folders, glob patterns and URLs name; notes on the console list skipped files."""
+"""Finds the pictures that paths, folders, glob patterns and URLs name; notes on the console report skipped files."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
     A DICOM series is one picture: a zip or a folder of slices. In a folder without pictures, the series of its
     subfolders are found, too.
 
-    In a folder, pictures that atrous wrote are skipped, because masks may lie beside the pictures. This holds also for
-    masks that were edited later. Subfolders are not searched; a note names those with pictures.
+    In a folder, pictures that atrous wrote are skipped, because masks may be in the same folder as the pictures. Masks
+    that were edited later are skipped, too. Subfolders are not searched; a note names the subfolders with pictures.
 
     Args:
         paths: files, folders and glob patterns.
@@ -48,11 +48,13 @@ def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def find_places(places: Sequence[Place], *, quiet: bool = False) -> list[Place]:
-    """As `find_pictures`, also for URLs of files, folders and patterns; `file://` URLs are treated as paths.
+    """Returns the pictures as `find_pictures` does, also for URLs of files, folders and patterns.
+
+    URLs of the form `file://` are treated as paths.
 
     Args:
         places: paths and URLs.
-        quiet: whether to print no notes, which name files and folders that are not given.
+        quiet: True to print no notes on skipped files and on subfolders.
 
     Raises:
         AtrousError: a path or URL matches nothing or cannot be listed, or there are no pictures at all.
@@ -90,7 +92,7 @@ def _at_path(path: Path, quiet: bool) -> list[Path]:
         if path.suffix.lower() not in KNOWN_ENDINGS and is_dicom_file(path):
             raise AtrousError(f"{path} is one file of a DICOM series: give the folder of the series, or a zip of it.")
         return _in_zip(path) or [path]
-    if not is_place_of_contrasts(path) and exists(file_of_picture(path)):  # a slice or a series, not a file of its own
+    if not is_place_of_contrasts(path) and exists(file_of_picture(path)):  # a slice of a volume file, or a series
         return [path]
     matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]  # noqa: PTH207 (absolute patterns)
     if not matches:

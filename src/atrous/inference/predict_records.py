@@ -1,4 +1,4 @@
-"""The record of one job of a prediction, and the summary of many records."""
+"""The record of one job (the prediction of one picture or volume), and the summary of many records."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Record:
 
     Args:
         image: path or URL of the picture; URLs are without user, password and query.
-        mask: path or URL of the mask, in the form of `image`; None if the mask was not written completely.
+        mask: path or URL of the mask, in the same form; None if the mask was not written completely.
         error: error message; None if nothing failed.
         share: share of each class among the pixels with data, 0–1, by class name; None if there is no mask.
         no_data: share of the picture's pixels without data, 0–1.

@@ -19,7 +19,7 @@ from atrous.inference.legend import with_legend
 from atrous.models.info import Info
 from atrous.overwrite_checks import check_replaceable, is_our_picture, save_picture
 
-#: Number of pixels of an overlay that are mixed at once.
+#: Number of pixels of an overlay that are computed at once.
 PIXELS_AT_ONCE = 2**18
 #: Number of pixels that is enough for percentiles. In a picture with n times as many, every n-th pixel is used.
 MOST_JUDGED = 2**21
@@ -109,7 +109,8 @@ class Prediction:
 
         Args:
             path: path of the file; its folder is created.
-            overwrite: True to allow replacing a file that atrous did not write, or that was changed since then.
+            overwrite: True to allow replacing a file that atrous did not write, or that was changed since it was
+                written.
 
         Raises:
             AtrousError: the path is a file that must not be replaced, or its suffix is not that of an image format.
@@ -124,8 +125,8 @@ def visible(image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
     """Converts any picture to H×W×3 uint8 for display.
 
     Args:
-        image: H×W×C picture; if it has more than three channels, the first three are shown. Other data types
-            than uint8 are stretched from the 1st to the 99th percentile.
+        image: H×W×C picture. Of three or more channels, the first three are shown; of one or two channels, the first is
+            shown in grey. Other data types than uint8 are stretched from the 1st to the 99th percentile.
         valid: H×W booleans, False for pixels without data, which percentiles ignore; None if all pixels have data.
 
     Returns:

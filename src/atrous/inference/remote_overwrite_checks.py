@@ -13,7 +13,8 @@ from atrous.overwrite_checks import FILE_SUFFIXES, files_of_others
 from atrous.paths import shown_place
 from atrous.software_tag import is_marked, is_sealed
 
-#: Number of files that are checked at the same time, because most of the time is spent waiting for the server.
+#: Number of files that are checked at the same time. Most of the time is spent waiting for the server, so checks in
+#: parallel take less time.
 AT_A_TIME = 8
 #: Number of bytes at the start of a PNG that contain the mark of atrous; the mark is before the pixels.
 HEAD_BYTES = 2**16
@@ -27,7 +28,7 @@ def check_is_remote_folder(flag: str, url: str) -> None:
         url: URL of the folder that the call is going to write into.
 
     Raises:
-        AtrousError: nothing can be stored at the URL, or it is named like a file and is not a folder.
+        AtrousError: nothing can be stored at the URL, or the URL ends like a file name and is not a folder.
     """
     check_storable(url)
     if as_path(url).suffix.lower() in FILE_SUFFIXES and files_in(url) is None:
@@ -57,7 +58,7 @@ def check_remote_outputs(verb: str, targets: Sequence[str], out: str, *, overwri
 
 
 def marked_pictures(urls: Sequence[str]) -> dict[str, bool]:
-    """Returns a dict: URL of each picture that atrous wrote → whether its pixels are unchanged since then.
+    """Returns a dict: URL of each picture that atrous wrote → whether its pixels are still unchanged.
 
     Args:
         urls: URLs of picture files, except HTTP and HTTPS URLs.

@@ -1,9 +1,9 @@
-"""Computes a mask from low-resolution scores, and interpolates only where this can change the result.
+"""Computes a mask from low-resolution scores; interpolates the scores only where this can change the result.
 
-Bilinear interpolation is a convex combination. If one class is the best at all four corners of a low-resolution cell,
-it is the best everywhere inside. If the best corner score of a class A is below the worst corner score of a class B,
-class A is the best nowhere inside. So most pixels are filled without interpolation, and at boundaries two or three
-classes are compared instead of all.
+Bilinear interpolation is a convex combination. Therefore, a class that is the best at all four corners of a
+low-resolution cell is the best everywhere in the cell. If the best corner score of a class A is below the worst corner
+score of a class B, class A is not the best anywhere in the cell. So most pixels are filled without interpolation. At
+boundaries, usually only two or three classes are compared.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _sources(low: int, full: int, align_corners: bool) -> tuple[np.ndarray, np.n
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def best_of(rows):
-    """Returns the h×w indices of the largest of the K values of h×w×K; the first index if values tie."""
+    """Returns, for each position of an h×w×K array, the index of the largest value; the first index if values tie."""
     height, width, classes = rows.shape
     best = np.empty((height, width), np.uint8)
     for y in range(height):

@@ -77,9 +77,9 @@ def info_of(path: Path) -> Info:
 def at_output_stride(
     model: Path | SegmentationModel, info: Info, output_stride: int
 ) -> tuple[Path | SegmentationModel, int | None]:
-    """Returns the model and the output stride at which to load it, which is None if it is the model's own.
+    """Returns the model, and the output stride at which to load it.
 
-    If the model is a module, the result is a copy that is set to the output stride.
+    The output stride is None if the model already has it. Otherwise, a module is replaced by a copy with this stride.
 
     Raises:
         AtrousError: the file is exported, or the module does not support the stride. A model file is checked when it is

@@ -70,8 +70,8 @@ class Segmenter:
             and for a module. For a model file on a CPU, auto is OpenVINO if it is installed. For an exported file, auto
             is the runtime of its format.
         device: device to run on: auto, cpu, cuda, cuda:N or mps.
-        precision: number format to compute in: auto, float32 or bfloat16; auto is bfloat16 if the processor computes in
-            it, else float32.
+        precision: number format to compute in: auto, float32 or bfloat16; auto is bfloat16 if the processor
+            supports bfloat16, else float32.
         scales: resize factors of the picture for test-time augmentation; probabilities at all scales are averaged.
         flip: whether to average the probabilities of the picture and its mirror image.
         output_stride: output stride to run at, 8, 16 or 32; smaller is finer and slower (arXiv:1706.05587 §3.3); None
@@ -89,7 +89,7 @@ class Segmenter:
     Attributes:
         info: metadata of the model.
         preparation: converts pictures to the network's input, and warns of an unusual value range or alpha.
-        any_size: runs prepared pictures, whole or in tiles; after memory ran out, it remembers a smaller tile size.
+        any_size: runs prepared pictures, whole or in tiles; after memory ran out, it uses smaller tiles.
 
     Raises:
         AtrousError: the file is not a model, this machine does not have the engine or the device, the model does not
@@ -203,7 +203,7 @@ class Segmenter:
                 PIL images may be transparent; the fourth channel of an array is dropped if the model takes three.
                 Torch tensors need `axes`. A model of 8-bit or 16-bit pictures rescales uint8 and uint16 to its own
                 type, and refuses floats unless `range` is given.
-            valid: H×W booleans, False for pixels without data; it need not mark NaN and nodata pixels of files.
+            valid: H×W booleans, False for pixels without data. NaN and nodata pixels of files need not be marked.
             axes: order of the axes of arrays and tensors, such as "CHW" for channels, height and width; None for H×W
                 and H×W×C arrays.
 
@@ -267,7 +267,7 @@ class Segmenter:
         return self._together([found_in(part, one) for part, one in zip(given, inputs, strict=True)])
 
     def _together(self, parts: list[Found]) -> Found:
-        """Joins the inputs of a scene; a given value range of the picture is first scaled to its data type's range."""
+        """Joins the inputs of a scene; if a value range is given, the values of the picture are scaled by it first."""
         inputs = self.info.preprocessing.inputs
         if len(parts) > 1 and (given := self.preparation.range) is not None:
             image = scale_range(to_channels(parts[0].image, inputs[0].channels), given, inputs[0].dtype)
@@ -299,7 +299,7 @@ class Segmenter:
         tile: int | None = None,
         overlap: int | None = None,
     ) -> Segmenter:
-        """Returns a segmenter with other options that shares this one's loaded network; threads may use both at once.
+        """Returns a segmenter with other options for the same loaded network; threads may use both segmenters at once.
 
         Args:
             scales: as in `Segmenter`.
@@ -321,7 +321,7 @@ class Segmenter:
 
     @checked
     def with_crf(self, crf: DenseCRF | None) -> Segmenter:
-        """Returns a segmenter that shares this one's network and options, except for the CRF.
+        """Returns a segmenter for the same loaded network with the same options, except for the CRF.
 
         Args:
             crf: CRF on the segmenter's device; None for no CRF.

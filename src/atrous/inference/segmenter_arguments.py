@@ -61,7 +61,7 @@ def check_crf(crf: Any) -> Any:
 
 
 def check_pooled(pooled: Any, views: int, pools: bool) -> Sequence[np.ndarray] | None:
-    """Checks the mean features of a whole picture, one array per view, and returns them; None passes.
+    """Checks the mean features of a whole picture, one array per view, and returns them; None is also accepted.
 
     Args:
         pooled: value to check.
@@ -139,7 +139,7 @@ def check_progress(progress: Any) -> None:
     """Checks that `progress` can be called.
 
     Args:
-        progress: value to check; None passes.
+        progress: value to check; None is accepted.
 
     Raises:
         AtrousError: the value is not a function.

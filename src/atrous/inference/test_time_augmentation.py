@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: Size of one band of rows of full-size probabilities, in bytes.
 BAND_BYTES = 16 * 2**20
-#: Largest scale of a view; the limit keeps a mistyped scale from filling the memory.
+#: Largest scale of a view; without a limit, a mistyped scale could fill the memory.
 LARGEST_SCALE = 8
 
 
@@ -44,7 +44,7 @@ class View:
 
     def back(self, scores: np.ndarray) -> np.ndarray:
         """Returns the h×w×K scores of this view; scores of a mirrored view are mirrored back."""
-        # The copy is needed: NumPy counts a flipped array of one column as contiguous, and torch refuses it.
+        # Copied, because NumPy calls a flipped array of one column contiguous, but torch refuses its negative stride.
         return scores[:, ::-1].copy() if self.mirrored else scores
 
 

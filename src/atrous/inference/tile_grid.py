@@ -1,4 +1,4 @@
-"""Plans the tiles of a large picture; in each tile, a network samples the same pixels as in the whole picture."""
+"""Plans the tiles of a large picture, if possible so that a network samples the same pixels as in the whole picture."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ GRID = 32
 #: Tile sizes to try, in pixels, the largest first. Larger tiles are not tried, so that masks depend little on the
 #: memory of a machine.
 TILES = (2048, 1536, 1024, 768, 512, 384, 256)
-#: Largest number of grid cells by which a tile of a resized picture may begin earlier to lie nearer to a whole pixel.
+#: Largest number of grid cells by which a tile of a resized picture may begin earlier, so that its position is nearer
+#: to a whole pixel.
 LOOK_BACK = 3
 #: Largest default overlap in pixels: twice the reach of most networks (docs/big-pictures.md).
 OVERLAP = 512
-#: Limits for the denominators of scales as fractions; for example, 0.35 = 7/20 needs 20. They are tried in this order,
-#: the most exact first.
+#: Limits for the denominators of scales as fractions; for example, 0.35 = 7/20 has the denominator 20. The limits are
+#: tried in this order, the most exact first.
 DENOMINATORS = (1000, 20, 4, 1)
 
 
@@ -59,12 +60,12 @@ class TileGrid:
         return overlap_of(tile, self._overlap)
 
     def step_for(self, tile: int) -> int:
-        """Returns the step of tile positions, in pixels: the most exact step for the scales, up to tile − overlap."""
+        """Returns the step of tile positions, in pixels: the most exact step that is at most tile − overlap."""
         most = tile - self.overlap_of(tile)
         return next((step for step in self._steps if step <= most), GRID)
 
     def seen(self, height: int, width: int) -> tuple[int, int] | None:
-        """Returns (height, width) of the resized whole picture; None without resizing, or if a scale is not 1."""
+        """Returns (height, width) of the resized whole picture; None without resizing, or with other scales than 1."""
         if not (self._one_scale and self._resized):
             return None
         return aligned_side(height, self._enlarge), aligned_side(width, self._enlarge)
@@ -116,11 +117,12 @@ def plan(
 
     Tiles begin at multiples of `grid`, so that the network samples the same pixels as in the whole picture. Each tile
     reaches at least overlap / 2 beyond its kept window, except at the edge of the picture. The last tile of a row or
-    column ends at the edge. To keep it on the grid, all tiles are enlarged by the same 0 to `grid` − 1 px.
+    column ends at the edge. So that the last tile also begins at a multiple of `grid`, all tiles are enlarged by the
+    same number of pixels, 0 to `grid` − 1.
 
-    If the network runs on resized pictures, tiles begin at positions of the network's grid in the resized picture, with
-    an error of up to half a pixel. A tile begins up to three cells earlier if this reduces the error. The tile size is
-    set so that tiles are resized by the same factor as the picture.
+    If the network runs on resized pictures, tiles begin at positions of the network's grid in the resized picture.
+    Rounding to whole pixels causes an error of up to half a pixel. A tile begins up to three cells earlier if this
+    reduces the error. The tile size is set so that tiles are resized by the same factor as the picture.
 
     Args:
         height: height of the picture, in pixels.
@@ -159,7 +161,7 @@ def check_tiling(tile: int | None, overlap: int | None, memory: float | None) ->
     """Checks the options of tiled inference before the work starts.
 
     Args:
-        tile: side of a tile, in pixels; None for none.
+        tile: side of a tile, in pixels; None if no size is given.
         overlap: overlap of neighbouring tiles, in pixels; None for the default.
         memory: memory that a picture may take, in GB; None for the default.
 
@@ -180,7 +182,7 @@ def _along(size: int, tile: int, overlap: int, grid: int) -> list[tuple[int, int
 
 
 def _along_resized(size: int, tile: int, overlap: int, seen: int) -> list[tuple[int, int, int, int]]:
-    """Returns the same as `_along`, for a picture that is resized to `seen` = 32k + 1 pixels in that direction."""
+    """Returns what `_along` returns, for a picture that is resized to `seen` = 32k + 1 pixels in that direction."""
     cells, factor = seen // GRID, seen / size
     of_tile = math.ceil(tile * factor / GRID)
     if of_tile >= cells:

@@ -38,7 +38,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Work:
-    """The work for a picture in tiles: numbers of tiles and pixels, and times.
+    """The amount of work for a picture in tiles: numbers of tiles and pixels, and times.
 
     Args:
         tiles: number of tiles that the network ran on; tiles without any data are not counted.
@@ -53,7 +53,7 @@ class Work:
     pixels: int
 
     def __add__(self, other: Work) -> Work:
-        """Returns the sum of each field of both."""
+        """Returns the work of two passes together: the sum of each field."""
         return Work(
             self.tiles + other.tiles,
             self.seconds + other.seconds,
@@ -126,8 +126,9 @@ def mean_features(
 ) -> tuple[tuple[np.ndarray, ...], Work]:
     """Returns the mean of the image-pooling features over a whole picture, computed in tiles without overlap.
 
-    Each feature counts once, although tiles overlap a little in two cases. The sides of a picture may not be multiples
-    of `grid`. If pictures are resized to 32k + 1, the last row and column of a tile are the first of the next tile.
+    Each feature counts once, although tiles overlap a little in two cases. First, tiles overlap if the sides of the
+    picture are not multiples of `grid`. Second, if pictures are resized to 32k + 1, the last row and column of a tile
+    are the first row and column of the next tile.
 
     Args:
         features: function that maps an H×W×C tile to h×w×C' features of each view.

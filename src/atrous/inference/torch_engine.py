@@ -23,7 +23,7 @@ BAND_BYTES = 4 * 2**20
 
 
 class AtMean(threading.local):
-    """A hook that replaces the mean of image pooling, or records the features of which the mean is taken.
+    """A hook that replaces the mean of image pooling, or records the features before the mean.
 
     Each thread has its own attributes, because several threads run one network.
 
@@ -54,7 +54,7 @@ class TorchEngine:
     Attributes:
         engine: engine, device, precision and reason.
         pools: whether the network has image pooling, which adds features of the whole picture to each pixel.
-        stacks: whether several pictures run faster in one batch, as on a GPU.
+        stacks: whether several pictures run faster in one batch: True on a GPU, False on a CPU.
 
     Raises:
         AtrousError: the device does not exist, or the precision is unknown.

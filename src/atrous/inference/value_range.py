@@ -19,11 +19,11 @@ ASK_FOR_RANGE = "range={0},{1} in the query"
 
 
 class PictureWarning(UserWarning):
-    """Warns that a picture's values may be in another range than the model expects."""
+    """Warns that a picture may be misread, for example because its values are in another range than in training."""
 
 
 class PictureWarnings:
-    """Issues warnings about pictures, only once for each kind of warning over all threads."""
+    """Issues warnings about pictures; over all threads, each kind of warning is issued only once."""
 
     def __init__(self) -> None:
         self._changing = threading.Lock()

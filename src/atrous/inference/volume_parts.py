@@ -14,7 +14,7 @@ from atrous.models.info import Info
 from atrous.option_fields import in_words
 from atrous.paths import Place, shown_place
 
-#: Word that stands for every class but the first one, the background.
+#: Name that stands for every class except the first class, the background.
 ALL = "all"
 
 
@@ -26,12 +26,12 @@ class VolumeParts:
     Args:
         classes: names of the K classes.
         largest: names of classes of which only the largest part is kept, such as ("liver",); ("all",) for every class
-            but the first one.
-        smallest: for classes by name, the smallest volume of a part that is kept, in millilitres; the name "all" stands
-            for every class but the first one that is not named itself.
+            except the first one.
+        smallest: for classes by name, the smallest volume of a part that is kept, in millilitres. The name "all" gives
+            this volume for all classes that are not named themselves, except the first one.
 
     Raises:
-        AtrousError: a name is not that of a class or is that of the first one, or a volume is not a number above 0.
+        AtrousError: a name is unknown or names the first class, or a volume is not a number above 0.
     """
 
     def __init__(

@@ -102,10 +102,10 @@ class AnySize:
         Both objects share the tile sizes that were found after memory ran out.
 
         Args:
-            whole: as in `AnySize`; None for that of this object.
-            tile: as in `AnySize`; None for that of this object.
-            overlap: as in `AnySize`; None for that of this object.
-            say: as in `AnySize`; None for that of this object.
+            whole: as in `AnySize`; None to keep the value of this object.
+            tile: as in `AnySize`; None to keep the value of this object.
+            overlap: as in `AnySize`; None to keep the value of this object.
+            say: as in `AnySize`; None to keep the value of this object.
 
         Raises:
             AtrousError: as in `AnySize`.

@@ -158,14 +158,14 @@ class WholePicture:
 
     @checked
     def probabilities(self, image: np.ndarray, pooled: Sequence[np.ndarray] | None = None) -> np.ndarray:
-        """H×W×C with the model's channels and range → H×W×K float32 probabilities, the mean of all views.
+        """Returns the probabilities of all classes at full size, the mean of all views; the CRF is not used.
 
         Args:
             image: H×W×C picture, as `Preparation.prepare` returns it.
             pooled: as in `segment`.
 
         Returns:
-            H×W×K, which sum to one over K; K = 2 for one-logit models.
+            H×W×K float32, whose sum over K is 1; K = 2 for one-logit models.
         """
         scores, size = self.scores(image, pooled), image.shape[:2]
         return mean_probabilities(scores, size, self._align_corners, self.info.temperature).numpy().transpose(1, 2, 0)
@@ -176,6 +176,9 @@ class WholePicture:
 
         Args:
             image: H×W×C picture, as `Preparation.prepare` returns it.
+
+        Raises:
+            AtrousError: the model has no image pooling, or is an exported file.
         """
         if not self.pools:
             raise AtrousError(

@@ -74,7 +74,7 @@ BINARY = {"schema": {"type": "string", "format": "binary"}}
 PICTURE_BODY = {
     "required": True,
     "description": "A picture (JPEG, PNG, WebP, TIFF, BMP or GIF), as the request body or as the only file of a form. "
-    "For a model of volumes (one with planes): a NIfTI file (.nii, .nii.gz) or a zip of a DICOM series. "
+    "For a model of volumes, whose `planes` are not empty: a NIfTI file (.nii, .nii.gz) or a zip of a DICOM series. "
     "For a model with several inputs: a form with one file for each input, in fields with the names of the inputs.",
     "content": {
         "image/*": BINARY,
@@ -281,7 +281,7 @@ def _find(store: ModelStore, name: str) -> Model:
 
 
 def _form_of(model: Model, format: str | None, request: Request) -> str:
-    """Returns the response format that a request asks for, and checks that the model has it."""
+    """Returns the response format that a request asks for, and checks that the model supports the format."""
     volumes = bool(model.segmenter.info.preprocessing.image.planes)
     accepted = response_formats.VOLUME_ACCEPTED if volumes else response_formats.ACCEPTED
     form = format or response_formats.form_for(request.headers.get("accept", ""), accepted)

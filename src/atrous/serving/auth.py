@@ -19,7 +19,8 @@ OPEN = frozenset(
         *("/docs", "/openapi.json", "/healthz", "/readyz"),
     }
 )
-#: Headers of every response. They forbid content from other servers, guessing of media types, and framing.
+#: Headers of every response. They forbid content from other servers, display of the page in frames of other pages,
+#: guessing of media types, and the header Referer.
 HEADERS = (
     (b"content-security-policy", b"default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),

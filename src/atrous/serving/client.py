@@ -1,4 +1,4 @@
-"""The Python client of a server; it uses only the standard library for HTTP."""
+"""The Python client of `atrous serve`; for HTTP, only the standard library is used."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ from atrous.serving.note_header import note_in
 if TYPE_CHECKING:
     from atrous.inference.segmenter import Picture
 
-#: Suffixes of files that are sent unchanged; other files are sent as PNG.
+#: Suffixes of files that are sent unchanged; other files are sent as PNG or TIFF.
 UNCHANGED_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 #: Suffixes of the mask of a volume, for each format.
 MASK_SUFFIXES = {"nifti": (".nii.gz", ".nii"), "dicom-seg": (".dcm",)}
 #: Status codes after which a request is sent again: the server is full, busy or stopping, or a proxy cannot reach it.
 RETRIED_STATUSES = (429, 502, 503, 504)
-#: Time before the second try, and the longest time between two tries, in seconds; the time doubles with each try.
+#: Time before the second try, and the longest time between two tries, in seconds. The time doubles with each try. If
+#: the header Retry-After of a response gives a longer time, that time is used.
 FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
 
 
@@ -54,7 +55,7 @@ class Client:
     Args:
         address: address of the server, such as "http://127.0.0.1:8000".
         key: key of the server; None for a server without a key.
-        timeout: longest time, in seconds, in which one try receives no byte.
+        timeout: longest time, in seconds, in which a request receives no byte.
         patience: longest time, in seconds, during which a request is sent again while the server is full, stopping or
             unreachable. Repeating a request is safe, because the same picture always gives the same mask.
 
@@ -83,10 +84,10 @@ class Client:
 
     @checked
     def models(self) -> list[dict[str, Any]]:
-        """Returns the models of the server: for each model its name, classes, scores, engine, version and further keys.
+        """Returns a dict for each model of the server: name, classes, scores, engine, version and further keys.
 
         Raises:
-            AtrousError: the server cannot be reached, it refuses the request, or it is not `atrous serve`.
+            AtrousError: the server cannot be reached, refuses the request, or is not `atrous serve`.
         """
         answer = self._ask("GET", "/v1/models")
         record = answer.json()
@@ -116,8 +117,10 @@ class Client:
             model: name of the model; optional if the server has only one model.
             scales: scales of test-time augmentation; the probabilities of all scales are averaged.
             flip: whether to also segment the mirrored picture and average the probabilities.
-            crf: "model" or the name of a preset, as in `atrous predict --crf`; None for no CRF.
-            range: (lower, upper) values of the picture, as in `Segmenter`.
+            crf: "model" for the settings of the model file, or the preset "deeplabv1", "deeplabv2" or "pydensecrf";
+                None for no CRF.
+            range: (lower, upper) values of the picture that become 0 and the largest value of the model's data type;
+                None for the whole range of the picture's data type.
             tile: side of a tile, in pixels; larger pictures are tiled.
             overlap: overlap of neighbouring tiles, in pixels.
 
@@ -170,8 +173,8 @@ class Client:
     ) -> None:
         """Segments a volume on the server and writes the mask to a file.
 
-        The name of the volume's file is not sent. The server limits the time of a volume (`atrous serve --seconds`);
-        `timeout` of `Client` must be longer.
+        The name of the volume's file is not sent. The server limits the time of a volume (`atrous serve --seconds`).
+        `timeout` of `Client` must be longer than this limit.
 
         Args:
             volume: path of a NIfTI file (.nii, .nii.gz) or of a zip of a DICOM series.
@@ -183,8 +186,8 @@ class Client:
             overwrite: True to allow replacing a file that atrous did not write; the volume is never replaced.
 
         Raises:
-            AtrousError: the server cannot be reached, it refuses the request (the message contains the reason), `out`
-                has the suffix of another format, or it must not be replaced.
+            AtrousError: the server cannot be reached, the server refuses the request (the message contains the reason),
+                `out` has the suffix of another format, or the file at `out` must not be replaced.
         """
         _check_suffix(Path(out), format)
         check_outputs("segment_volume", [picture_output("out", out)], [("the volume", volume)], overwrite=True)
@@ -207,7 +210,7 @@ class Client:
         return names[0]
 
     def _info(self, name: str, version: str) -> Info:
-        """Returns the metadata of the model version that made a mask, or of the version that has replaced it since."""
+        """Returns the metadata of the model version that made a mask, or of the current version if it was replaced."""
         if (name, version) not in self._infos:
             answer = self._ask("GET", _address_of(name))
             record = answer.json()
@@ -268,7 +271,7 @@ def _mask_in(answer: Answer, size: tuple[int, ...]) -> np.ndarray:
 
 
 def _check_suffix(out: Path, format: str) -> None:
-    """Checks that a mask of a volume has a file name of its format.
+    """Checks that the file name of a volume's mask has a suffix of its format.
 
     Raises:
         AtrousError: the format is unknown, or the file name has another suffix.
@@ -316,8 +319,8 @@ def _body(files: Mapping[str, bytes]) -> tuple[bytes, str | None]:
 def _content(picture: Picture, image: np.ndarray) -> bytes:
     """Returns the bytes to send for a picture.
 
-    They are the file itself if the server can read its format, or else a PNG. If a PNG cannot store the values, they
-    are a TIFF.
+    A file with a suffix in `UNCHANGED_SUFFIXES` is sent unchanged. Other pictures are sent as a PNG, or as a TIFF if a
+    PNG cannot store their values.
     """
     if isinstance(picture, str | Path) and Path(picture).suffix.lower() in UNCHANGED_SUFFIXES:
         with in_words(picture):
@@ -342,7 +345,10 @@ def _content(picture: Picture, image: np.ndarray) -> bytes:
 
 
 def _png_of(picture: Image.Image) -> bytes:
-    """Returns a PIL image as a PNG that the server reads as `Segmenter` reads the image: transparent, not rotated."""
+    """Returns a PIL image as a PNG.
+
+    The PNG keeps the transparency and no EXIF rotation, so the server reads it as `Segmenter` reads the image.
+    """
     if picture.mode in ("F", "I") and picture.format not in ("PNG", "PPM"):
         raise AtrousError(f"a picture to send must have 8 or 16 bits, got an image of mode '{picture.mode}'.")
     with in_words("the picture"):

@@ -17,7 +17,8 @@ from atrous.json_yaml import parse_json
 
 #: Largest number of redirects of one request.
 MOST_REDIRECTS = 5
-#: Status codes after which the same request is sent to the new address; 303 requires a GET request instead.
+#: Status codes after which the same request is sent to the new address. 303 is not among them, because it would change
+#: the request to GET.
 REDIRECTS = (301, 302, 307, 308)
 #: Default port of each scheme.
 USUAL_PORTS = {"http": 80, "https": 443}
@@ -33,7 +34,7 @@ class Address:
         scheme: http or https.
         host: host name in its ASCII form (IDNA), or IP address.
         port: port, 0–65535.
-        path: prefix of all paths of the server, without a slash at its end; "" for none.
+        path: prefix of all paths of the server, without a slash at its end; "" for no prefix.
     """
 
     scheme: str
@@ -46,7 +47,7 @@ class Address:
         """Parses an address.
 
         Args:
-            text: address such as "http://127.0.0.1:8000"; behind a proxy, it may end in the path of the server.
+            text: address such as "http://127.0.0.1:8000". It may end in a path, for a server behind a proxy.
 
         Raises:
             AtrousError: the scheme is not http or https, the host is missing, the port is invalid, or the address has a
@@ -87,7 +88,7 @@ class Answer:
         status: HTTP status code.
         content: body of the response.
         headers: headers by name; the names are case-insensitive.
-        url: address that sent the response, after redirects.
+        url: address of the request, after redirects.
     """
 
     status: int
@@ -99,7 +100,7 @@ class Answer:
         """Returns the content, parsed as JSON.
 
         Raises:
-            AtrousError: the content is not JSON; a proxy or another program has probably sent it.
+            AtrousError: the content is not JSON, probably because a proxy or another program sent the response.
         """
         try:
             return parse_json(self.content, self.url)
@@ -110,7 +111,7 @@ class Answer:
         """Returns the error for a response that does not come from `atrous serve`.
 
         Args:
-            reason: what the response lacks, as a phrase.
+            reason: difference from a response of `atrous serve`, as a phrase such as "not JSON".
         """
         kind = self.headers.get("Content-Type", "no type").partition(";")[0][:60]
         return AtrousError(
@@ -120,7 +121,7 @@ class Answer:
         )
 
     def detail(self) -> str:
-        """Returns the detail of an error response, or the title of another program's error page."""
+        """Returns the reason for an error: the response's detail, an HTML page's title, or the first 200 characters."""
         with suppress(ValueError, KeyError, TypeError):
             return str(parse_json(self.content, self.url)["detail"])
         if self.content.lstrip()[:1] == b"<":
@@ -163,7 +164,8 @@ class Connection:
             kind: media type of the body; None to let the server detect it.
 
         Raises:
-            AtrousError: there are too many redirects, or a redirect has no target or a target that is not HTTP.
+            AtrousError: there are too many redirects, a redirect has no target or a target that is not HTTP, or a
+                redirect leads to another server that needs a key.
             OSError: the server cannot be reached.
             http.client.HTTPException: the response is not HTTP.
         """
@@ -186,7 +188,10 @@ class Connection:
             followed += 1
 
     def _trusts(self, target: Address) -> bool:
-        """Returns whether a target may get the key: it is the server itself, or replaces its http port 80 by https."""
+        """Returns whether a target may get the key: it is the server, or the same host with https instead of http.
+
+        The second case holds only for the default ports, 80 and 443.
+        """
         own = self.address
         if (target.scheme, target.host, target.port) == (own.scheme, own.host, own.port):
             return True
@@ -217,7 +222,7 @@ class Connection:
             except (BrokenPipeError, ConnectionResetError):
                 if connection.sock is None:  # the connection was never open
                     raise
-                cut = True  # a server may refuse a picture after a part of it; the response can still be read
+                cut = True  # a server may refuse a picture after it received a part; its response can still be read
             response = connection.getresponse()
             answer = Answer(response.status, response.read(), response.headers, target.origin + path)
         except BaseException:  # a later response on this connection could belong to this request
@@ -228,9 +233,8 @@ class Connection:
         return answer
 
     def _connection(self, target: Address) -> http.client.HTTPConnection:
-        if (
-            getattr(self._own, "process", None) != os.getpid()
-        ):  # no connections yet, or only connections of the parent process
+        # The thread has no connections yet, or only connections of the parent process.
+        if getattr(self._own, "process", None) != os.getpid():
             self._own.process, self._own.connections = os.getpid(), {}
         connections: dict[str, http.client.HTTPConnection] = self._own.connections
         if target.origin not in connections:
@@ -243,7 +247,7 @@ def _redirected(answer: Answer) -> tuple[Address, str]:
     """Returns the target of a redirect: the server, and the path with its query.
 
     Raises:
-        AtrousError: the redirect has no target, its target is not http or https, or it requires another method.
+        AtrousError: the redirect has no target, a target that is not http or https, or the status 303.
     """
     location = answer.headers.get("Location", "").strip()
     if answer.status == 303 or not location:

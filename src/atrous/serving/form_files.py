@@ -1,4 +1,4 @@
-"""Reads the files in a form (multipart/form-data), and explains what is wrong with other forms."""
+"""Reads the files in a form (multipart/form-data), and writes error messages for forms that are not allowed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILE_FIELD = "picture"
 def files_in_form(
     headers: Headers, content: bytes, parameters: Collection[str] = (), further: Sequence[str] = ()
 ) -> tuple[bytes, ...]:
-    """Returns the files in a form. Runs in a thread, because parsing a form of only boundaries takes seconds.
+    """Returns the files in a form. Call it in a worker thread: parsing a form of only boundaries takes seconds.
 
     Args:
         headers: headers of the request.
@@ -33,7 +33,7 @@ def files_in_form(
         The file of the picture, then the files of the further inputs.
 
     Raises:
-        Problem: the body is not a form, it has too few or too many files, or it has a text field, which is not read.
+        Problem: the body is not a form, has too few or too many files, or has a text field, which is not supported.
     """
 
     async def parts() -> AsyncGenerator[bytes, None]:

@@ -43,7 +43,7 @@ class Job:
         segmenter: segmenter that runs on the picture.
         image: H×W×C picture, as the segmenter's `preparation` returns it; it is released when the job is finished.
             Empty if there is a volume.
-        valid: H×W booleans, False where there is no data; None for data everywhere.
+        valid: H×W booleans, False for pixels without data; None if all pixels have data.
         volume: volume to segment in place of a picture; it is released when the job is finished.
 
     Attributes:
@@ -172,7 +172,10 @@ class InferenceQueue:
             return jobs
 
     def _most_together(self, job: Job) -> int:
-        """Largest number of pictures of this job's size in a batch; at most half of a batch that ran out of memory."""
+        """Returns the largest number of pictures of this job's size in a batch.
+
+        If a batch of this segmenter ran out of memory, later batches have at most half as many pixels.
+        """
         if not _may_be_stacked(job):
             return 1
         height, width = job.image.shape[:2]

@@ -52,7 +52,7 @@ class Model:
         segmenter: segmenter that runs the model.
 
     Attributes:
-        loaded: time of loading, in UTC, ISO 8601.
+        loaded: time at which the model was loaded: UTC, in the format ISO 8601.
     """
 
     name: str
@@ -81,7 +81,10 @@ class ModelStore:
         specs: files and engine options of the models, by name.
         queue: inference queue that runs the models.
         say: receives a log line when a model is replaced, or its new file cannot be loaded.
-        reloaded: called after each reload with the name of the model, and whether the reload succeeded.
+        reloaded: called after each reload with the name of the model, and True if the reload succeeded.
+
+    Attributes:
+        failures: reasons why changed files could not be loaded, by name of the model.
 
     Raises:
         AtrousError: a file is not a model.
@@ -146,7 +149,7 @@ class ModelStore:
                 self._replace(name, model.spec, stamp)
 
     def _replace(self, name: str, spec: ModelSpec, stamp: str) -> None:
-        """Loads the new version, or keeps the current one and reports the reason."""
+        """Loads the new version of a model; if this fails, keeps the current version and reports the reason."""
         try:
             self._models[name] = self._load(name, spec)
         except Exception as error:  # the current version stays in use after any error
@@ -161,7 +164,7 @@ class ModelStore:
 
 
 def stamp_of(path: Path) -> str:
-    """Returns an identifier of the current version of a model file and of its .bin file, if any; "" without a file."""
+    """Returns an identifier of the current version of a model file and its .bin file; "" if there is no model file."""
     try:
         stats = [one.stat() for one in (path, path.with_suffix(".bin")) if one == path or one.exists()]
     except OSError:
@@ -173,7 +176,7 @@ def named_paths(words: Sequence[str]) -> dict[str, Path]:
     """Returns the model files by name.
 
     Args:
-        words: NAME=PATH or a path each; the name of a path is its file name without the suffix.
+        words: texts of the form NAME=PATH or PATH. Without NAME, the name is the file name without its suffix.
 
     Raises:
         AtrousError: two models have the same name, or a name cannot be part of an address.

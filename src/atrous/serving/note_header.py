@@ -1,6 +1,6 @@
-"""The header X-Note, which contains a warning about an upload: written by the server and read by the client.
+"""The response header X-Note, which contains a warning about an upload; the server writes it, and the client reads it.
 
-A header is one line of ASCII. Other characters of a note, and `%`, are percent-encoded in UTF-8 (RFC 3986, 2.1).
+A header is one line of ASCII. Characters that are not ASCII, and `%`, are percent-encoded in UTF-8 (RFC 3986, 2.1).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 // The part of the page at / for volumes: the scan in three planes, with the mask over it.
 import { fill, showVolume, sliceOf, unpack } from "./volume_view.js";
 
-// The words of the page for a model of pictures and for a model of volumes.
+// The texts of the page for a model of pictures and for a model of volumes.
 export const WORDS = {
   pictures: {
     accept: "image/*", choose: "Choose a picture", another: "Another picture", mask: "Download mask", mirrored: "picture",
@@ -21,7 +21,8 @@ export async function readVolume(answer) {
   return { head, scan, indices, files };
 }
 
-// Shows a volume; look() returns the colours and the opacity of the mask. A volume of the same size keeps its slices.
+// Shows a volume; look() returns the colours and the opacity of the mask. If the volume shown before has the same size, the
+// new volume is shown at the same slices.
 export function drawVolume(root, volume, before, look) {
   const { head, scan, indices } = volume;
   const overlay = (context, plane, index) => {
@@ -34,13 +35,13 @@ export function drawVolume(root, volume, before, look) {
   return showVolume(root, head, scan, { overlay, point: same ? before.viewer.point() : undefined, wheel: true });
 }
 
-// The size of a volume, and which of its voxels are shown, in words.
+// Returns the size of a volume as text, and the share of its voxels that the page shows.
 export function sizeOf({ full, step }) {
   const thinned = step.some((by) => by > 1);
   return `${full.join("×")} voxels${thinned ? ` (the page shows one of ${step.join("×")} voxels; the downloaded mask has all)` : ""}`;
 }
 
-// The volume of a number of shown voxels in millilitres, in words.
+// Returns the volume of a number of shown voxels as text, in millilitres.
 export function millilitres(voxels, { spacing, step }) {
   const amount = (voxels * spacing.reduce((product, side) => product * side)) / 1000;
   const digits = amount < 10 ? 2 : amount < 100 ? 1 : 0;

@@ -1,4 +1,4 @@
-"""An uploaded picture on its way through the server: its memory, its decoding, and the encoding of its mask."""
+"""An uploaded picture: estimates its memory, decodes it, and encodes its mask."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PictureUpload:
         self._most_pixels = int(limits.pixels / max(settings.pixel_factor, 1.0))
 
     def memory(self) -> float:
-        """Returns the peak memory from decoding to response, in bytes, without the network's memory.
+        """Returns the peak memory from decoding to response, in bytes, without the memory that the network needs.
 
         Raises:
             TooLarge: the picture has more pixels than allowed.
@@ -70,9 +70,10 @@ class PictureUpload:
         """Decodes the picture; returns the job for the inference queue, and a note for the client or None.
 
         Raises:
-            AtrousError: the picture is damaged or too large, or the model does not take its channels.
+            AtrousError: the picture is damaged or too large, or the model does not accept its number of channels.
         """
-        segmenter = self._settings.model.segmenter_for(self._settings.options)  # the first CRF takes seconds to load
+        # This is done here, in a worker thread, because loading the first CRF takes seconds.
+        segmenter = self._settings.model.segmenter_for(self._settings.options)
         preprocessing = segmenter.info.preprocessing
         stored = {
             one.name: decode_pixels(file, self._most_pixels, _name_of(one), one.pages)

@@ -46,9 +46,10 @@ def polygons_of(mask: np.ndarray, most: int | None = None) -> list[Polygon]:
 def _rings(mask: np.ndarray, most: int | None) -> list[list[tuple[int, int]]]:
     """Returns the corners of each closed line between the mask and the rest of the picture.
 
-    Each corner has one horizontal and one vertical side. Sorted along rows, neighbouring corners form horizontal
-    sides; sorted along columns, they form vertical sides. If two pixels touch only at a corner, there are two corners
-    at this position, one for each pixel.
+    Each corner is the end of one horizontal and of one vertical side. If all corners are sorted along rows, the first
+    and the second corner form a horizontal side, then the third and the fourth, and so on. If they are sorted along
+    columns, such pairs form vertical sides. If two pixels touch only at a corner, there are two corners at this
+    position, one for each pixel.
     """
     padded = np.pad(mask.astype(np.int8), 1)
     upper_left, upper_right = padded[:-1, :-1], padded[:-1, 1:]
@@ -59,8 +60,8 @@ def _rings(mask: np.ndarray, most: int | None) -> list[list[tuple[int, int]]]:
     if most is not None and odd.sum() + 2 * (falling.sum() + rising.sum()) > most:
         raise AtrousError("the outlines of this mask have more corners than the server allows: use format=rle.")
     rows, columns, second = [], [], []
-    # The order of two corners at one position: in a row, the corner of the left side comes first; in a column, the
-    # corner of the upper side comes first. With a rising diagonal, these are different corners.
+    # If two corners are at one position, the corner of the left side comes first in a row, and the corner of the upper
+    # side comes first in a column. On a rising diagonal, these two are different corners.
     for where, order in ((odd, ((0, 0),)), (falling, ((0, 0), (1, 1))), (rising, ((0, 1), (1, 0)))):
         y, x = np.nonzero(where)
         for in_row, in_column in order:
@@ -85,6 +86,7 @@ def _partners(keys: np.ndarray) -> np.ndarray:
 
 
 def _walk(corners: list[list[int]], beside: list[int], below: list[int]) -> list[list[tuple[int, int]]]:
+    """Joins the corners to closed rings, along a horizontal and a vertical side in turn."""
     rings, seen = [], bytearray(len(corners))
     for start in range(len(corners)):
         if seen[start]:
@@ -100,5 +102,6 @@ def _walk(corners: list[list[int]], beside: list[int], below: list[int]) -> list
 
 
 def _turned(ring: list[tuple[int, int]], positive: bool) -> list[tuple[int, int]]:
+    """Returns a ring in the direction in which its signed area is positive, or negative if `positive` is False."""
     twice = sum(x * next_y - next_x * y for (x, y), (next_x, next_y) in pairwise(ring))
     return ring if (twice > 0) == positive else ring[::-1]

@@ -29,8 +29,8 @@ from atrous.serving.request_settings import RequestSettings
 from atrous.serving.upload_format_check import how_to_send
 from atrous.serving.volume_upload import VolumeUpload
 
-#: Largest number of decoded pictures at once, without and with batches. They need much memory; these numbers are just
-#: large enough to keep the network busy.
+#: Largest number of decoded pictures at once, without and with batches. Decoded pictures need much memory, so these
+#: numbers are just large enough to keep the network busy.
 AHEAD, AHEAD_STACKED = 4, 32
 
 Result = TypeVar("Result")

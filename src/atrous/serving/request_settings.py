@@ -11,17 +11,17 @@ from atrous.serving.request_limits import Problem
 
 
 class RequestSettings:
-    """Settings of one request to segment a picture.
+    """Settings of one request to segment a picture or a volume.
 
     Args:
-        model: model that segments the picture.
+        model: model that segments the upload.
         options: scales, flip, CRF, value range and tiles.
         response: format of the response.
         parameters: names of all query parameters, for messages about forms.
 
     Attributes:
         volumes: whether the model segments volumes.
-        noun: kind of the upload, for messages.
+        noun: kind of the upload, for messages: "picture" or "volume".
         pixel_factor: number of pixels that the network computes for each pixel of the picture; for example, 2 with the
             mirrored picture, or 4 for a model that enlarges pictures twofold.
 
@@ -41,7 +41,11 @@ class RequestSettings:
         self.noun = "volume" if self.volumes else "picture"
         tile, overlap = options.tile, options.overlap
         if overlap is not None and 2 * overlap > (tile or 512):
-            raise Problem(422, f"an overlap of {overlap} px is more than half of a tile of {tile or 512} px.")
+            raise Problem(
+                422,
+                f"an overlap of {overlap} px is more than half of a tile of {tile or 512} px: give a smaller "
+                "overlap or a larger tile.",
+            )
         again = (1 / (1 - overlap_of(tile, overlap) / tile)) ** 2 if tile else 1.0
         if tile and model.segmenter.pools:  # image pooling needs a first pass over all tiles
             again *= 2

@@ -27,19 +27,19 @@ FORMATS = {
     "dicom-seg": "application/dicom",
     "view": "application/gzip",
 }
-#: The response formats of a model of volumes; all others are those of a model of pictures.
+#: The response formats of a model of volumes; all other formats are for models of pictures.
 VOLUME_FORMS = ("nifti", "dicom-seg", "view")
 #: Largest number of corners of all polygons of a response: a million corners take two seconds, 200 MB of memory and
 #: 12 MB of text.
 MOST_CORNERS = 1_000_000
-#: Media types in Accept and the response format of each; if several match equally well, the first is used.
+#: Media types in Accept and the response format of each, for pictures; of several equal matches, the first is used.
 ACCEPTED = {
     "image/png": "mask",
     "application/json": "areas",
     "application/geo+json": "polygons",
     "image/jpeg": "overlay",
 }
-#: As `ACCEPTED`, for volumes.
+#: Media types in Accept and the response format of each, for volumes.
 VOLUME_ACCEPTED = {"application/gzip": "nifti", "application/dicom": "dicom-seg"}
 
 
@@ -86,7 +86,7 @@ def write(prediction: Prediction, options: ResponseOptions) -> bytes:
 def form_for(accept: str, accepted: Mapping[str, str] = ACCEPTED) -> str | None:
     """Returns the response format that an Accept header prefers (RFC 9110 §12.5.1).
 
-    If it accepts every type, this is the first format, such as "mask" for pictures.
+    If the header accepts every type, the result is the first format of `accepted`: "mask" for pictures.
 
     Args:
         accept: value of the header; "" if the request has none.
@@ -178,6 +178,7 @@ def _polygons(prediction: Prediction) -> dict[str, Any]:
 
 
 def _present(prediction: Prediction) -> list[tuple[int, dict[str, Any]]]:
+    """Returns, for each class in the mask, its index and the fields that all JSON formats have."""
     info, counts = prediction.info, np.bincount(prediction.mask.ravel(), minlength=256)
     return [
         (

@@ -91,7 +91,8 @@ def run(
         engine = model.segmenter.engine
         say(f"{model.name}: {model.spec.path} on {engine.name}, {engine.device}, {engine.precision}")
     listening.listen(connections)
-    # Uvicorn handles signals only while it runs, and then raises again the signal that stopped it.
+    # Uvicorn handles signals only while it runs. When it ends, it raises again the signal that stopped it. These
+    # handlers receive that signal, and signals that arrive before uvicorn runs.
     before = {kind: signal.signal(kind, server.handle_exit) for kind in (signal.SIGINT, signal.SIGTERM)}
     say(f"listening at {address} - Ctrl-C ends")
     try:
@@ -127,7 +128,7 @@ def most_connections() -> int:
 
 
 def _protocol(say: Callable[[str], object]) -> Any:
-    """Returns `TimedH11`, which closes slow connections, or uvicorn's own protocol if they do not fit together."""
+    """Returns `TimedH11`, which closes slow connections; "h11", uvicorn's own protocol, if `TimedH11` does not fit."""
     try:
         from atrous.serving.slow_request_timeouts import TimedH11, fits
 

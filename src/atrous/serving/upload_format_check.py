@@ -1,4 +1,7 @@
-"""Recognises uploads that are not a plain picture file, such as base64, JSON or gzip; shows how to send the file."""
+"""Recognises uploads that are not a plain picture file, such as base64, JSON or gzip, and volumes.
+
+It also writes the instruction to send a file.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +97,7 @@ def how_to_send(url: str, *, key: bool, file: str = "picture.jpg") -> str:
 
 
 def _is_base64(text: bytes) -> bool:
-    """Returns whether bytes are base64 text, in either alphabet. The first bytes of a picture are never such text."""
+    """Returns whether bytes are base64 text, in the standard or the URL-safe alphabet; no picture begins like that."""
     text = re.sub(rb"\s", b"", text)
     if len(text) < 16 or not re.fullmatch(rb"[A-Za-z0-9+/_\-]+=*", text):
         return False

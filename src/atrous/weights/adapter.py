@@ -1,4 +1,7 @@
-"""A foreign checkpoint with this package's keys and arguments, and the checks before a model loads it."""
+"""A checkpoint of another library (a *foreign* checkpoint), converted to atrous's keys and arguments, and its checks.
+
+"Ours" are the keys, tensors and models of atrous.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ from atrous.models import Preprocessing
 #: Mean and standard deviation of ImageNet's RGB in 0–255, as most libraries use (torchvision/transforms/_presets.py).
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
-#: Last parts of weight names in PyTorch and TensorFlow. Other names belong to counters, losses and flags.
+#: Last parts of the names of weights in PyTorch and TensorFlow. Names with other last parts belong to counters, losses
+#: and flags.
 LAYER_LEAVES = frozenset(
     {
         *("weight", "bias", "gamma", "beta", "running_mean", "running_var", "weights", "depthwise_weights", "biases"),
@@ -44,9 +48,9 @@ class Adapted:
         arguments: arguments of the model's class, including the user's options (`merge_user_options.merged`).
         state: tensors under our keys.
         left_over: foreign keys without a counterpart in our model.
-        preprocessing: normalisation of its pictures; None for the normalisation of the backbone.
+        preprocessing: normalisation of the pictures; None for the normalisation of the backbone.
         preprocessing_told: whether the file's own configuration states the normalisation.
-        classes: its classes; None if they are not known, for placeholders.
+        classes: classes of the checkpoint; None if they are unknown, so that the model gets placeholders.
         classes_of: data set from which the classes were taken, because it has as many classes as the model has outputs;
             empty if the classes come from elsewhere.
         classes_fault: reason why the file's class names or colours do not fit its outputs; empty if they fit.
@@ -71,7 +75,7 @@ class Adapted:
 
 
 def by_number(num_classes: int, known: Mapping[str, ClassTable]) -> dict[str, Any]:
-    """Returns the fields `classes` and `classes_of`, found by the number of outputs alone.
+    """Returns the fields `classes` and `classes_of` of `Adapted`, found only by the number of outputs.
 
     Args:
         num_classes: number of outputs, K.
@@ -105,8 +109,8 @@ def normalisation(mean: Sequence[float], std: Sequence[float], channels: int) ->
     Args:
         mean: mean of each channel, in 0–255.
         std: standard deviation of each channel, in 0–255.
-        channels: number of channels C of the pictures. If it differs from the number of means, every channel gets the
-            averages of both lists.
+        channels: number of channels C of the pictures. If C differs from the number of means, every channel gets the
+            average of the means and the average of the standard deviations.
     """
     if channels != len(mean):
         mean, std = [(sum(values) / len(values),) * channels for values in (mean, std)]
@@ -219,7 +223,7 @@ def check_fits(adapted: Adapted, ours: Mapping[str, Tensor]) -> tuple[str, ...]:
 
 
 def set_aside(adapted: Adapted, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Adapted:
-    """Moves tensors that our network does not have to `left_over`: counters, flags and a different auxiliary head.
+    """Moves tensors without a counterpart in our network to `left_over`: counters, flags, a different auxiliary head.
 
     Args:
         adapted: the checkpoint.

@@ -77,6 +77,7 @@ def read(path: Path, blocks: list[str]) -> dict[str, Tensor]:
 
 
 def _timm_name(key: str, blocks: list[str], expanded) -> str | None:
+    """Returns timm's name for a key of the file; None for layers of the classifier."""
     block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
     if block:
         number, layer, leaf = int(block[1]), block[2], block[3]

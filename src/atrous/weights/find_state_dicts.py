@@ -68,7 +68,7 @@ def find_state_dicts(found: Any, name: str, most: float = math.inf) -> dict[str,
 
 
 def _check_sound(key: str, tensor: Tensor, name: str) -> None:
-    """Refuses a tensor that is not dense, or that stores fewer numbers than its shape needs."""
+    """Refuses a tensor that is not dense, stores fewer numbers than its shape needs, or has an unprintable name."""
     if not key.isprintable():
         raise AtrousError(f"{name} has a weight named {key[:60]!r}: it was altered, or is not a file of weights.")
     if tensor.layout != torch.strided or tensor.is_quantized:

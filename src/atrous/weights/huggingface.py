@@ -7,8 +7,8 @@ branches.
 Differences: dropout drops whole channels in transformers and single values in atrous. By default, transformers' image
 processor resizes pictures to 256 and crops them to 224; atrous segments pictures at their own size.
 
-The batch norm momentum of 0.997 is taken from transformers, although TensorFlow's decay of 0.997 is a momentum of 0.003
-in PyTorch. So fine-tune with `frozen_norm`, or change the momentum.
+The batch norm momentum of 0.997 is taken from transformers, but TensorFlow's decay of 0.997 is a momentum of 0.003 in
+PyTorch. So fine-tune with `frozen_norm`, or change the momentum.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
 
     Args:
         foreign: the checkpoint. For a folder, `config` is its config.json, with preprocessor_config.json under
-            "preprocessor". For a state dict `config` is empty; then the output stride is 8 and the padding
+            "preprocessor". For a state dict, `config` is empty. Then the output stride is 8, and the padding is
             TensorFlow's.
         given: arguments that the user gave.
 
@@ -148,9 +148,8 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     _check_kind(foreign)
     renamed, left_over = translate(foreign.state, KEYS)
     stem, first, last = (_channels(foreign, name) for name in _WIDTHS)
-    renamed["aspp.project.0.weight"] = move_channels(
-        _weight(renamed, "aspp.project.0.weight"), (1, 0)
-    )  # in transformers, the pooling branch comes first
+    # In transformers, image pooling is the first branch; in atrous, it is the last one.
+    renamed["aspp.project.0.weight"] = move_channels(_weight(renamed, "aspp.project.0.weight"), (1, 0))
     num_classes = _weight(renamed, "classifier.weight").shape[0]
     in_channels = foreign.state[_WIDTHS[0]].shape[1]
     huggingface_config.check(foreign.config, (stem, first, last), num_classes, in_channels)

@@ -40,7 +40,7 @@ def check(config: Mapping[str, Any], widths: tuple[int, ...], num_classes: int, 
         in_channels: number of channels of the pictures.
 
     Raises:
-        AtrousError: they contradict each other; the message names both values.
+        AtrousError: config.json and the weights contradict each other; the message names both values.
     """
     if not config:
         return

@@ -63,7 +63,7 @@ _CAFFE = re.compile(r"(base\.)?layer5\.block1\.reduce\.conv\.weight")
 
 
 def recognises(foreign: Foreign) -> bool:
-    """Returns whether the keys are those of kazuto1011's code.
+    """Returns whether the keys are those of kazuto1011/deeplab-pytorch.
 
     Args:
         foreign: the checkpoint as read from its file.
@@ -80,8 +80,8 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
             atrous_rates=(3, 6, 9, 12).
 
     Returns:
-        The checkpoint as `deeplabv2`. With 21 outputs the classes are those of Pascal VOC, with 182 those of
-        COCO-Stuff.
+        The checkpoint as `deeplabv2`. A model with 21 outputs gets the classes of Pascal VOC, a model with 182 outputs
+        those of COCO-Stuff.
 
     Raises:
         AtrousError: the checkpoint is the source's DeepLabV1, V3 or V3+, or has another layout.

@@ -1,4 +1,4 @@
-"""Merges the user's options with a checkpoint's values: an option may add a value, but not contradict the file."""
+"""Merges the user's options with a checkpoint's values: an option may add a value, but must not contradict the file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FREE = ("output_stride", "dropout", "frozen_norm", "drop_path_rate", "drop_rate"
 
 
 def merged(usual: Mapping[str, Any], held: Mapping[str, Any], given: Mapping[str, Any], file: str) -> dict[str, Any]:
-    """Returns arguments of our model.
+    """Returns the arguments of our model.
 
     The user's options replace the source's defaults; options in `FREE` also replace the file's values.
 
@@ -58,9 +58,8 @@ def _agreed(name: str, held: Any, given: Any, file: str, before: str = "") -> An
 
 def _same(name: str, held: Any, given: Any) -> bool:
     if name == "backbone" and isinstance(given, str) and isinstance(held, str):
-        return (
-            given.partition(".")[0] == held.partition(".")[0]
-        )  # the part after the point is the name of timm's pretrained weights
+        # The part after the point is the name of timm's pretrained weights.
+        return given.partition(".")[0] == held.partition(".")[0]
     if isinstance(held, bool) != isinstance(given, bool):
         return False
     try:

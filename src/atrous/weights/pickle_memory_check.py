@@ -49,9 +49,9 @@ class Stack:
             argument: argument of the operation in the pickle.
 
         Raises:
-            ValueError: the arguments of a call are not a tuple, a state is neither a tuple nor a dict, the state of a
-                dict is not a dict, items are set in an object that is not a dict, a storage is called, or the stack is
-                empty.
+            ValueError: the operation is not allowed. This is so if the arguments of a call are not a tuple, a storage
+                is called, a state is neither a tuple nor a dict, or the state of a dict is not a dict. It is also so
+                if items are set in an object that is not a dict, or the stack is empty.
         """
         kinds = self._kinds
         if opcode in ("BINPUT", "LONG_BINPUT"):

@@ -22,7 +22,7 @@ def read(meta: Mapping[str, Any]) -> dict[str, Any]:
         meta: the checkpoint's metadata. Its "config" or "cfg" is Python text or a mapping.
 
     Returns:
-        Name → value; empty if there is no configuration, or it is not valid Python.
+        Name → value; empty if there is no configuration, or the configuration is not valid Python.
     """
     for key in ("config", "cfg"):
         given = meta.get(key)

@@ -1,8 +1,9 @@
 """Reads the files of other libraries as plain tensors and metadata; no code in them is run.
 
-The first bytes of a file determine its format, not its name. A small file may claim huge content: it may unpack to a
-thousand times its size, or hold a tensor that repeats one number until memory is full. So the amount of data that is
-read is limited by the size of the file.
+The first bytes of a file determine its format. Its suffix is used only for .safetensors and .caffemodel files, and for
+formats that are refused. A small file may claim huge content: it may unpack to a thousand times its size, or contain a
+tensor that repeats one number until memory is full. So the amount of data that is read is limited by the size of the
+file.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Foreign:
     """The content of a file of another library.
 
     Args:
-        state: tensors by the other library's names, without wrappers; the first set if the file has several.
+        state: tensors by the other library's names, without prefixes of wrappers such as `module.`. If the file has
+            several dicts of tensors, these are the tensors of the first dict.
         config: metadata of the file. For a Hugging Face folder: its config.json, with preprocessor_config.json under
             "preprocessor". For a .tflite file: properties of its graph. For an OpenMMLab checkpoint: its metadata,
             under "meta". For a Lightning checkpoint: its arguments, under "hyper_parameters". Otherwise empty.
@@ -314,7 +316,7 @@ def single(tensor: Tensor) -> Tensor:
 
 
 def _first_state(sets: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Returns the tensors of the first dict, by keys without the prefixes of wrappers."""
+    """Returns the tensors of the first dict, by keys without wrappers' words and without the prefixes in `PREFIXES`."""
     state = next(iter(sets.values()))
     bare = {without_wrappers(key): key for key in state}
     keys = bare if len(bare) == len(state) else {key: key for key in state}

@@ -53,7 +53,7 @@ def _joined(key: str, tensor: Tensor, state: dict[str, Tensor]) -> tuple[str, Te
 
 
 def _is_length(length: Tensor, direction: Tensor) -> bool:
-    """Checks whether `length` has the shape of a norm of `direction`, and both are floating-point."""
+    """Returns whether `length` has the shape of a norm of `direction`, and both are floating-point."""
     return (
         length.ndim == direction.ndim
         and all(size in (1, whole) for size, whole in zip(length.shape, direction.shape, strict=True))

@@ -64,7 +64,7 @@ SCALES: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 
 _BLOCK = r"encoder\.(blocks\.\d+\.\d+)\."
-_FIRST = r"encoder\.(blocks\.0\.\d+)\."  # no expansion, so the norms have lower numbers
+_FIRST = r"encoder\.(blocks\.0\.\d+)\."  # blocks without expansion, so their norms have lower numbers
 _ENCODER: Keys = (
     (r"encoder\.model\.", "backbone.net."),
     # efficientnet-pytorch
@@ -150,7 +150,7 @@ TIMM_STEM = r"(model\.)?(conv_stem|conv1|conv1\.0|stem_0|(stem|stem_0)\.conv|ste
 
 
 def recognises(foreign: Foreign) -> bool:
-    """Checks whether the keys are those of smp's DeepLabV3 or V3+."""
+    """Returns whether the keys are those of smp's DeepLabV3 or V3+."""
     state = foreign.state
     begun = any(key.startswith("encoder.") for key in state)
     return "segmentation_head.0.weight" in state and begun and any(re.match(_ASPP + r"convs\.", key) for key in state)
@@ -160,8 +160,8 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     """Converts a checkpoint of smp's DeepLabV3 or DeepLabV3+.
 
     If `decoder_aspp_separable` differs from smp's default, the head mixes separable and plain convolutions. atrous does
-    not support this mixture, so separable convolutions become equal plain convolutions. This is exact, because no
-    norm lies between depthwise and pointwise.
+    not support this mixture, so each separable convolution of the head is converted to a plain convolution. The plain
+    convolution computes the same function, because no norm lies between depthwise and pointwise.
 
     Args:
         foreign: content of the file.
@@ -234,7 +234,7 @@ def _named(told: str | None, given: str | None) -> str | None:
 
 
 def _check_name(named: str | None, encoder: Encoder, own: bool) -> None:
-    """Refuses a configuration that names another encoder than the encoder of the weights."""
+    """Refuses a configuration whose encoder name does not match the encoder that the weights are from."""
     if named is None:
         return
     theirs = ENCODERS.get(named)
@@ -343,7 +343,7 @@ def _twin(arguments: Mapping[str, Any]) -> Any:
 
 
 def _unmix(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
-    """Makes all 3×3 convolutions of the head plain unless all are separable; also returns whether all are separable."""
+    """Makes all 3×3 convolutions of the head plain, except if all are separable; also returns if all are separable."""
     depthwise = [match for match in (re.fullmatch(DEPTHWISE, key) for key in state) if match]
     unmixed = dict(state)
     if len(depthwise) == 5:  # three in the ASPP, two after it

@@ -36,8 +36,8 @@ class Encoder:
 #: rises to this value.
 DROP_PATH = {"drop_path_rate": 0.2}
 
-#: TensorFlow's eps and momentum, and SAME padding. If smp removes a stride, the padding is symmetric
-#: (encoders/_utils.py).
+#: TensorFlow's eps and momentum, and SAME padding. If smp replaces the stride of a stage by dilation, the padding is
+#: symmetric (encoders/_utils.py).
 TENSORFLOW = {"norm": (1e-3, 0.01), "padding": "tensorflow", **DROP_PATH}
 
 _EFFICIENTNET_SIZES = (

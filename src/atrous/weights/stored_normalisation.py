@@ -40,7 +40,7 @@ class Stored:
     Args:
         names: names of the mean and, if there is one, of the deviation.
         preprocessing: the normalisation by these values, on the scale 0–255; None if it cannot be determined.
-        doubt: reason why it cannot be determined.
+        doubt: reason why the normalisation cannot be determined; "" if it is known.
     """
 
     names: tuple[str, ...]
@@ -49,7 +49,7 @@ class Stored:
 
 
 def applied(adapted: Adapted, default: Preprocessing, tensors: Mapping[str, Tensor]) -> Adapted:
-    """Applies the normalisation that is stored next to the network, or adds a note with the reason why not.
+    """Applies the normalisation that is stored next to the network, or adds a note that states why it is not applied.
 
     Args:
         adapted: the checkpoint; only its left-over names are searched.
@@ -125,7 +125,7 @@ def pairs(tensors: Mapping[str, Tensor], channels: int) -> list[Stored]:
 
 
 def _is_of_pictures(name: str, match: re.Match[str]) -> bool:
-    """Checks whether a name may belong to a mean of pictures, by all its parts and the words in the last part."""
+    """Returns whether a name may belong to a mean of pictures, by all its parts and the words in the last part."""
     words = [word for word in f"{match[1]}{match[3]}".split("_") if word]
     return OF_OTHERS.search(name) is None and all(OF_PICTURES.fullmatch(word) for word in words)
 

@@ -1,11 +1,12 @@
 """Converts Google's mobile DeepLabV3 (MobileNetV2, image pooling, a 1×1 branch) from .tflite or TF-slim's arrays.
 
 Source: tensorflow/models, research/deeplab (model.py, core/feature_extractor.py) and research/slim/nets/mobilenet.
-In the published .tflite files, batch norm is folded into weights and biases; an identity norm takes its place. A
-quantised file becomes float32; the rounding of its activations to 8 bits is not reproduced.
+In the published .tflite files, batch norms are folded into weights and biases. In the converted model, norms that only
+add these biases take their place. A quantised file becomes float32; the rounding of its activations to 8 bits is not
+reproduced.
 
-Difference: atrous pools the whole picture. Google's network pools a window of the size of the training crop's features.
-Both are the same for pictures of the size of the training crop.
+Difference: atrous pools the features of the whole picture. Google's network pools a window that has the size of the
+training crop's features. For pictures of the size of the training crop, the results are equal.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ OTHERS = re.compile(r"(aspp[1-9]|decoder/|xception_|resnet_v1)")
 
 
 def recognises(foreign: Foreign) -> bool:
-    """Checks whether the names are TF-slim's for a mobile DeepLab."""
+    """Returns whether the names are TF-slim's for a mobile DeepLab."""
     return "MobilenetV2/Conv/weights" in foreign.state and "logits/semantic/weights" in foreign.state
 
 
@@ -131,9 +132,8 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
             "backbone.net.conv_stem.weight",
         )
     )
-    state["aspp.project.0.weight"] = move_channels(
-        projection, (1, 0)
-    )  # in TensorFlow, image pooling is the first branch
+    # In TensorFlow, image pooling is the first branch; in atrous, it is the last one.
+    state["aspp.project.0.weight"] = move_channels(projection, (1, 0))
     channels = stem.shape[1]
     usual = {
         "output_stride": config.get("output_stride", OUTPUT_STRIDE),

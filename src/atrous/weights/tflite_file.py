@@ -1,7 +1,7 @@
 """Reads the convolutions of a TensorFlow Lite file, with float32 weights and geometry, without running any code.
 
-The file is a flatbuffer (schema: tensorflow/lite/schema/schema.fbs), whose offsets may be wrong. So every index is
-checked against its table, and the tensors together may not have more bytes than the file.
+The file is a flatbuffer (schema: tensorflow/lite/schema/schema.fbs). In a damaged file, its offsets may be wrong. So
+every index is checked against its table, and the tensors together may not have more bytes than the file.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ class Graph:
         input_shape: N, H, W, C of the input.
         input_scale: (scale, zero point) of a quantised input. A picture x of 0–255 has the real values scale · (x −
             zero point). An int8 input takes x − 128; the zero point here includes this offset. None for a float input.
-        corners: pixel positions of the last bilinear resize: "aligned" (the centres of the corner pixels coincide),
-            "half_pixel" (the edges of the corner pixels coincide, PyTorch's default) or "top_left" (the centres of the
-            first pixels coincide, TensorFlow 1's default). None if the graph has no such resize.
+        corners: pixel positions of the last bilinear resize; None if the graph has no such resize. With "aligned", the
+            centres of the corner pixels coincide. With "half_pixel" (PyTorch's default), the edges of the corner pixels
+            coincide. With "top_left" (TensorFlow 1's default), the centres of the first pixels coincide.
     """
 
     convolutions: tuple[Convolution, ...]
@@ -119,7 +119,7 @@ def _bytes(path: Path) -> bytes:
 
 
 class _File:
-    """The tables of a file, with a check of every index."""
+    """The tables of a file; every index is checked before it is used."""
 
     def __init__(self, name: str, data: bytes) -> None:
         try:
@@ -212,7 +212,7 @@ class _File:
         return values
 
     def _spend(self, size: int) -> None:
-        # Without this limit, thousands of convolutions of a small file could share one buffer or one name.
+        # Without this limit, thousands of convolutions of a small file could share one buffer or name, and fill memory.
         self.bytes_left -= size
         if self.bytes_left < 0:
             raise AtrousError(

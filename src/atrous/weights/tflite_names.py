@@ -67,7 +67,7 @@ def read_tflite(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def layer_name(tensor: str) -> str:
     """Extracts the layer from the name of a weights tensor.
 
-    MLIR's converter joins several names and adds its operations to them.
+    TensorFlow's converter joins several names by ";", and appends the names of its own operations.
 
     Args:
         tensor: name of the tensor in the file.

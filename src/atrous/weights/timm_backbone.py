@@ -1,4 +1,4 @@
-"""Makes an ImageNet network of timm (or torchvision's ResNets, with the same names) the backbone of a new model.
+"""Creates a model whose backbone is an ImageNet network of timm, or a ResNet of torchvision, which has the same keys.
 
 Sources, version 1.0: timm/models/_features.py (if a network is split into stages, `stages.0.` becomes `stages_0.`) and
 timm/models/_hub.py (`save_config_for_hf`: a folder's config.json has `architecture`, `model_args`, `pretrained_cfg`).
@@ -26,7 +26,7 @@ from atrous.weights.read_checkpoint import Foreign
 KEYS: Keys = ((r"", "backbone.net."),)
 FLATTENED: Keys = ((r"([^.]+)\.([^.]+)\.", r"backbone.net.\1_\2."),)
 
-#: Prefixes of the keys of timm's networks, in pairs: of the stem and of the first stage.
+#: Pairs of prefixes by which the keys of timm's networks are recognised: those of the stem and the first stage.
 FINGERPRINTS = (
     ("conv1.", "layer1.0."),
     ("conv_stem.", "blocks.0."),
@@ -47,7 +47,7 @@ OF_CLASSIFIERS = ("num_classes", "in_chans", "global_pool", "img_size", "drop_ra
 
 
 def recognises(foreign: Foreign) -> bool:
-    """Checks whether the keys or config.json are those of a classification network of timm."""
+    """Returns whether the keys or config.json are those of a classification network of timm."""
     if isinstance(foreign.config.get("architecture"), str) and _pretrained(foreign.config).values:
         return foreign.config["architecture"] != "vgg16"  # VGG-16 has an adapter of its own
     return any(

@@ -93,7 +93,7 @@ SHAPE = frozenset(
     {"MARK", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "BININT", "BININT1", "BININT2", "LONG1"}
 )
 
-#: Number of pickles in a file of the format before zip: magic number, version, machine, object, keys of the storages.
+#: Number of pickles in a file of the format before zip: magic number, version, machine, object, and storage keys.
 LEGACY_PICKLES = 5
 
 
@@ -173,13 +173,13 @@ def _names_in(pickled: Any, most: int) -> Iterator[str]:
 
 
 def _is_zip(path: Path) -> bool:
-    """Checks whether torch would read the file as a zip file."""
+    """Returns whether torch would read the file as a zip file."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
 
 
 def _is_tar(path: Path) -> bool:
-    """Checks for PyTorch's first format, a tar file of pickles, which torch tries before a plain pickle."""
+    """Returns whether a file has PyTorch's first format, a tar file of pickles; torch tries it before plain pickles."""
     try:
         with tarfile.open(path, "r:"):
             return True

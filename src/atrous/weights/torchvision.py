@@ -106,7 +106,7 @@ MOBILENET: dict[str, Any] = {
 
 
 def recognises(foreign: Foreign) -> bool:
-    """Checks whether the keys are those of torchvision's DeepLabV3, with the ASPP in `classifier.0`."""
+    """Returns whether the keys are those of torchvision's DeepLabV3, with the ASPP in `classifier.0`."""
     return {"classifier.0.convs.0.0.weight", "classifier.0.project.0.weight", "classifier.4.weight"} <= set(
         foreign.state
     ) and any(key.startswith("backbone.") for key in foreign.state)
@@ -129,8 +129,8 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     held: dict[str, Any] = {"aspp_conv": True, "separable": False}
     if mobile:
         held |= {"backbone": "mobilenetv3_large_100", "backbone_arguments": {"norm": (1e-3, 0.01)}}
-        # torchvision's auxiliary head reads features at stride 8; atrous's auxiliary head reads the stage before the
-        # last one.
+        # Left over, because torchvision's auxiliary head takes features at stride 8, but atrous's auxiliary head takes
+        # the features of the stage before the last one.
         left_over += tuple(key for key in foreign.state if key.startswith("aux_classifier.") and _is_weight(key))
         state = {name: tensor for name, tensor in state.items() if not name.startswith("auxiliary.")}
     elif "backbone" not in given or _size(foreign.state, "backbone.") in RESNETS:

@@ -1,8 +1,8 @@
 """Converts DeepLabV3 and V3+ of VainF/DeepLabV3Plus-Pytorch over its ResNets and its MobileNetV2.
 
 Source: network/modeling.py, network/_deeplab.py, network/backbone/{resnet,mobilenetv2}.py, main.py; commit 4e1087d.
-Its files do not contain the output stride; VainF trains at 16 by default. Atrous rates are
-6, 12, 18 at output stride 16 and twice as large at 8.
+Checkpoints of this repository do not contain the output stride; its default for training is 16. The atrous rates are
+6, 12, 18 at output stride 16, and twice as large at 8.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ SEPARABLE_KEYS: Keys = (
 
 
 def recognises(foreign: Foreign) -> bool:
-    """Checks whether the keys are those of VainF's code."""
+    """Returns whether the keys are those of VainF's code."""
     return any(re.match(rf"{_ASPP}convs\.0\.0\.", key) for key in foreign.state)
 
 
@@ -103,10 +103,11 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         given: arguments of atrous that the user named, such as output_stride=8.
 
     Returns:
-        The converted checkpoint. A model with 21 outputs gets the classes of Pascal VOC, with 19 those of Cityscapes.
+        The converted checkpoint. A model with 21 outputs gets the classes of Pascal VOC, and one with 19 outputs
+        those of Cityscapes.
 
     Raises:
-        AtrousError: the backbone is another one, or the keys have another layout.
+        AtrousError: the checkpoint has another backbone, or the keys have another layout.
     """
     state = foreign.state
     plus = "classifier.project.0.weight" in state

@@ -18,7 +18,7 @@ from atrous.weights.adapter import IMAGENET_MEAN, IMAGENET_STD, Adapted, Keys, n
 from atrous.weights.merge_user_options import merged
 from atrous.weights.read_checkpoint import Foreign
 
-#: torchvision's number of a convolution in `features` → Caffe's name, which atrous uses too.
+#: torchvision's number of a convolution in `features` → Caffe's name, which is also the name in atrous.
 CONVS = {
     0: "conv1_1",
     2: "conv1_2",
@@ -57,7 +57,7 @@ HEADS = {
 
 
 def recognises(foreign: Foreign) -> bool:
-    """Checks whether the file has exactly the thirteen convolutions of VGG-16, without batch norms."""
+    """Returns whether the file has exactly the thirteen convolutions of VGG-16, without batch norms."""
     keys = set(foreign.state)
     torchvision = {f"features.{number}.weight" for number in CONVS}
     others = {key for key in keys if key.startswith("features.") and key.endswith(".weight")} - torchvision
@@ -66,10 +66,10 @@ def recognises(foreign: Foreign) -> bool:
 
 
 def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
-    """Creates a new DeepLabV1 (or another architecture) with the weights of VGG-16.
+    """Creates a new DeepLabV1, or a model of another architecture, with the weights of VGG-16.
 
     fc6 (4096 filters of 7×7) and fc7 are subsampled to the width of the model, and fc6 to 3×3, as the paper does for
-    DeepLab-LargeFOV (arXiv:1412.7062 §3.2). The paper does not state which filters it keeps; atrous keeps every fourth
+    DeepLab-LargeFOV (arXiv:1412.7062 §3.2). The paper does not state which filters are kept; atrous keeps every fourth
     filter and every third pixel. An fc6 that is already subsampled is not changed.
 
     Args:
@@ -82,9 +82,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     architecture = given.get("architecture", "deeplabv1")
     state, left_over = translate(foreign.state, KEYS)
     held: dict[str, Any] = {"backbone": "vgg16"}
-    if (
-        state["backbone.net.conv1_1.weight"].shape[1] != 3
-    ):  # the file's filters take another number of channels than RGB
+    if state["backbone.net.conv1_1.weight"].shape[1] != 3:
         held["in_channels"] = state["backbone.net.conv1_1.weight"].shape[1]
     arguments = merged({}, held, given, foreign.name)
     with torch.device("meta"):
@@ -116,7 +114,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
 
 
 def _thinned(tensor: Tensor, ours: Tensor) -> Tensor:
-    """Keeps every n-th filter, input and pixel, so that the weights get the shape of the model's weights."""
+    """Keeps every n-th filter, input channel and pixel, so that the weights get the shape of the model's weights."""
     if tensor.ndim == 2:  # fully connected: the inputs are 512 maps of 7×7, or 4096 values
         side = 7 if tensor.shape[1] == 512 * 49 else 1
         tensor = tensor.reshape(tensor.shape[0], -1, side, side)

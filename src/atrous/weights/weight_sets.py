@@ -1,10 +1,10 @@
 """Chooses the set of weights that is converted from a checkpoint, and lists the other contents of the checkpoint.
 
-The keys of a network may begin with any name (an attribute of Lightning, a teacher, an average). Words of wrappers,
-such as `module` or `_orig_mod`, may be anywhere in its keys. The file may also contain losses, counters and other
-networks. One rule holds for all sources: a set is complete if a source recognises it after removal of some prefix. If
-the file has several complete sets, the first set whose name is not that of an average or a teacher is converted. If
-there is no such set, the first set is converted.
+All keys of a network may begin with the same name (for example that of an attribute in Lightning, of a teacher or of an
+average). Words of wrappers, such as `module` or `_orig_mod`, may be anywhere in its keys. The file may also contain
+losses, counters and other networks. One rule holds for all sources: a set is complete if a source recognises it after
+removal of some prefix. If the file has several complete sets, the first set whose name is not that of an average or a
+teacher is converted. If all names are those of averages or teachers, the first set is converted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from atrous.weights.read_checkpoint import Foreign, single
 #: the file has no complete network.
 BACKBONES = frozenset({"timm-backbone", "vgg16"})
 
-#: Largest number of names in the prefix of a network that is searched for.
+#: Largest number of names in a prefix; networks with longer prefixes are not found.
 DEPTH = 4
 
 #: Names of copies of the trained weights, and of teacher networks.
@@ -48,7 +48,7 @@ class Chosen:
     Args:
         foreign: content of the file with only that set, by the source's own names.
         keys: source's name → key in the file.
-        beside: keys of all other tensors in the file; `NAME.*` stands for another complete set.
+        beside: keys of all other tensors in the file; one entry `NAME.*` stands for all keys of another complete set.
         notes: notes for the user on the other sets.
     """
 
@@ -60,7 +60,16 @@ class Chosen:
 
 @dataclass(frozen=True)
 class _Network:
-    """A set of weights that sources recognise: its path, tensors, keys in the file, and the sources."""
+    """A set of weights that sources recognise.
+
+    Attributes:
+        path: path of the dict in the file.
+        word: words of wrappers that were removed from the keys.
+        prefix: prefix that was removed from the keys.
+        state: tensors by the remaining keys.
+        keys: remaining key → key in the file.
+        recognised_by: names of the sources.
+    """
 
     path: str
     word: str
@@ -181,7 +190,7 @@ def _prefixes(state: Mapping[str, Tensor], prefix: str = "", depth: int = DEPTH)
 
 
 def _stands_alone(network: _Network, found: list[_Network], foreign: Foreign) -> bool:
-    """Checks whether all convolutions in the same dict of the file belong to the networks that were found."""
+    """Returns whether all convolutions in the same dict of the file belong to the networks that were found."""
     known = {key for other in found if other.path == network.path for key in other.keys.values()}
     held = foreign.sets.get(network.path, {})
     return not any(tensor.ndim > 2 for key, tensor in held.items() if key not in known)

@@ -1,8 +1,9 @@
-"""Confidence intervals and paired tests of scores, by the bootstrap and permutations over groups of pictures.
+"""Confidence intervals of scores by the bootstrap, and tests of the difference between two models by permutations.
 
-Groups are patients, scenes or recordings. Pictures of one group are similar, so intervals from drawing single pictures
-would be too narrow. For each group and class, only the numbers of true positives, true pixels and predicted pixels are
-stored. The counts of the groups are summed before a score is computed.
+The bootstrap draws groups of pictures, such as patients, scenes or recordings, and a permutation swaps the models in
+some of the groups. Pictures of one group are similar, so intervals from drawing single pictures would be too narrow.
+For each group and class, only the numbers of true positives, true pixels and predicted pixels are stored. The counts of
+the groups are summed before a score is computed.
 
 Percentile bootstrap: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, §13. Permutation test of pairs: §15.
 """
@@ -15,15 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-#: Level of the intervals, 0–1, default number of draws and default random seed.
+#: Level of the intervals (0–1), default number of draws, and default random seed.
 LEVEL = 0.95
 DRAWS = 10_000
 SEED = 0
 #: Number of groups below which 95 % percentile intervals are clearly too narrow. In 1500 simulated sets of equally
-#: large groups (Beta(8, 2)), 95 % intervals contained the true mean in 74 % of the sets with 3 groups, 82 % with 5,
-#: 87 % with 8, 88 % with 10, 92 % with 20 and 94 % with 40.
+#: large groups, whose scores were drawn from Beta(8, 2), 95 % intervals contained the true mean in 74 % of the sets
+#: with 3 groups, 82 % with 5, 87 % with 8, 88 % with 10, 92 % with 20 and 94 % with 40.
 FEW = 10
-#: Largest number of groups for which all ways to swap two models are computed, 2^12 = 4096.
+#: Largest number of groups for which a test computes all ways to swap two models: 2^12 = 4096 ways.
 ENUMERATED = 12
 #: Difference, in standard errors, that a two-sided test at 5 % detects with a probability of 80 %: 1.96 + 0.84.
 DETECTABLE = 1.959964 + 0.841621
@@ -62,8 +63,8 @@ class Difference:
         interval: 95 % bootstrap interval of the change. It is None if the change is NaN, or if fewer than two groups
             have labelled pixels (for mIoU and pixel accuracy) or contain the class (for its IoU).
         error: standard error of the change, by the bootstrap; None if the interval is None.
-        p: p-value: probability of a change at least as large if the two models are swapped at random in each group;
-            None if the interval is None.
+        p: p-value: probability that random swaps of the two models, group by group, give a change that is at least as
+            large in absolute value. It is None if the interval is None.
     """
 
     change: float
@@ -78,7 +79,7 @@ class Difference:
 
 
 def class_counts(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns the counts of a confusion matrix that intervals need.
+    """Returns the counts from which the scores of a confusion matrix are computed.
 
     Args:
         confusion: K×K confusion matrix; row = truth, column = prediction.
@@ -132,7 +133,7 @@ def groups_with_class(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def listed_counts(confusion: NDArray[np.int64]) -> list[list[int]]:
-    """Returns [class index, true positives, true pixels, predicted pixels] for each class in a picture.
+    """Returns [class index, true positives, true pixels, predicted pixels] for each class in truth or prediction.
 
     Args:
         confusion: K×K confusion matrix of the picture; row = truth, column = prediction.
@@ -144,7 +145,7 @@ def listed_counts(confusion: NDArray[np.int64]) -> list[list[int]]:
 def bootstrap_intervals(
     counts: NDArray[np.int64], *, draws: int = DRAWS, seed: int = SEED
 ) -> tuple[list[Interval | None], list[Interval | None]]:
-    """Computes 95 % bootstrap intervals: each draw sums the counts of G groups, drawn with replacement.
+    """Computes 95 % bootstrap intervals of scores: each draw sums the counts of G groups, drawn with replacement.
 
     Args:
         counts: G×3×K counts of G groups.

@@ -61,7 +61,7 @@ def open_training_data(recipe: Recipe, processes: ProcessGroup) -> tuple[Dataset
     counted = {**{name: class_pixels(taken, name) for name in usual.values() if name not in counted}, **counted}
     _check_fitness(data, obstacles(pictures, dataset.classes, counted, data.train, data.val, dataset.nouns))
     files = {name: len({file_of_picture(item.image) for item in items}) for name, items in dataset.splits.items()}
-    # the examination warns of it, too
+    # with data.check, the examination has already printed these warnings
     for _, sentence in () if data.check else few_pictures(files, data.val, dataset.nouns):
         console.print(f"[yellow]warning[/]: {escape(sentence)}")
     return dataset, counted[usual[data.train]], doctor

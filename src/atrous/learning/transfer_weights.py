@@ -31,14 +31,14 @@ def start_from(model: SegmentationModel, source: SegmentationModel | str | Path)
 
     Args:
         model: model to initialise in place; its info.classes are the names to match.
-        source: trained model or its file, of the same or a similar architecture. Two models with placeholder class
-            names match if they have the same number of classes.
+        source: trained model or its file, of the same or a similar architecture. The classes of two models with
+            placeholder names ("class 0", …) match if both models have the same number of classes.
 
     Returns:
         A sentence that lists the weights that were copied and those that are newly initialised.
 
     Raises:
-        AtrousError: no weight matches, or the file is not a model file.
+        AtrousError: no weight except biases and norms matches, or the file is not a model file.
     """
     check_model(model)
     source = model_file.load(source) if isinstance(source, str | Path) else check_model(source)

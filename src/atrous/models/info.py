@@ -379,5 +379,5 @@ def aligned_side(side: int, factor: float) -> int:
     exact = Fraction(factor).limit_denominator(10**6)
     above, below = side * exact.numerator - exact.denominator, 32 * exact.denominator
     nearest = (2 * above + below) // (4 * below) + (2 * above + 3 * below - 1) // (4 * below)
-    nearest = nearest + 1 // (nearest + 1)  # at least 33
+    nearest = nearest + 1 // (nearest + 1)  # at least 1, so the side is at least 33
     return 32 * nearest + 1

@@ -33,7 +33,7 @@ defaults that depend on the paper.
 - `projection_kernel`: side of the kernel of the ASPP's projection, odd, 1–255; default 1, as in the papers;
   mmsegmentation uses 3.
 - `separable`: whether the ASPP (in V3+ also the decoder) uses depthwise-separable convolutions. Default None: True for
-  mobile and Xception backbones, else False.
+  MobileNet, EfficientNet, Xception and similar backbones (`backbones.SEPARABLE_FAMILIES`), else False.
 - `depthwise_norm`: whether batch norm and ReLU stand between the depthwise and the pointwise convolution, as in
   arXiv:1802.02611; default True.
 - `multi_grid`: for ResNets, factors above 0 on the atrous rate of the last stage, one for each of its blocks
@@ -105,6 +105,7 @@ def checked_constructor(constructor: Callable[Given, None]) -> Callable[Given, N
 
 
 def _said(error: Exception) -> str:
+    """Returns the text of an error; its type if the text itself raises an error."""
     try:
         return str(error)
     except Exception:

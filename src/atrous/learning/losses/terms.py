@@ -15,7 +15,7 @@ from atrous.learning.batch import Batch
 from atrous.models import SegmentationModel
 from atrous.models.model_checks import check_model
 
-#: Name of the auxiliary head's output; all other outputs of a model have weight 1.
+#: Name of the auxiliary head's output; the losses of all other outputs have weight 1.
 AUXILIARY = "aux"
 
 

@@ -157,8 +157,8 @@ def bootstrap_intervals(
         fewer than two groups have labelled pixels (for mIoU and pixel accuracy) or contain the class (for its IoU).
     """
     columns = np.concatenate([scores_of(part).columns for part in _resampled(counts, draws, seed)])
-    says = _groups_that_say(counts)
-    found = [_percentiles(column) if groups > 1 else None for column, groups in zip(columns.T, says, strict=True)]
+    per_score = _groups_per_score(counts)
+    found = [_percentiles(column) if groups > 1 else None for column, groups in zip(columns.T, per_score, strict=True)]
     return found[:2], found[2:]
 
 
@@ -200,10 +200,10 @@ def paired_differences(
     parts = _resampled(both, draws, seed)
     columns = np.concatenate([scores_of(part[:, 3:]).columns - scores_of(part[:, :3]).columns for part in parts])
     changes = scores_of(second.sum(0)).columns - scores_of(first.sum(0)).columns
-    says = _groups_that_say(first + second)
-    chances = _chances(first, second, changes, draws, seed)
+    per_score = _groups_per_score(first + second)
+    p_values = _p_values(first, second, changes, draws, seed)
     found = []
-    for column, change, groups, p in zip(columns.T, changes, says, chances, strict=True):
+    for column, change, groups, p in zip(columns.T, changes, per_score, p_values, strict=True):
         known = column[~np.isnan(column)]
         if groups < 2 or np.isnan(change) or not known.size:
             found.append(Difference(float(change), None, None, None))
@@ -212,7 +212,7 @@ def paired_differences(
     return found
 
 
-def _groups_that_say(counts: NDArray[np.int64]) -> list[int]:
+def _groups_per_score(counts: NDArray[np.int64]) -> list[int]:
     """Returns the number of groups that affect each score: groups with labels or, for an IoU, with the class."""
     any_pixel = int((counts[:, 1].sum(-1) > 0).sum())
     return [any_pixel, any_pixel, *groups_with_class(counts).tolist()]
@@ -240,7 +240,7 @@ def _resampled(counts: NDArray, draws: int, seed: int) -> Iterator[NDArray[np.fl
 def _weighted(
     counts: NDArray, draws: int, weights: Callable[[int], NDArray[np.float64]]
 ) -> Iterator[NDArray[np.float64]]:
-    """Yields the sums of the groups' counts, weighted by `draws` rows of weights, in parts that limit the memory."""
+    """Yields the groups' counts summed with `draws` rows of weights, a part of the rows at a time, to limit memory."""
     flat = counts.reshape(len(counts), -1).astype(np.float64)
     at_once = max(1, _AT_ONCE // (len(counts) + flat.shape[1]))
     for start in range(0, draws, at_once):
@@ -248,10 +248,10 @@ def _weighted(
         yield (weights(number) @ flat).reshape(number, *counts.shape[1:])
 
 
-def _chances(
+def _p_values(
     first: NDArray[np.int64], second: NDArray[np.int64], changes: NDArray[np.float64], draws: int, seed: int
 ) -> NDArray[np.float64]:
-    """Returns the p-values of 2 + K scores: the share of swaps that change a score at least as much as observed.
+    """Returns the p-values of 2 + K scores: the share of swaps that give a change at least as large as observed.
 
     A swap exchanges the models in some of the groups. If the models differ in at most 12 groups, all swaps are
     computed. Otherwise `draws` random swaps are computed, and the observed result counts as one more.

@@ -385,7 +385,7 @@ def _or_none(multi_grid: Sequence[float] | None) -> Sequence[float] | None:
 
 
 def _take_stride_away(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Removes the stride of a layer that timm omits if it has stride 1, as in Xception-71's third shortcut."""
+    """Removes the stride of a layer; timm omits such layers at stride 1, as in Xception-71's third shortcut."""
     if isinstance(module, nn.Conv2d):
         module.stride = (1, 1)
     elif isinstance(module, nn.AvgPool2d | nn.MaxPool2d):

@@ -89,7 +89,7 @@ class SummedASPP(nn.Module):
 
 
 class DeepLabV2(nn.Module):
-    """DeepLabV2: an atrous backbone and ASPP, run on the picture at several scales; the result is the maximum of the logits.
+    """DeepLabV2: atrous backbone and ASPP, run on the picture at several scales; the logits are fused by the maximum.
 
     Difference from the paper: the maximum of the logits is taken at the output stride and then upsampled
     (kazuto1011/deeplab-pytorch, libs/models/msc.py); the paper upsamples the logits of each scale first (§3.2).

@@ -23,7 +23,7 @@ class Term(Protocol):
     """One term of the total loss; if it is a module, its parameters are trained with those of the model."""
 
     def __call__(self, outputs: Mapping[str, Tensor], batch: Batch, /) -> Tensor:
-        """Returns a scalar.
+        """Returns the value of the term as a scalar tensor.
 
         Args:
             outputs: N×K×h×w scores by name: "main" and, during training, further outputs of the model.

@@ -3,7 +3,7 @@
 Plain training stores the input of every layer until the layer's gradient is computed. The large feature maps of the
 first blocks take most of this memory. With checkpointing, only the input of each block is stored, and the inputs of its
 layers are recomputed (arXiv:1604.06174, with blocks as segments). Batch norms do not update their running statistics in
-the recomputation. So gradients and weights are the same as in plain training.
+the recomputation. So gradients, weights and statistics are the same as in plain training.
 """
 
 from __future__ import annotations

@@ -155,9 +155,8 @@ def fit(
         epochs_now: number of epochs after which to stop, ≥ 1; the run can be resumed later. If `resume` continues
             within an epoch, the rest of that epoch counts as the first epoch. The learning rate still follows the
             recipe's train.epochs.
-        weights: state dict with all weights of the model. They replace the weights with which the run would start or
-            resume, for example by the mean of several runs' `last_weights`. The moving average (train.ema) does not
-            change.
+        weights: state dict with all weights of the model, for example the mean of several runs' `last_weights`. It
+            replaces the weights with which the run would start or resume, but not the moving average (train.ema).
         overwrite: True to allow replacing files with the names of a run's files in a folder that has no run; inputs are
             never replaced.
 

@@ -68,8 +68,8 @@ def neighbour_codes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
         mask: X×Y×Z booleans.
 
     Returns:
-        (X+1)×(Y+1)×(Z+1) codes. Bit 4a + 2b + c of the code of the corner (x, y, z) is 1 if the voxel
-        (x - 1 + a, y - 1 + b, z - 1 + c) is inside, with a, b and c each 0 or 1. The codes 0 and 255 have no surface.
+        (X+1)×(Y+1)×(Z+1) codes. With a, b and c each 0 or 1, bit 4a + 2b + c of the code of the corner (x, y, z) is 1
+        if the voxel (x - 1 + a, y - 1 + b, z - 1 + c) is inside the mask. The codes 0 and 255 have no surface.
     """
     padded = np.pad(mask, 1).view(np.uint8)
     x, y, z = (size + 1 for size in mask.shape)

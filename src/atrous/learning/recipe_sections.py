@@ -54,9 +54,9 @@ class Data:
     )
     spacing: tuple[float, float, float] | Literal["median"] | None = setting(
         None,
-        "voxel sides to which volumes are resampled, to the right, anterior and superior; median takes the median of "
-        "the training volumes along each axis, and a smaller side along the coarse axis of anisotropic volumes. When "
-        "not given, volumes are not resampled",
+        "voxel sides to which volumes are resampled, to the right, anterior and superior; median takes the median "
+        "voxel side of the training volumes along each axis, and a smaller side along the coarse axis of anisotropic "
+        "volumes. When not given, volumes are not resampled",
         gt=0,
         unit="millimetres",
     )
@@ -260,8 +260,8 @@ class Train:
     channels_last: bool = setting(True, "store tensors in channels_last memory order, which makes convolutions faster")
     recompute: bool = setting(
         False,
-        "activation checkpointing: keep only the inputs of each block and recompute the rest in the backward pass, "
-        "which takes a quarter less memory, is a quarter slower and gives the same weights",
+        "activation checkpointing: keep only the inputs of each block and recompute the rest in the backward pass. "
+        "This takes a quarter less memory and is a quarter slower; the weights are the same",
     )
 
 

@@ -35,8 +35,8 @@ PERCENT = 95.0
 #: Largest |cosine| between two axes that count as perpendicular. It is above 0, because affines in headers are rounded.
 _PERPENDICULAR = 1e-4
 #: Largest number of voxels of a box for a distance transform, 256³. Larger boxes, such as those of a mask with stray
-#: voxels far from the organ, use a search tree of the surface's elements, which is 7 times as fast and takes a third of
-#: the memory.
+#: voxels far from the organ, use a search tree of the surface's elements. There, the tree is 7 times as fast and takes
+#: a third of the memory.
 _TRANSFORMED = 2**24
 
 
@@ -45,8 +45,9 @@ class SurfaceMetrics:
     """Scores of one class of one volume.
 
     If the class is in neither truth nor prediction, the volumes are 0, `hd95_mm` is inf, and the other scores are NaN.
-    If the class is in only one of the two, Dice and surface Dice are 0, and the distances are inf, except the directed
-    distance that starts at the missing surface: it is NaN. These are the values of google-deepmind/surface-distance.
+    If the class is in only one of the two, Dice and surface Dice are 0. The directed distance that starts at the
+    missing surface is then NaN, and the other distances are inf. These are the values of
+    google-deepmind/surface-distance.
 
     Attributes:
         truth_ml: volume of the true mask, ml.
@@ -340,7 +341,9 @@ def _check(truth: NDArray, prediction: NDArray, spacing: Spacing, tolerance: flo
     steps = voxel_steps(given)
     sides = np.linalg.norm(steps, axis=0)
     if not (sides > 0).all() or abs(np.linalg.det(steps / sides)) < 1e-4:
-        raise AtrousError(f"the spacing is {shown(spacing)}: two of its steps have one direction, or a step is 0.")
+        raise AtrousError(
+            f"the spacing is {shown(spacing)}: its three steps must not lie in one plane, and no step may be 0."
+        )
     if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
         raise AtrousError(f"the tolerance is {tolerance}: it must be a finite length in mm, at least 0, or None.")
     cosines = steps.T @ steps / np.outer(sides, sides) - np.eye(3)

@@ -36,7 +36,7 @@ def open_training_data(recipe: Recipe, processes: ProcessGroup) -> tuple[Dataset
 
     Args:
         recipe: recipe with the data section.
-        processes: processes that train together; the first one examines the files.
+        processes: processes that train together; process 0 examines the files.
 
     Returns:
         The data set, the number of training pixels of each class, and the diagnosis as JSON ({} without data.check).
@@ -116,7 +116,7 @@ def epoch_order(recipe: Recipe, samples: AugmentedSamples, processes: ProcessGro
     Args:
         recipe: recipe of the training run.
         samples: training samples of the recipe.
-        processes: processes that train together; the first one reads the masks.
+        processes: processes that train together; process 0 reads the masks.
     """
     classes, balance = [], recipe.data.balance
     if balance:

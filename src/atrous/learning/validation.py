@@ -43,7 +43,7 @@ class Validation:
         run: folder of the run, for best.safetensors.
         dataset: dataset with the split.
         step: training step, whose precision and CRF are used.
-        processes: processes that share the pictures; the first one writes the files.
+        processes: processes that share the pictures; process 0 writes the files.
     """
 
     def __init__(

@@ -338,7 +338,7 @@ def _exists(name: str, output_stride: int) -> bool:
 
 
 def _check_geometry(net: nn.Module, name: str, in_channels: int, output_stride: int) -> None:
-    """Checks the size of the last feature map on the meta device; some keep a stride or accept only one size."""
+    """Checks the last feature map's size on the meta device; some networks keep a stride or accept only one size."""
     expected = -(-PROBE_SIDE // output_stride)
     images = torch.empty(2, in_channels, PROBE_SIDE, PROBE_SIDE, device="meta")
     try:

@@ -31,7 +31,7 @@ class ForeignQuirks:
             paddings differ at even sizes only.
         symmetric: prefixes of the paths of convolutions whose SAME padding is symmetric at every size.
             efficientnet-pytorch computes all paddings for one picture size; at that size, the input maps of these
-            convolutions have odd sides.
+            convolutions have odd sides, so their padding is symmetric.
         rate_factors: factors on the rates at output strides 8 and 16, by prefix of the convolutions' paths.
             segmentation-models-pytorch gives some blocks the rate of the next stage.
         stride_first: whether a bottleneck has its stride in the first 1×1 convolution, as in Caffe's ResNets.

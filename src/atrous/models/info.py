@@ -168,7 +168,7 @@ class Info:
         architecture: the paper, a key of `atrous.models.ARCHITECTURES`.
         arguments: all arguments of the model's constructor, by name, so that a file can rebuild the model.
         preprocessing: the inputs of the network and their preprocessing.
-        tasks: the tasks of the model. The first is semantic segmentation; with one logit it has two classes.
+        tasks: the tasks of the model. The first task is semantic segmentation; with one logit, it has two classes.
         temperature: number > 0 by which the logits are divided before softmax.
         crf: settings of the CRF that refines this model's masks, or None.
         scores: measured results, such as {"val": {"miou": 0.71}}.

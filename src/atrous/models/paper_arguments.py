@@ -22,7 +22,7 @@ defaults that depend on the paper.
   TensorFlow's DeepLab and segmentation-models-pytorch use True.
 - `backbone_arguments`: further arguments of `models.backbones.Backbone`, by name; default None. "vgg16" takes none.
 
-`DeepLabV3` and `DeepLabV3Plus` also take these:
+`DeepLabV3` and `DeepLabV3Plus` also take these arguments:
 
 - `atrous_rates`: atrous rates of the ASPP at output stride 16, in feature pixels: whole or half numbers, 0.5 or more;
   default (6, 12, 18). The rates double at output stride 8 and halve at 32 (arXiv:1706.05587 §3.3). At each stride

@@ -20,9 +20,9 @@ SMOOTH = 1.0
 class Tversky(nn.Module):
     """Tversky loss (arXiv:1706.05721): mean of 1 − TP / (TP + α·FP + β·FN) of soft masks over the classes in labels.
 
-    Soft masks are the class probabilities; TP, FP and FN are their sums over a whole batch. With α = β = ½, the loss is
-    the Dice loss (arXiv:1606.04797). Like `pixel.CrossEntropy`, it is computed in bands of rows: a first pass for the
-    sums, a second for the gradient.
+    Soft masks are the class probabilities; TP, FP and FN are computed from sums over a whole batch. With α = β = ½, the
+    loss is the Dice loss (arXiv:1606.04797). Like `pixel.CrossEntropy`, it is computed in bands of rows: a first pass
+    for the sums, a second for the gradient.
 
     Args:
         alpha: weight of false positives, ≥ 0.

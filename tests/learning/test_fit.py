@@ -222,7 +222,7 @@ def test_an_extra_term_and_an_extra_state_survive_a_kill(shapes, tmp_path):
     assert len(kept[0]["dice"][1]) == 4 and kept[0]["pull"] is None
     tensors = load_file(checkpoint_of(tmp_path / "killed"))
     assert tensors["pull.calls"] == 8 and not torch.equal(tensors["pull.scale"], torch.tensor([0.5, -0.25]))
-    with pytest.raises(AtrousError, match="trained with a state or term 'dice' of a program"):
+    with pytest.raises(AtrousError, match="trained with the state or term 'dice': resume it with"):
         fit(read_recipe(tmp_path / "killed" / "config.yaml"), resume=tmp_path / "killed")
 
 

@@ -23,7 +23,8 @@ class SizeScore:
         num_classes: number of classes K ≥ 2.
 
     Attributes:
-        counts: K×3×3 int64: per class and size the numbers of segments, of their pixels, and of their correct pixels.
+        counts: K×3×3 int64; for each class and size: the number of segments, the number of their pixels, and the number
+            of their correct pixels.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -45,13 +46,16 @@ class SizeScore:
                 np.add.at(self.counts[index, :, column], size, values)
 
     def accuracy(self) -> NDArray[np.float64]:
-        """Returns the share of correct pixels in small, medium and large segments, K×3; NaN without segments."""
+        """Returns the share of correct pixels in segments of each class and size, K×3; NaN without such segments."""
         with np.errstate(invalid="ignore"):
             return self.counts[..., 2] / self.counts[..., 1]
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """Mean accuracy of small, medium and large segments over the classes with such segments; NaN if none."""
+        """Accuracy of small, medium and large segments, each averaged over the classes with segments of this size.
+
+        The accuracy of a size without segments is NaN.
+        """
         found = self.accuracy()
         with np.errstate(invalid="ignore"):
             return np.nansum(found, 0) / (~np.isnan(found)).sum(0)

@@ -1,9 +1,9 @@
 """Activation checkpointing: training with less memory, because blocks are recomputed in the backward pass.
 
-Plain training stores every layer's input until its gradient is computed. Most of this memory is used by the large
-feature maps of the first blocks. With checkpointing, only the input of each block is stored, and the rest is recomputed
-(arXiv:1604.06174, with blocks as segments). Batch norms still update their statistics only once, so gradients and
-weights are the same as in plain training.
+Plain training stores the input of every layer until the layer's gradient is computed. The large feature maps of the
+first blocks take most of this memory. With checkpointing, only the input of each block is stored, and the inputs of its
+layers are recomputed (arXiv:1604.06174, with blocks as segments). Batch norms do not update their running statistics in
+the recomputation. So gradients, weights and statistics are the same as in plain training.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HEADS = ("decoder", "aspp", "aspp_conv", "head")
 
 
 def recompute_blocks(model: SegmentationModel) -> int:
-    """Makes a model recompute every block of the backbone, and the head's parts, in the backward pass.
+    """Makes a model recompute its blocks in the backward pass: the blocks of the backbone and the parts of the head.
 
     Args:
         model: model to change in place; in evaluation mode, nothing is recomputed.
@@ -41,16 +41,17 @@ def recompute_blocks(model: SegmentationModel) -> int:
 
 
 def _blocks(model: SegmentationModel) -> list[nn.Module]:
-    """Returns the residual blocks, which are the innermost elements of nested sequences, and the parts of the head."""
+    """Returns the backbone's blocks (innermost elements of nested sequences), its max pools, and the head's parts."""
     children = list(model.backbone.net.children())
     found = [block for child in children for block in _elements(child) if block is not child]
     found += [part for name in HEADS if isinstance(part := getattr(model, name, None), nn.Module)]
     found = [block for block in found if any(True for _ in block.parameters())]
-    # Max pooling is recomputed, too, because it stores an index of 8 bytes for each position.
+    # Max pools are recomputed, too, because they store an index of 8 bytes for each output position.
     return found + [child for child in children if isinstance(child, nn.MaxPool2d)]
 
 
 def _elements(module: nn.Module) -> Iterator[nn.Module]:
+    """Yields the innermost elements of nested sequences; yields the module itself if it is not a sequence."""
     inner = module if isinstance(module, nn.Sequential | nn.ModuleList) else getattr(module, "blocks", None)
     if not isinstance(inner, nn.Sequential | nn.ModuleList):  # ConvNeXt's stages have `.blocks`
         yield module
@@ -60,6 +61,7 @@ def _elements(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _checkpointed(block: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
+    """Runs the forward method of a block; in training, stores only its inputs."""
     if not (block.training and torch.is_grad_enabled()):
         return forward(*inputs)
     return checkpoint(

@@ -20,7 +20,8 @@ class Batch:
     Args:
         images: N×C×H×W, raw values; uint8, or float32 for pictures of more than 8 bits.
         targets: targets by name; "labels" are N×H×W uint8 class indices, 255 = ignore.
-        more: further data for terms, by name, such as pictures without labels; its tensors are copied with the batch.
+        more: further data for terms of the loss, by name, such as pictures without labels. `to` and `pin_memory` also
+            copy the values that are tensors.
         names: names of the N samples, for messages.
     """
 
@@ -48,7 +49,10 @@ class Batch:
         return Batch(images, moved.targets, moved.more, moved.names)
 
     def pin_memory(self) -> Batch:
-        """Copies the batch to page-locked memory, from which copies to a GPU are asynchronous; the loader calls it."""
+        """Copies the batch to page-locked memory, from which copies to a GPU are asynchronous.
+
+        torch's DataLoader calls this method.
+        """
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:

@@ -1,8 +1,9 @@
-"""Confidence intervals and paired tests of scores, by the bootstrap and permutations over groups of pictures.
+"""Confidence intervals of scores by the bootstrap, and tests of the difference between two models by permutations.
 
-Groups are patients, scenes or recordings. Pictures of one group are similar, so intervals from drawing single pictures
-would be too narrow. For each group and class, only the numbers of true positives, true pixels and predicted pixels are
-stored. The counts of the groups are summed before a score is computed.
+The bootstrap draws groups of pictures, such as patients, scenes or recordings, and a permutation swaps the models in
+some of the groups. Pictures of one group are similar, so intervals from drawing single pictures would be too narrow.
+For each group and class, only the numbers of true positives, true pixels and predicted pixels are stored. The counts of
+the groups are summed before a score is computed.
 
 Percentile bootstrap: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, §13. Permutation test of pairs: §15.
 """
@@ -15,15 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-#: Level of the intervals, 0–1, default number of draws and default random seed.
+#: Level of the intervals (0–1), default number of draws, and default random seed.
 LEVEL = 0.95
 DRAWS = 10_000
 SEED = 0
-#: Number of groups below which 95 % percentile intervals are clearly too narrow. In 1500 simulated sets of equally
-#: large groups (Beta(8, 2)), 95 % intervals contained the true mean in 74 % of the sets with 3 groups, 82 % with 5,
-#: 87 % with 8, 88 % with 10, 92 % with 20 and 94 % with 40.
+#: Number of groups below which 95 % percentile intervals are clearly too narrow. This was simulated with 1500
+#: sets of equally large groups, whose scores were drawn from Beta(8, 2). The intervals contained the true mean in 74 %
+#: of the sets with 3 groups, 82 % with 5, 87 % with 8, 88 % with 10, 92 % with 20 and 94 % with 40.
 FEW = 10
-#: Largest number of groups for which all ways to swap two models are computed, 2^12 = 4096.
+#: Largest number of groups for which a test computes all ways to swap two models: 2^12 = 4096 ways.
 ENUMERATED = 12
 #: Difference, in standard errors, that a two-sided test at 5 % detects with a probability of 80 %: 1.96 + 0.84.
 DETECTABLE = 1.959964 + 0.841621
@@ -62,8 +63,8 @@ class Difference:
         interval: 95 % bootstrap interval of the change. It is None if the change is NaN, or if fewer than two groups
             have labelled pixels (for mIoU and pixel accuracy) or contain the class (for its IoU).
         error: standard error of the change, by the bootstrap; None if the interval is None.
-        p: p-value: probability of a change at least as large if the two models are swapped at random in each group;
-            None if the interval is None.
+        p: p-value: probability that random swaps of the two models, group by group, give a change that is at least as
+            large in absolute value. It is None if the interval is None.
     """
 
     change: float
@@ -78,7 +79,7 @@ class Difference:
 
 
 def class_counts(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns the counts of a confusion matrix that intervals need.
+    """Returns the counts from which the scores of a confusion matrix are computed.
 
     Args:
         confusion: K×K confusion matrix; row = truth, column = prediction.
@@ -132,7 +133,7 @@ def groups_with_class(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def listed_counts(confusion: NDArray[np.int64]) -> list[list[int]]:
-    """Returns [class index, true positives, true pixels, predicted pixels] for each class in a picture.
+    """Returns [class index, true positives, true pixels, predicted pixels] for each class in truth or prediction.
 
     Args:
         confusion: K×K confusion matrix of the picture; row = truth, column = prediction.
@@ -144,7 +145,7 @@ def listed_counts(confusion: NDArray[np.int64]) -> list[list[int]]:
 def bootstrap_intervals(
     counts: NDArray[np.int64], *, draws: int = DRAWS, seed: int = SEED
 ) -> tuple[list[Interval | None], list[Interval | None]]:
-    """Computes 95 % bootstrap intervals: each draw sums the counts of G groups, drawn with replacement.
+    """Computes 95 % bootstrap intervals of scores: each draw sums the counts of G groups, drawn with replacement.
 
     Args:
         counts: G×3×K counts of G groups.
@@ -156,8 +157,8 @@ def bootstrap_intervals(
         fewer than two groups have labelled pixels (for mIoU and pixel accuracy) or contain the class (for its IoU).
     """
     columns = np.concatenate([scores_of(part).columns for part in _resampled(counts, draws, seed)])
-    says = _groups_that_say(counts)
-    found = [_percentiles(column) if groups > 1 else None for column, groups in zip(columns.T, says, strict=True)]
+    per_score = _groups_per_score(counts)
+    found = [_percentiles(column) if groups > 1 else None for column, groups in zip(columns.T, per_score, strict=True)]
     return found[:2], found[2:]
 
 
@@ -199,10 +200,10 @@ def paired_differences(
     parts = _resampled(both, draws, seed)
     columns = np.concatenate([scores_of(part[:, 3:]).columns - scores_of(part[:, :3]).columns for part in parts])
     changes = scores_of(second.sum(0)).columns - scores_of(first.sum(0)).columns
-    says = _groups_that_say(first + second)
-    chances = _chances(first, second, changes, draws, seed)
+    per_score = _groups_per_score(first + second)
+    p_values = _p_values(first, second, changes, draws, seed)
     found = []
-    for column, change, groups, p in zip(columns.T, changes, says, chances, strict=True):
+    for column, change, groups, p in zip(columns.T, changes, per_score, p_values, strict=True):
         known = column[~np.isnan(column)]
         if groups < 2 or np.isnan(change) or not known.size:
             found.append(Difference(float(change), None, None, None))
@@ -211,7 +212,7 @@ def paired_differences(
     return found
 
 
-def _groups_that_say(counts: NDArray[np.int64]) -> list[int]:
+def _groups_per_score(counts: NDArray[np.int64]) -> list[int]:
     """Returns the number of groups that affect each score: groups with labels or, for an IoU, with the class."""
     any_pixel = int((counts[:, 1].sum(-1) > 0).sum())
     return [any_pixel, any_pixel, *groups_with_class(counts).tolist()]
@@ -239,7 +240,7 @@ def _resampled(counts: NDArray, draws: int, seed: int) -> Iterator[NDArray[np.fl
 def _weighted(
     counts: NDArray, draws: int, weights: Callable[[int], NDArray[np.float64]]
 ) -> Iterator[NDArray[np.float64]]:
-    """Yields the sums of the groups' counts, weighted by `draws` rows of weights, in parts that limit the memory."""
+    """Yields the groups' counts summed with `draws` rows of weights, a part of the rows at a time, to limit memory."""
     flat = counts.reshape(len(counts), -1).astype(np.float64)
     at_once = max(1, _AT_ONCE // (len(counts) + flat.shape[1]))
     for start in range(0, draws, at_once):
@@ -247,10 +248,10 @@ def _weighted(
         yield (weights(number) @ flat).reshape(number, *counts.shape[1:])
 
 
-def _chances(
+def _p_values(
     first: NDArray[np.int64], second: NDArray[np.int64], changes: NDArray[np.float64], draws: int, seed: int
 ) -> NDArray[np.float64]:
-    """Returns the p-values of 2 + K scores: the share of swaps that change a score at least as much as observed.
+    """Returns the p-values of 2 + K scores: the share of swaps that give a change at least as large as observed.
 
     A swap exchanges the models in some of the groups. If the models differ in at most 12 groups, all swaps are
     computed. Otherwise `draws` random swaps are computed, and the observed result counts as one more.

@@ -1,4 +1,4 @@
-"""Boundary F-score and boundary IoU: scores of outlines of masks; errors at outlines hardly change the mean IoU."""
+"""Boundary F-score and boundary IoU, which measure outlines of masks; outline errors hardly change the mean IoU."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from atrous.data.mask_value_map import IGNORE_INDEX
 
-#: Largest distance of matching outline pixels, as a share of the picture's diagonal (Csurka et al., "What is a good
-#: evaluation measure for semantic segmentation?", BMVC 2013).
+#: Largest distance between matching outline pixels, as a share of the picture's diagonal (Csurka et al., "What is a
+#: good evaluation measure for semantic segmentation?", BMVC 2013).
 TOLERANCE = 0.0075
 #: Width of the seam along the contour of a class, as a share of the picture's diagonal (arXiv:2103.16562 §4.3).
 SEAM = 0.02
@@ -20,9 +20,10 @@ SEAM = 0.02
 class BoundaryScore:
     """Boundary F-score: counts, per class, the outline pixels of truth and prediction that match each other.
 
-    A pixel is on the outline of its class if one of its four neighbours has another class. It matches if the outline of
-    the same class in the other mask is within the tolerance. Predicted outline pixels on ignored pixels count only if
-    they match. The picture's border and the border to pixels without data are not outlines.
+    A pixel is on the outline of its class if one of its four neighbours has another class. A pixel of a predicted
+    outline matches if a pixel of the true outline of the same class is within the tolerance. Pixels of a true outline
+    match in the same way. Predicted outline pixels on ignored pixels count only if they match. The picture's border and
+    the border to pixels without data are not outlines.
 
     Args:
         num_classes: number of classes K ≥ 2.
@@ -115,7 +116,7 @@ class BoundaryIoU:
 
 
 def seam(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
-    """Returns the pixels of a mask within a distance of pixels outside the mask or outside the picture.
+    """Returns the pixels of a mask that are at most `width` from a pixel outside the mask or outside the picture.
 
     Args:
         mask: H×W booleans.

@@ -27,7 +27,7 @@ OF_RECIPE = {"average": "train.ema", "crf": "crf.trainable"}
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The description of a run in its checkpoint; the checkpoint also contains the states, which are restored in place.
+    """Progress and recipe of a run, from its checkpoint; `load_checkpoint` restores the other parts in place.
 
     Args:
         progress: progress of the run, as it was saved.
@@ -82,7 +82,7 @@ def save_checkpoint(
         optimizer: optimiser whose state is stored.
         state: further parts to store, by name, such as the moving average of the weights.
         progress: values that JSON can store, such as epoch, step, best score and elapsed time.
-        random: result of `random_state` in each process, by rank; empty to store only that of this process.
+        random: result of `random_state` in each process, by rank; empty to store the state of this process only.
         recipe: recipe of the run as YAML; with it, the checkpoint alone is enough to resume.
 
     Raises:
@@ -111,7 +111,7 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Restores the states from a checkpoint, in place.
 
-    Learning rates and weight decays are not restored, so changes of them in the recipe of a resumed run take effect.
+    Learning rates and weight decays are not restored, so a resumed run uses those of its current recipe.
     Parameters that were frozen before and are trainable now start without momentum.
 
     Args:
@@ -155,7 +155,7 @@ def load_checkpoint(
 
 
 def last_weights(run: Path) -> dict[str, Tensor]:
-    """Returns the latest weights of a run, with which it resumes; these are not the best or the averaged weights.
+    """Returns the latest weights of a run, from which it resumes; these are neither the best nor the averaged weights.
 
     Args:
         run: folder of the run.
@@ -184,7 +184,7 @@ def _each_its_own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Reads the record of a checkpoint and all its tensors."""
+    """Reads a checkpoint: its JSON record and all its tensors."""
     with safe_open(path, framework="pt") as file:
         record = parse_json((file.metadata() or {})["atrous-checkpoint"], str(path), finite=False)
         return record, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -193,7 +193,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _parts(record: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Returns the JSON values of each part of the state, by name.
 
-    Older checkpoints lack these values; their parts are found by the names of tensors.
+    Older checkpoints lack these values. Their parts are recognised by the names of the tensors.
     """
     if "state" in record:
         return record["state"]
@@ -213,13 +213,13 @@ def _check_parts(stored: Set[str], wanted: Set[str]) -> None:
         if name in OF_RECIPE and (how, name) != ("with", "average"):
             raise ValueError(f"it was trained {how} {OF_RECIPE[name]}")
         if name not in OF_RECIPE:
-            raise ValueError(f"it was trained {how} a state or term '{name}' of a program: resume it with that program")
+            raise ValueError(f"it was trained {how} the state or term '{name}': resume it with the same Extension")
 
 
 def _names(optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[str, Stateful]) -> list[str]:
-    """Returns the names of the optimiser's parameters, in its order.
+    """Returns the names of the optimiser's parameters, in the optimiser's order.
 
-    States are stored by name, because other parameters may be frozen on resuming.
+    States are stored by name, because a resumed run may freeze other parameters.
     """
     names: dict[int, str] = {}
     for part, module in {"weights": model, **state}.items():
@@ -233,7 +233,7 @@ def _names(optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[st
 
 
 def _slots(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
-    """Returns the optimiser's state of each parameter, in its order."""
+    """Returns the optimiser's state of each parameter, in the optimiser's order."""
     state: Any = optimizer.state  # has no entry for parameters without a gradient so far
     return [state.get(parameter, {}) for group in optimizer.param_groups for parameter in group["params"]]
 

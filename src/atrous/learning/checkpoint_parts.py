@@ -62,7 +62,7 @@ def put_together(name: str, tensors: Mapping[str, Tensor], rest: Any) -> dict[st
 
 
 def _plain(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Converts a value to JSON, with each container as a list [kind, parts]; moves tensors to `tensors`."""
+    """Converts a value to JSON: containers become [kind, parts]; tensors become [kind, name], and move to `tensors`."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, np.bool_ | np.number):

@@ -1,4 +1,4 @@
-"""Finds the pictures that contain each class, from which class-balanced epochs are drawn."""
+"""Finds the pictures that contain each class, for epochs whose pictures are drawn by class (data.balance)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def matching_classes(table: ClassTable, names: Sequence[str]) -> np.ndarray:
         names: names of the model's classes.
 
     Returns:
-        256 uint8 entries; 255 maps to 255.
+        256 uint8 entries; indices without a class, such as 255, map to 255 (ignore).
 
     Raises:
         AtrousError: the data has classes that the model does not have.

@@ -48,7 +48,7 @@ class ConfusionMatrix:
 
     @property
     def dice(self) -> NDArray[np.float64]:
-        """2·intersection / (truth + prediction) per class, K; NaN for an absent class."""
+        """2·intersection / (truth + prediction) per class, K; NaN for a class absent from truth and prediction."""
         return _ratio(2 * np.diag(self.counts), self.counts.sum(0) + self.counts.sum(1))
 
     @property

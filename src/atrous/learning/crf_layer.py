@@ -27,7 +27,11 @@ class CrfLayer(nn.Module):
         info: metadata of the model whose scores are refined.
 
     Attributes:
-        crf: the CRF. Its kernel weights are parameters; its compatibility matrix is a parameter if it is learned.
+        crf: the CRF. Its kernel weights are parameters. If `settings.compatibility` is "learned", its compatibility
+            matrix is a parameter, too.
+
+    Raises:
+        AtrousError: as for `check_crf_fits`.
     """
 
     def __init__(self, settings: Crf, info: Info) -> None:

@@ -1,7 +1,7 @@
 """Searches a CRF's parameters on labelled pictures, first on a coarse grid and then on a finer grid, as in the papers.
 
-arXiv:1412.7062 §5 fixes w2 and σγ at 3 with ten mean-field iterations, and finds w1, σα and σβ by cross-validation on
-100 validation pictures.
+arXiv:1412.7062 §5 fixes w2 and σγ (gaussian_weight and gaussian_xy) at 3, with ten mean-field iterations. It finds w1,
+σα and σβ (bilateral_weight, bilateral_xy and bilateral_rgb) by cross-validation on 100 validation pictures.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class AugmentedSamples(TorchDataset):
     ) -> None:
         self.dataset, self.items, self.config = dataset, items, config
         self.channels, self.seed, self.fill, self.colors = channels, seed, fill, colors
-        #: Index of the item that each worker is reading, −1 if idle; shared, so that the loader can name a bad file.
+        #: Index of the item that each worker reads, −1 if idle; in shared memory, so the loader can name bad files.
         self.reading = torch.full((1,), -1)
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class AugmentedSamples(TorchDataset):
         return to_tensor(image), torch.from_numpy(np.ascontiguousarray(label)), sample.name
 
     def _settings_of(self, item: Item) -> Augment:
-        """Returns the settings for one item: left and right are not in the plane of a sagittal slice of a volume."""
+        """Returns the settings for one item. Sagittal slices are not flipped: left and right are not in their plane."""
         place = slice_place(item.image)
         return replace(self.config, flip=0.0) if place is not None and place.plane == "sagittal" else self.config
 
@@ -133,7 +133,7 @@ class Loader:
         return iter(self)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yields the remaining batches of an epoch.
+        """Yields the remaining batches of the epoch that `order.start` set.
 
         Raises:
             AtrousError: a file cannot be read, or pictures of one batch differ in size.
@@ -158,6 +158,7 @@ class Loader:
                 self._go_on_with_fewer(str(error).split(". ")[0].rstrip("."))
 
     def _begin(self) -> Any:
+        """Returns an iterator over the remaining batches; starts the workers if none are running."""
         if self._loader is None:
             self.samples.reading = torch.full((max(1, self.workers),), -1).share_memory_()
             self._loader = DataLoader(
@@ -170,7 +171,7 @@ class Loader:
                 prefetch_factor=PREFETCH if self.workers else None,
                 pin_memory=self.pin_memory,
                 timeout=min(POLL, self.patience) if self.workers else 0,
-                generator=torch.Generator(),  # each iteration draws a number, which must not change the global state
+                generator=torch.Generator(),  # an iteration draws a number, which must not change torch's state
             )
         # torch's signal handler would raise an error for a dead worker at any place in the program. It is not needed:
         # the iterator detects a dead worker within POLL seconds while it waits for a batch. Windows has no such signal.
@@ -201,6 +202,7 @@ class Loader:
                     raise RuntimeError(f"DataLoader timed out after {waited:.0f} seconds") from error
 
     def _go_on_with_fewer(self, what: str) -> None:
+        """Ends all workers and prints the reason `what`; the next iteration starts one worker fewer."""
         workers = list(getattr(getattr(self._loader, "_iterator", None), "_workers", ()))
         dead = [number for number, worker in enumerate(workers) if not worker.is_alive()]
         read = [self.samples.reading[number].item() for number in dead or range(len(workers))]
@@ -222,7 +224,8 @@ class Loader:
         if not self.workers or not SHARED_MEMORY.is_dir():
             return self.workers
         image, label, _ = self.samples[(0, 0)]
-        height, width = self.samples.config.crop or label.shape  # a crop that grows during training is smaller at first
+        # Not the sample's size, because a crop that grows during training is smaller at first.
+        height, width = self.samples.config.crop or label.shape
         needed = (image.nbytes + label.nbytes) * height * width // label.numel()
         needed *= self.order.batch_size * (PREFETCH + 1)
         free = shutil.disk_usage(SHARED_MEMORY).free

@@ -27,7 +27,8 @@ def examine_with_progress(
     slices: int | None = None,
 ) -> Diagnosis:
     """Examines a dataset, and shows a progress bar with the remaining time; arguments as in `examine`."""
-    # OpenCV's own messages about damaged files would break the bar, and the findings name those files.
+    # OpenCV's messages about damaged files would break the progress bar; they are not needed, because the findings name
+    # these files.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     with progress_bar() as bar:
         task = bar.add_task("reading", total=None, note="")

@@ -111,7 +111,7 @@ def _weight_gradient(
     padding: tuple[int, int],
     dilation: tuple[int, int],
 ) -> Tensor:
-    """Returns the weight's gradient: each channel of the input, convolved with its channel of the output's gradient."""
+    """Returns the weight's gradient: each input channel, convolved with the same channel of the output's gradient."""
     channels, height, width = gradient.shape[1:]
     needed = [
         stride[side] * (gradient.shape[2 + side] - 1) + (kernel[side] - 1) * dilation[side] + 1 for side in (0, 1)
@@ -128,6 +128,7 @@ def _weight_gradient(
 def _library(
     gradient: Tensor, image: Tensor, weight: Tensor, geometry: Any, dtype: torch.dtype, wanted: tuple[bool, bool]
 ) -> Tensor:
+    """Returns the gradient of the input or of the weight, by torch's own backward function in the given dtype."""
     stride, padding, dilation = geometry
     gradients = torch.ops.aten.convolution_backward(
         gradient.to(dtype),

@@ -49,7 +49,7 @@ class ProcessGroup:
         return items[self.rank :: self.world]
 
     def gather(self, value: T) -> list[T]:
-        """Returns the values of all processes, in the order of their ranks; every process must call it."""
+        """Returns the values of all processes, in the order of their ranks; every process must call this method."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -104,18 +104,18 @@ class ProcessGroup:
         return tuple(bool(vote) for vote in votes)
 
     def wrap(self, step: nn.Module) -> nn.Module:
-        """Wraps a module so that its gradients are the mean over all processes; returns it as it is for one process.
+        """Wraps a module so that its gradients are the mean over all processes; one process gets the module unchanged.
 
         Raises:
-            AtrousError: there are more processes on this machine than GPUs.
+            AtrousError: the module is on a GPU, and there are more processes on this machine than GPUs.
         """
         if self.world == 1:
             return step
         on_gpu, gpus = next(step.parameters()).is_cuda, torch.cuda.device_count()
         if on_gpu and self.local_rank >= gpus:
             raise AtrousError(f"this machine has {gpus} GPUs and more processes: start at most {gpus} processes on it.")
-        # Without the search for unused parameters, DDP regroups its sums after the first step of every start. Then,
-        # with three or more processes, a resumed run would round differently from a run that was never stopped.
+        # Without the search for unused parameters, DDP regroups its sums after the first step, also in a resumed run.
+        # With three or more processes, a resumed run would then round differently from a run that was never stopped.
         warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
         # torch gives this warning only for depthwise weights, which have few numbers per channel.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
@@ -124,7 +124,7 @@ class ProcessGroup:
         )
 
     def share_norms(self, model: nn.Module) -> None:
-        """Makes batch norms use the pictures of all processes; on CPUs, torch cannot do this and nothing changes."""
+        """Makes batch norms use the pictures of all processes; nothing changes on CPUs, where torch cannot do this."""
         if self.world == 1:
             return
         if not next(model.parameters()).is_cuda:

@@ -15,7 +15,8 @@ from atrous.models import SegmentationModel
 class WeightAverage:
     """Exponential moving average (EMA) of all weights and batch-norm statistics.
 
-    After n updates, the decay is at most (1 + n) / (10 + n). So the influence of the random initial weights soon ends.
+    After n updates, the decay of the next update is at most (1 + n) / (10 + n). So the random initial weights soon lose
+    their influence.
 
     Args:
         model: model to copy, whose weights are averaged.

@@ -1,4 +1,4 @@
-"""The sampler, which yields the batches of an epoch in an order that depends only on the seed and the epoch."""
+"""A sampler that yields the batches of an epoch, in an order that depends only on the seed and the epoch."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
         rank: rank of this process; each batch is divided among all processes, and this process gets its part.
         world: number of processes, ≥ 1.
         balance: share of the pictures that are drawn by class, 0–1: first a class, all equally probable, then a picture
-            that contains it. Such a picture may occur several times in an epoch; its nth occurrence, from 0, has the
-            index i + n·size instead of i, and so another augmentation.
+            that contains it. So a picture may occur several times in an epoch. Occurrence n = 0, 1, … of picture i has
+            the index i + n·size, and therefore an augmentation of its own.
         classes: for each class, the indices of the samples that contain it; needed for a balance above 0. Classes
             without samples are not drawn.
 
@@ -60,7 +60,7 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
             first: number of pictures of the epoch that are done already, 0 … size.
 
         Raises:
-            AtrousError: fewer pictures are left than there are processes.
+            AtrousError: the number of remaining pictures is above 0 and below the number of processes.
         """
         if 0 < self.size - first < self.world:
             raise AtrousError(

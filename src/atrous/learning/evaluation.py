@@ -38,7 +38,7 @@ from atrous.option_fields import given_to, setting, settings
 
 #: Share of the labelled pixels, 0–1, above which a class that is never predicted causes a warning.
 NOTABLE_SHARE = 0.001
-#: Number of pairs of confused classes to keep for each picture.
+#: Largest number of pairs of confused classes that are stored for each picture.
 MISTAKES = 5
 
 
@@ -49,7 +49,7 @@ class Measurement:
     Args:
         confusion: confusion matrix of the whole split.
         boundary: boundary F-score of the whole split.
-        seams: boundary IoU of the whole split.
+        seams: boundary IoU of the whole split; a seam is a strip along the outline of a class.
         sizes: accuracy by object size of the whole split.
         per_image: scores and file paths of each picture.
         without_crf: scores of the masks before the CRF; None if no CRF is used.
@@ -64,7 +64,7 @@ class Measurement:
 
     @classmethod
     def of(cls, classes: int, without_crf: Measurement | None = None) -> Measurement:
-        """Returns an empty measurement for this number of classes."""
+        """Returns an empty measurement for this number of classes; `without_crf` as in `Measurement`."""
         counts = ConfusionMatrix(classes), BoundaryScore(classes), BoundaryIoU(classes), SizeScore(classes)
         return cls(*counts, without_crf=without_crf)
 
@@ -108,7 +108,7 @@ class Measuring:
     engine: str | None = setting(
         None,
         "runtime of the network: torch, openvino, onnxruntime for .onnx files, or auto for the fastest that is "
-        "installed; the default is torch, and for an exported file the runtime of its format",
+        "installed; the default is torch or, for an exported file, the runtime of its format",
         choices=RUNTIMES,
     )
     precision: str = setting(
@@ -160,8 +160,8 @@ def open_to_measure(
 def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Measurement:
     """Segments every picture, and compares the prediction with the labels; several processes share the pictures.
 
-    If the model resamples volumes, and the dataset does not, whole volumes are segmented, and their slices are compared
-    on their own grid.
+    If the model resamples volumes, and the dataset does not, whole volumes are segmented. Their slices are compared on
+    the grid of the stored volume.
 
     Args:
         segmenter: segmenter to measure.
@@ -169,7 +169,8 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
         items: labelled pictures, at least one.
 
     Raises:
-        AtrousError: there are no items, or the data has classes that the model does not have.
+        AtrousError: there are no items, the data has classes that the model does not have, or a CRF is used with a
+            model that resamples volumes.
     """
     if not items:
         raise AtrousError("the split has no pictures to measure on.")
@@ -196,7 +197,7 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
 
 
 def _of_resampled(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Measurement:
-    """Measures slices of volumes as they are stored, for a model that resamples and segments whole volumes."""
+    """Measures the stored slices of volumes with a model that resamples whole volumes and segments them."""
     if segmenter.crf is not None:
         raise AtrousError(NO_CRF)
     measured, processes = Measurement.of(len(segmenter.info.classes)), current_group()
@@ -233,7 +234,7 @@ def prepared(segmenter: Segmenter, sample: Sample) -> np.ndarray:
 
     Args:
         segmenter: segmenter of the model.
-        sample: sample with the picture. If its last band may be alpha or an ordinary channel, a warning is issued.
+        sample: sample with the picture. If it is not certain whether the last band is alpha, a warning is issued.
     """
     if sample.doubtful_alpha:
         segmenter.preparation.warn_of([doubt_of_alpha(sample.name)])

@@ -60,7 +60,7 @@ class Extension:
         after_step: functions that are called in order after each optimiser step, with the `Progress`.
         disturb: function called with the raw images and the targets of each batch; it returns the images for the
             network, of the same shape. Checkpoints contain the function's state if it has `state_dict` and
-            `load_state_dict`. The optimiser does not change its parameters.
+            `load_state_dict`. The optimiser does not change the parameters of `disturb`.
     """
 
     terms: Mapping[str, Term] = field(default_factory=dict)
@@ -155,8 +155,8 @@ def fit(
         epochs_now: number of epochs after which to stop, ≥ 1; the run can be resumed later. If `resume` continues
             within an epoch, the rest of that epoch counts as the first epoch. The learning rate still follows the
             recipe's train.epochs.
-        weights: state dict with every name of the model. It replaces the weights with which the run would start or
-            resume, for example by the mean of several runs' `last_weights`. A moving average keeps its own weights.
+        weights: state dict with all weights of the model, for example the mean of several runs' `last_weights`. It
+            replaces the weights with which the run would start or resume, but not the moving average (train.ema).
         overwrite: True to allow replacing files with the names of a run's files in a folder that has no run; inputs are
             never replaced.
 
@@ -246,6 +246,7 @@ def _assembled(
     resume: Path | None,
     weights: Mapping[str, Tensor] | None,
 ) -> _Parts:
+    """Creates the parts of a trainer; with `resume`, restores their states from the run's checkpoint."""
     torch.manual_seed(recipe.seed)
     device = pick_device(recipe.train.device)
     model = create_for(recipe, dataset, fresh=resume is None)
@@ -353,7 +354,8 @@ def _put_weights(model: SegmentationModel, weights: Mapping[str, Tensor]) -> Non
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise AtrousError(
-            f"weights do not fit the model: {error}. Give a state dict with every name, such as the run's last_weights."
+            f"weights do not fit the model: {error}. Give a state dict with all weights of the model, such as the "
+            "run's last_weights."
         ) from error
 
 

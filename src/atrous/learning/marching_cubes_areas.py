@@ -1,7 +1,8 @@
 """Areas of the surface elements of a mask, by marching cubes (Lorensen and Cline, SIGGRAPH 1987).
 
 An element lies at each corner of the voxel grid. Its neighbour code states which of the 2×2×2 voxels around the corner
-are inside the mask. The table of areas is computed from one triangulation of each kind of connected voxels.
+are inside the mask. The table of areas is computed from one triangulation for each shape of up to four voxels that are
+connected by faces.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 
 Point = tuple[int, int, int]
 
-#: Shapes of up to four connected voxels of a 2×2×2 cube, one shape of each kind, and the triangles that separate them
-#: from the other voxels. The voxels' centres have the coordinates 0 and 2, so the middle of a cube's edge has a 1.
+#: Shapes of up to four connected voxels of a 2×2×2 cube, without rotated and mirrored copies, and the triangles that
+#: separate these voxels from the others. The voxels' centres have the coordinates 0 and 2, so the middle of a cube's
+#: edge has a 1.
 #: The triangles of the last shape are not in one plane, so their area depends on the choice of the triangles; this
 #: choice is the classic one, of surface-distance and scikit-image.
 _SHAPES: tuple[tuple[tuple[Point, ...], tuple[tuple[Point, Point, Point], ...]], ...] = (
@@ -66,8 +68,8 @@ def neighbour_codes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
         mask: X×Y×Z booleans.
 
     Returns:
-        (X+1)×(Y+1)×(Z+1) codes. Bit 4a + 2b + c of the code of the corner (x, y, z) is 1 if the voxel
-        (x - 1 + a, y - 1 + b, z - 1 + c) is inside, with a, b and c each 0 or 1. The codes 0 and 255 have no surface.
+        (X+1)×(Y+1)×(Z+1) codes. With a, b and c each 0 or 1, bit 4a + 2b + c of the code of the corner (x, y, z) is 1
+        if the voxel (x - 1 + a, y - 1 + b, z - 1 + c) is inside the mask. The codes 0 and 255 have no surface.
     """
     padded = np.pad(mask, 1).view(np.uint8)
     x, y, z = (size + 1 for size in mask.shape)
@@ -105,9 +107,9 @@ def element_areas(spacing: Sequence[float] | Sequence[Sequence[float]] | NDArray
 def _normals() -> tuple[NDArray[np.float64], ...]:
     """Returns, for each of 256 neighbour codes, the T×3 normals of its T triangles; their lengths are the areas.
 
-    The normals of a connected group of voxels may all have the opposite sign, because areas do not depend on it. If a
-    cube has more than four voxels in the mask, the triangles separate its voxels outside the mask. So a mask and its
-    complement have the same area.
+    The normals of a connected group of voxels may all have the opposite sign, because areas do not depend on the sign.
+    If a cube has more than four voxels in the mask, the triangles are those of its voxels outside the mask. So a mask
+    and its complement have the same area.
     """
     known: dict[frozenset[Point], NDArray[np.float64]] = {}
     for voxels, triangles in _SHAPES:

@@ -40,14 +40,15 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
         fresh: False for a model that gets its weights and preprocessing later, from a checkpoint.
 
     Raises:
-        AtrousError: as for `create_model`; or model.arguments contradicts the rest of the recipe or the data.
+        AtrousError: as for `create_model`; or model.arguments contradicts the rest of the recipe or the data; or
+            data.statistics is pretrained, and the pictures are not 8-bit.
     """
     kind, notes = kind_of_pictures(
         dataset,
         recipe.data.train,
         recipe.data.pages,
         val=recipe.data.val,
-        # the channels of a slice are those of its neighbours, too; `read_slice` checks their number
+        # for volumes, in_channels also counts the channels of neighbouring slices; `read_slice` checks the number
         in_channels=None if dataset.inputs[0].planes else recipe.model.in_channels,
     )
     table, init = dataset.classes, recipe.model.init
@@ -157,6 +158,6 @@ def _measured(dataset: Dataset, split: str, one: Input, files: InputFiles) -> In
 
 
 def _pads_unevenly(architecture: str, arguments: dict[str, Any]) -> bool:
-    """Returns whether a network with these arguments pads unevenly; it builds such a network and discards it."""
+    """Returns whether a network with these arguments pads unevenly; builds the network to find out, and discards it."""
     with torch.random.fork_rng(devices=[]):
         return pads_unevenly(build(architecture, arguments))

@@ -140,6 +140,7 @@ def nearest_field(name: str) -> str:
 
 
 def _put(record: dict[str, Any], path: list[str], value: Any) -> None:
+    """Sets a field in nested dicts; adds sections that are missing."""
     for name in path[:-1]:
         part = record.setdefault(name, {})
         if not isinstance(part, dict):

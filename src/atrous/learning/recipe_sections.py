@@ -26,7 +26,7 @@ class Data:
     groups: str | None = setting(
         None,
         "pattern: a regular expression with one capture group, searched in the names of pictures; pictures with the "
-        "same captured text, such as a patient or a recording, stay in one split when a seed makes the splits. A "
+        "same captured text, such as the id of a patient, stay in one split when the splits are drawn at random. A "
         "groups.csv file takes precedence",
     )
     train: str = setting("train", "name of the split to train on")
@@ -43,20 +43,20 @@ class Data:
     )
     planes: tuple[str, ...] = setting(
         (),
-        "planes whose slices are the pictures of a data set of volumes: axial, coronal, sagittal; those of the data "
-        "set's inputs.yaml, else axial, when not given",
+        "planes whose slices are the pictures of a data set of volumes: axial, coronal, sagittal; when not given, the "
+        "planes in the data set's inputs.yaml, or axial if it has none",
     )
     slices: int | None = setting(
         None,
-        "number of adjacent slices of a volume that are the channels of one picture; an odd number; that of the data "
-        "set's inputs.yaml, else 1, when not given",
+        "number of adjacent slices of a volume that are the channels of one picture; an odd number. When not given, "
+        "the number in the data set's inputs.yaml, or 1 if it has none",
         ge=1,
     )
     spacing: tuple[float, float, float] | Literal["median"] | None = setting(
         None,
-        "voxel sides to which volumes are resampled, to the right, anterior and superior; median takes those of the "
-        "training volumes along each axis, and a smaller one along the coarse axis of anisotropic volumes. No "
-        "resampling when not given",
+        "voxel sides to which volumes are resampled, to the right, anterior and superior; median takes the median "
+        "voxel side of the training volumes along each axis, and a smaller side along the coarse axis of anisotropic "
+        "volumes. When not given, volumes are not resampled",
         gt=0,
         unit="millimetres",
     )
@@ -89,7 +89,9 @@ class Model:
     )
     pretrained: bool = setting(True, "start with ImageNet weights in the backbone")
     output_stride: int = setting(
-        16, "output stride of the backbone; side of the input over side of the feature map", choices=OUTPUT_STRIDES
+        16,
+        "output stride of the backbone; the side of the input divided by the side of the last feature map",
+        choices=OUTPUT_STRIDES,
     )
     in_channels: int | None = setting(
         None, "number of channels of the pictures; read from the data when not given", ge=1
@@ -97,7 +99,7 @@ class Model:
     init: str | None = setting(
         None,
         "model file to start from instead of ImageNet weights; its architecture, backbone, output stride and arguments "
-        "then replace those of the recipe, except those named in `arguments`",
+        "then replace those of the recipe, except arguments that the recipe sets in `arguments`",
     )
     arguments: dict[str, Any] = field(
         default_factory=dict, metadata=described("further arguments of the architecture by name")
@@ -226,14 +228,14 @@ class Train:
     batch_size: int = setting(8, "number of pictures per batch", ge=1)
     enlarge: float = setting(
         1.0,
-        "factor by which pictures are enlarged before the network, in training and inference; sides are rounded to "
-        "32k + 1 pixels, also for a factor of 1 when the backbone pads as TensorFlow does",
+        "factor by which pictures are enlarged before the network, in training and inference; the enlarged sides are "
+        "rounded to 32k + 1 pixels. If the backbone pads as TensorFlow does, sides are rounded for a factor of 1, too",
         gt=0,
     )
     learn: Literal["all", "head", "norms"] = setting(
         "all",
-        "parameters to train: all; head, which is everything but the backbone; norms, which is the scales and shifts "
-        "of batch norms and the last layer",
+        "parameters to train: all; head, which is everything except the backbone; norms, which is the last layer and "
+        "the scales and shifts of batch norms",
     )
     frozen: tuple[str, ...] = setting((), "names of further modules to freeze, such as backbone.net.layer1")
     ema: float = setting(
@@ -258,8 +260,8 @@ class Train:
     channels_last: bool = setting(True, "store tensors in channels_last memory order, which makes convolutions faster")
     recompute: bool = setting(
         False,
-        "activation checkpointing: keep only the inputs of each block and recompute the rest in the backward pass, "
-        "which takes a quarter less memory, is a quarter slower and gives the same weights",
+        "activation checkpointing: keep only the inputs of each block and recompute the rest in the backward pass. "
+        "This takes a quarter less memory and is a quarter slower; the weights are the same",
     )
 
 

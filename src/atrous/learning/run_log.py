@@ -138,7 +138,7 @@ class RunLog:
     def validation(self, *, step: int, epoch: int, per_class: dict[str, float | None], **values: Any) -> None:
         """Records the scores of a validation, unless its step is recorded already.
 
-        A run that is killed between validation and saving validates the same step again.
+        If a run is killed between a validation and the next checkpoint, the resumed run validates this step again.
         """
         if step in self._validated:
             return

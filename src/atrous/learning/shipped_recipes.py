@@ -27,7 +27,7 @@ def shipped_recipes() -> dict[str, str]:
 def find_recipe(given: str | Path) -> Path:
     """Finds the file of a recipe.
 
-    A file takes precedence over a shipped recipe of the same name. Both may be given without `.yaml`.
+    A file takes precedence over a shipped recipe of the same name. The suffix `.yaml` may be left out.
 
     Args:
         given: path of a file, or name of a shipped recipe.

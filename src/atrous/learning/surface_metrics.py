@@ -30,13 +30,13 @@ SCORES = (
     *("truth_ml", "predicted_ml", "volume_difference_ml", "relative_volume_difference"),
 )
 
-#: Share of each surface's area, in percent, whose distances do not exceed the robust Hausdorff distance.
+#: The robust Hausdorff distance is the smallest distance within which this share (%) of each surface's area lies.
 PERCENT = 95.0
-#: Largest |cosine| of two axes that count as perpendicular, because headers round their affine.
+#: Largest |cosine| between two axes that count as perpendicular. It is above 0, because affines in headers are rounded.
 _PERPENDICULAR = 1e-4
 #: Largest number of voxels of a box for a distance transform, 256³. Larger boxes, such as those of a mask with stray
-#: voxels far from the organ, use a search tree of the surface's elements, which is 7 times as fast and takes a third of
-#: the memory.
+#: voxels far from the organ, use a search tree of the surface's elements. There, the tree is 7 times as fast and takes
+#: a third of the memory.
 _TRANSFORMED = 2**24
 
 
@@ -44,9 +44,10 @@ _TRANSFORMED = 2**24
 class SurfaceMetrics:
     """Scores of one class of one volume.
 
-    If the class is in neither truth nor prediction, all scores are NaN, except `hd95_mm`, which is inf. If the class is
-    in only one of the two, Dice and surface Dice are 0, and the distances are inf. The directed distance that starts at
-    the missing surface is an exception: it is NaN. These are the values of google-deepmind/surface-distance.
+    If the class is in neither truth nor prediction, the volumes are 0, `hd95_mm` is inf, and the other scores are NaN.
+    If the class is in only one of the two, Dice and surface Dice are 0. The directed distance that starts at the
+    missing surface is then NaN, and the other distances are inf. These are the values of
+    google-deepmind/surface-distance.
 
     Attributes:
         truth_ml: volume of the true mask, ml.
@@ -78,7 +79,7 @@ class SurfaceMetrics:
 
     @property
     def relative_volume_difference(self) -> float:
-        """Predicted volume minus true volume, divided by the true volume; inf if only the true volume is 0."""
+        """Volume difference divided by the true volume; inf if only the true volume is 0, NaN if both volumes are 0."""
         if not self.truth_ml:
             return math.inf if self.predicted_ml else math.nan
         return self.volume_difference_ml / self.truth_ml
@@ -210,7 +211,7 @@ def summarise_cases(
         seed: random seed of the draws, ≥ 0.
 
     Returns:
-        The summary of each class that is in any case, sorted by class index.
+        The summary of each class that was measured in at least one case, sorted by class index.
 
     Raises:
         AtrousError: the number of patients is not the number of cases.
@@ -253,7 +254,7 @@ def summarise_cases(
 def _surfaces(
     truth: NDArray[np.bool_], prediction: NDArray[np.bool_], steps: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns the elements of both surfaces: two arrays N×2 of distance (mm) and area (mm²), sorted by both."""
+    """Returns the elements of both surfaces: two arrays N×2 of distance (mm) and area (mm²), sorted by distance."""
     areas = element_areas(steps)
     codes = [neighbour_codes(mask) for mask in (truth, prediction)]
     borders = [(code != 0) & (code != 255) for code in codes]
@@ -276,7 +277,7 @@ def _distances(points: NDArray[np.intp], surface: NDArray[np.bool_], steps: NDAr
         return np.full(len(points), math.inf)
     sides = np.diag(steps)
     if surface.size <= _TRANSFORMED and not (steps - np.diag(sides)).any():
-        # This asks only for the nearest voxels, because an array of all distances would double time and memory.
+        # Only the nearest voxels are requested, because an array of all distances would double time and memory.
         nearest: Any = ndimage.distance_transform_edt(
             ~surface, sampling=sides, return_distances=False, return_indices=True
         )
@@ -327,7 +328,7 @@ def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
 
 
 def _check(truth: NDArray, prediction: NDArray, spacing: Spacing, tolerance: float | None) -> NDArray[np.float64]:
-    """Raises an error for wrong shapes, spacing or tolerance; returns the steps, diagonal if they are perpendicular."""
+    """Raises an error for wrong shapes, spacing or tolerance; returns the 3×3 steps, diagonal if perpendicular."""
     if truth.ndim != 3 or truth.shape != prediction.shape:
         raise AtrousError(
             f"truth has the shape {truth.shape}, prediction {prediction.shape}: both need the same shape X×Y×Z."
@@ -340,7 +341,9 @@ def _check(truth: NDArray, prediction: NDArray, spacing: Spacing, tolerance: flo
     steps = voxel_steps(given)
     sides = np.linalg.norm(steps, axis=0)
     if not (sides > 0).all() or abs(np.linalg.det(steps / sides)) < 1e-4:
-        raise AtrousError(f"the spacing is {shown(spacing)}: two of its steps have one direction, or a step is 0.")
+        raise AtrousError(
+            f"the spacing is {shown(spacing)}: its three steps must not lie in one plane, and no step may be 0."
+        )
     if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
         raise AtrousError(f"the tolerance is {tolerance}: it must be a finite length in mm, at least 0, or None.")
     cosines = steps.T @ steps / np.outer(sides, sides) - np.eye(3)

@@ -80,16 +80,17 @@ def reliability(logits: NDArray, labels: NDArray, temperature: float = 1.0, bins
 def fit_temperature(logits: NDArray, labels: NDArray) -> float:
     """Returns the temperature T with the lowest mean −log(probability of the true class) (§4.2).
 
-    A temperature does not change masks that are computed from a single view without a CRF. The mean is convex in 1/T.
-    Its slope is the mean of (expected logit − logit of the true class), and bisection finds the 1/T at which the slope
-    is zero.
+    A temperature does not change masks that are computed without test-time augmentation and without a CRF. The mean is
+    convex in 1/T. Its slope is the mean of (expected logit − logit of the true class), and bisection finds the 1/T at
+    which the slope is zero.
 
     Args:
         logits: n×K logits of n ≥ 1 pixels, K ≥ 2.
         labels: n class indices.
 
     Returns:
-        T from `COOLEST` to `HOTTEST`; an end of that range if the minimum is outside, as when all pixels are correct.
+        T from `COOLEST` to `HOTTEST`; an end of this range if the minimum is outside, for example if all pixels are
+            correct.
 
     Raises:
         AtrousError: there are no pixels, or an array has another shape.

@@ -36,7 +36,7 @@ LOG_EVERY = 10
 #: Seconds between two checkpoints within an epoch; a killed run loses at most the work of this time.
 SAVE_EVERY = 300
 
-#: Validations count for train.patience only after this number of spans of the moving average, 1 / (1 − ema) steps each.
+#: Number of spans of the moving average, of 1 / (1 − ema) steps each, after which validations count for train.patience.
 AVERAGES_BEFORE_PATIENCE = 2
 
 #: Reason for the end of training: a limit in the recipe's `train`, a True from `observe`, or `epochs_now` epochs done.
@@ -51,9 +51,9 @@ class Progress:
         epoch: number of finished epochs.
         pictures: number of pictures done in the current epoch, by all processes together.
         step: number of optimiser steps done.
-        best_miou: best mean IoU of all validations, 0–1; −1 before the first.
-        stale: number of validations since the best validation that count for train.patience.
-        seconds: time spent on training steps, without validations, in seconds.
+        best_miou: best mean IoU of all validations, 0–1; −1 before the first validation.
+        stale: number of validations since the best one; validations that do not count for train.patience set it to 0.
+        seconds: time of the training steps, without validations, in seconds.
     """
 
     epoch: int = 0
@@ -199,7 +199,7 @@ class Trainer:
                 if ended == "patience":
                     patience = counted(self.recipe.train.patience, "validation")
                     console.print(f"stopping early: no better mIoU in {patience}.")
-                # Only in a resumed run that was stopped after train.minutes were over and before its first validation.
+                # This happens only in a resumed run that stopped after train.minutes and before its first validation.
                 if self.progress.best_miou < 0 and ended != "epochs_now":
                     miou = self._validate(log)
                     self.save()
@@ -300,6 +300,7 @@ class Trainer:
         return norm.item()
 
     def _validate(self, log: RunLog) -> float:
+        """Validates the model, updates the best score and `stale`, and returns the mean IoU."""
         self.processes.share_statistics(self.judged)
         miou = self.validate(self.judged, self.progress, log)
         better = miou > self.progress.best_miou

@@ -36,7 +36,7 @@ def open_training_data(recipe: Recipe, processes: ProcessGroup) -> tuple[Dataset
 
     Args:
         recipe: recipe with the data section.
-        processes: processes that train together; the first one examines the files.
+        processes: processes that train together; process 0 examines the files.
 
     Returns:
         The data set, the number of training pixels of each class, and the diagnosis as JSON ({} without data.check).
@@ -61,7 +61,7 @@ def open_training_data(recipe: Recipe, processes: ProcessGroup) -> tuple[Dataset
     counted = {**{name: class_pixels(taken, name) for name in usual.values() if name not in counted}, **counted}
     _check_fitness(data, obstacles(pictures, dataset.classes, counted, data.train, data.val, dataset.nouns))
     files = {name: len({file_of_picture(item.image) for item in items}) for name, items in dataset.splits.items()}
-    # the examination warns of it, too
+    # with data.check, the examination has already printed these warnings
     for _, sentence in () if data.check else few_pictures(files, data.val, dataset.nouns):
         console.print(f"[yellow]warning[/]: {escape(sentence)}")
     return dataset, counted[usual[data.train]], doctor
@@ -116,7 +116,7 @@ def epoch_order(recipe: Recipe, samples: AugmentedSamples, processes: ProcessGro
     Args:
         recipe: recipe of the training run.
         samples: training samples of the recipe.
-        processes: processes that train together; the first one reads the masks.
+        processes: processes that train together; process 0 reads the masks.
     """
     classes, balance = [], recipe.data.balance
     if balance:

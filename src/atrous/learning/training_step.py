@@ -26,7 +26,7 @@ Disturb = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 
 
 class TrainingStep(nn.Module):
-    """Normalises a batch, runs the model and computes the loss; one module, so that DDP can wrap it.
+    """Normalises a batch, runs the model and computes the loss; a module, so that DistributedDataParallel can wrap it.
 
     Args:
         model: model with `.scores` and `.info`.

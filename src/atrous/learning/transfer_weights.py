@@ -26,19 +26,20 @@ def start_from(model: SegmentationModel, source: SegmentationModel | str | Path)
 
     Weights with one row per class (of the classifier, an auxiliary classifier, DeepLabV2's branches) are matched by
     class name: a class gets the rows of the class with the same name, for any order and number of classes. In a
-    one-logit model, the logit is the second class's score minus the first class's. So its row is the difference of two
-    rows of the trained model. If the trained model has one logit, its row becomes two rows, the first of them 0.
+    one-logit model, the logit is the second class's score minus the first class's. So the row of the logit is the
+    difference of two rows of the trained model. If the trained model has one logit, its row becomes two rows, the first
+    of them 0.
 
     Args:
         model: model to initialise in place; its info.classes are the names to match.
-        source: trained model or its file, of the same or a similar architecture. Two models with placeholder class
-            names match if they have the same number of classes.
+        source: trained model or its file, of the same or a similar architecture. The classes of two models with
+            placeholder names ("class 0", …) match if both models have the same number of classes.
 
     Returns:
         A sentence that lists the weights that were copied and those that are newly initialised.
 
     Raises:
-        AtrousError: no weight matches, or the file is not a model file.
+        AtrousError: no weight except biases and norms matches, or the file is not a model file.
     """
     check_model(model)
     source = model_file.load(source) if isinstance(source, str | Path) else check_model(source)
@@ -65,7 +66,7 @@ def start_from(model: SegmentationModel, source: SegmentationModel | str | Path)
 
 
 def network_of(info: Info, wanted: Model) -> Model:
-    """Returns the recipe's model section with the network of a trained model, for training that starts from it.
+    """Returns the recipe's model section with the network of a trained model from which training starts.
 
     The weights fit only that network: they were trained with its align_corners, padding, rates and dilation rule. The
     numbers of channels and classes are left out, because the data determine them.

@@ -43,7 +43,7 @@ class Validation:
         run: folder of the run, for best.safetensors.
         dataset: dataset with the split.
         step: training step, whose precision and CRF are used.
-        processes: processes that share the pictures; the first one writes the files.
+        processes: processes that share the pictures; process 0 writes the files.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class Validation:
         )
 
     def _keep(self, judged: SegmentationModel, confusion: ConfusionMatrix, progress: Progress) -> None:
+        """Saves the model with its scores and its provenance as the best model."""
         before = judged.info
         provenance = {
             "made_by": f"atrous {__version__}, torch {torch.__version__}",
@@ -107,7 +108,11 @@ class Validation:
 
 
 def _predicted(segmenter: Segmenter, dataset: Dataset, item: Item) -> Prediction:
-    """Returns the prediction for an item; the path of a slice does not name a slice of a resampled volume."""
+    """Returns the prediction for an item.
+
+    If volumes are resampled, the sample is read by the dataset, because the path of a slice names a slice of the stored
+    volume.
+    """
     image = segmenter.info.preprocessing.image
     if image.spacing is None:
         return segmenter(dataset.scene(item))

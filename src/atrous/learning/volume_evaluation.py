@@ -48,11 +48,11 @@ def measure_volumes(
     """Segments the volumes of a split as `atrous predict` does, and compares each prediction with the volume's mask.
 
     Args:
-        segmenter: segmenter of a model of volumes.
+        segmenter: segmenter of a model for volumes.
         dataset: dataset of the items.
         items: slices of labelled volumes, at least one.
         tolerance: as in `case_metrics`, in millimetres.
-        parts: connected parts that the masks keep; None for all.
+        parts: rule for the connected parts that the masks keep; None to keep all.
 
     Returns:
         A dict for JSON: "tolerance_mm"; "classes" with the means over patients and their 95 % intervals; and "cases"
@@ -83,15 +83,15 @@ def segment_case(
     """Reads a labelled volume and segments it.
 
     Args:
-        segmenter: segmenter of a model of volumes.
+        segmenter: segmenter of a model for volumes.
         dataset: dataset of the volume.
         file: file or DICOM series of the volume.
         mask: file of the volume's mask.
-        parts: connected parts that the prediction keeps; None for all.
+        parts: rule for the connected parts that the prediction keeps; None to keep all.
 
     Returns:
         The volume; the mask as class indices of the model, X×Y×Z uint8, 255 where it is not labelled or the volume
-        holds no data; and the prediction, X×Y×Z uint8.
+        has no data; and the prediction, X×Y×Z uint8.
 
     Raises:
         AtrousError: a file cannot be read, or the classes do not match.

@@ -15,13 +15,14 @@ class GlobalMean(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Returns the N×C×1×1 means of N×C×h×w features."""
-        return features.mean(
-            (2, 3), keepdim=True
-        )  # a mean exports to every format at any size; AdaptiveAvgPool2d does not
+        # A mean exports to every format at any size; AdaptiveAvgPool2d does not.
+        return features.mean((2, 3), keepdim=True)
 
 
 class ImagePooling(nn.Module):
-    """Image-level features: the mean over the map, a 1×1 unit, expanded to the map's size (arXiv:1706.05587 §3.3).
+    """Image-level features: the mean over the map goes through a 1×1 unit and is expanded to the map's size.
+
+    Source: arXiv:1706.05587 §3.3. A unit is a convolution, batch norm and ReLU.
 
     Args:
         in_channels: C of the input features.
@@ -43,7 +44,9 @@ class ImagePooling(nn.Module):
 
 
 class ASPP(nn.Module):
-    """A 1×1 branch, one 3×3 branch per atrous rate and image pooling; then concatenation, projection and dropout.
+    """ASPP: a 1×1 branch, one 3×3 branch per atrous rate, and image pooling; then concatenation, projection, dropout.
+
+    The projection is a convolution unit that reduces the joined branches to `channels`.
 
     Args:
         in_channels: C of the backbone's last features.

@@ -1,4 +1,7 @@
-"""The auxiliary head: a second classifier for training, before the last stage (arXiv:1612.01105 §3.3)."""
+"""The auxiliary head: a second classifier, used only in training, on features before the backbone's last stage.
+
+Source: arXiv:1612.01105 §3.3.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from atrous.models.layers import Norm, conv_norm_relu, initialise, set_norm
 
 
 class AuxiliaryHead(nn.Module):
-    """A 3×3 unit with a quarter of the channels, dropout and a 1×1 classifier, as in torchvision and mmsegmentation.
+    """Auxiliary head as in torchvision and mmsegmentation: a 3×3 unit, dropout and a 1×1 classifier.
+
+    The unit (convolution, batch norm, ReLU) has a quarter of the input's channels.
 
     Args:
         in_channels: C of the features before the backbone's last stage.

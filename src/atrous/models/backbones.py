@@ -65,8 +65,8 @@ RESERVED = (
     "in_chans",
 )
 
-#: Side in pixels of the picture that tests the output stride. Feature maps have odd sides at every stride, and the
-#: picture is large enough for every kernel.
+#: Side in pixels of the picture that tests the output stride. With this side, feature maps have odd sides at every
+#: stride, and the picture is large enough for every kernel.
 PROBE_SIDE = 129
 
 #: Errors that timm's networks raise for invalid arguments.
@@ -99,8 +99,8 @@ class Backbone(nn.Module):
         low_channels: C of the low-level features, at stride 4.
         middle_channels: C of the features before the last stage.
         high_channels: C of the last features, at the output stride.
-        mean: channel means for the normalisation of pictures in 0–1 that the pretrained weights need.
-        std: channel standard deviations for this normalisation.
+        mean: channel means of the normalisation that the pretrained weights need, for pictures in 0–1.
+        std: channel standard deviations of this normalisation.
 
     Args:
         name: a timm model that returns feature maps and supports an output stride, or Google's MobileNetV2.
@@ -178,8 +178,8 @@ class Backbone(nn.Module):
     def _take_geometry(self, output_stride: int) -> None:
         """Sets strides, rates and paddings by the dilation rule.
 
-        Their values are copied from a second network that timm builds on the meta device, so that timm's rule, which is
-        *previous*, is not repeated here. For *full*, the rate of a convolution is also multiplied by its lost stride.
+        Their values are copied from a second network that timm builds on the meta device, so timm's own code computes
+        the rule *previous*. For *full*, the rate of a convolution is then multiplied by the stride that it lost.
         """
         with torch.device("meta"):
             strided = dict(_features(self.name, 32, **self._arguments).named_modules())
@@ -209,8 +209,8 @@ class Backbone(nn.Module):
     def _apply_multi_grid(self, multi_grid: Sequence[float], rate: int) -> None:
         """Sets the rate of each block of a ResNet's last stage to its factor times the stage's rate.
 
-        Both dilation rules get the same rates. As in the paper, these are 2·(1, 2, 4) at output stride 16 and
-        4·(1, 2, 4) at 8. The features at 8, subsampled, equal the features at 16.
+        Both dilation rules get the same rates. For the factors (1, 2, 4), the rates are 2·(1, 2, 4) at output stride 16
+        and 4·(1, 2, 4) at 8, as in the paper. The features at 8, subsampled, then equal the features at 16.
         """
         blocks = plain_blocks(self.net)
         if not blocks:
@@ -254,6 +254,7 @@ class Backbone(nn.Module):
             ) from error
 
     def _minimum_side(self) -> int:
+        """Returns the smallest side, in pixels, of a square picture that the network accepts; at most 64."""
         twin = _hollow(self.net)
         for side in range(1, 65):
             try:
@@ -337,7 +338,7 @@ def _exists(name: str, output_stride: int) -> bool:
 
 
 def _check_geometry(net: nn.Module, name: str, in_channels: int, output_stride: int) -> None:
-    """Checks the size of the last feature map on the meta device; some networks keep a stride or need one size."""
+    """Checks the last feature map's size on the meta device; some networks keep a stride or accept only one size."""
     expected = -(-PROBE_SIDE // output_stride)
     images = torch.empty(2, in_channels, PROBE_SIDE, PROBE_SIDE, device="meta")
     try:
@@ -370,8 +371,8 @@ def _hollow(net: nn.Module) -> nn.Module:
 def plain_blocks(net: nn.Module) -> list[nn.Module]:
     """Returns the blocks of a ResNet's last stage if their 3×3 convolutions are plain; [] for other networks.
 
-    One factor per block does not fit Res2Nets, whose blocks have several 3×3 convolutions in a row. It does not fit
-    selective kernel networks either, because their blocks have two convolutions of different rates.
+    A multi-grid has one factor per block. So it does not fit Res2Nets, whose blocks have several 3×3 convolutions in a
+    row, and selective kernel networks, whose blocks have two convolutions of different rates.
     """
     blocks: list[Any] = list(getattr(net, "layer4", ()))
     plain = all(type(block) in (BasicBlock, Bottleneck) and isinstance(block.conv2, nn.Conv2d) for block in blocks)
@@ -384,7 +385,7 @@ def _or_none(multi_grid: Sequence[float] | None) -> Sequence[float] | None:
 
 
 def _take_stride_away(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Removes the stride of a layer that timm omits if it has stride 1, as in Xception-71's third shortcut."""
+    """Removes the stride of a layer; timm omits such layers at stride 1, as in Xception-71's third shortcut."""
     if isinstance(module, nn.Conv2d):
         module.stride = (1, 1)
     elif isinstance(module, nn.AvgPool2d | nn.MaxPool2d):

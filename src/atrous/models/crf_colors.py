@@ -15,8 +15,8 @@ def check_crf_fits(preprocessing: Preprocessing) -> None:
         preprocessing: the model's preprocessing.
 
     Raises:
-        AtrousError: the model normalises each picture, or a contrast of it, by its own mean and standard deviation; the
-            CRF compares colours on the scale 0–255.
+        AtrousError: the model normalises each picture, or one of its channels, by its own mean and standard deviation.
+            The CRF needs colours on the scale 0–255.
     """
     if any(preprocessing.image.standardised):
         raise AtrousError(

@@ -18,8 +18,8 @@ from atrous.models.layers import Norm, check_pictures, freeze_norm, initialise_r
 from atrous.models.paper_arguments import check_arguments, checked_constructor
 from atrous.models.vgg import VGG16
 
-#: Inputs of the side features of MSc, each as (channels, stride): the picture (0 stands for its C channels) and
-#: pool1…pool4 of VGG-16 (§4.3).
+#: Inputs of the side features of MSc, the multi-scale prediction of §4.3, each as (channels, stride): the picture (0
+#: stands for its C channels) and pool1…pool4 of VGG-16.
 SIDES = ((0, 1), (64, 2), (128, 4), (256, 8), (512, 16))
 SIDE_CHANNELS = 128
 
@@ -47,7 +47,7 @@ class LargeFOV(nn.Module):
 
 
 class SideFeatures(nn.Module):
-    """The side features of MSc: the picture and the first four pools, 128 channels each, at the output stride (§4.3).
+    """The side features of MSc (§4.3): the picture and the first four pools, each as 128 channels at the output stride.
 
     Each input goes through a 3×3 convolution, whose stride brings it to the output stride, and a 1×1 convolution.
 
@@ -99,7 +99,8 @@ class DeepLabV1(nn.Module):
         fov_channels: C of fc6 and fc7, ≥ 1; default 1024, as in the paper.
         multi_scale: whether the classifier also reads the side features of §4.3 (MSc); for VGG-16 only. Default False.
         dropout: dropout probability after fc6, fc7 and the convolutions of the side features; default 0.5.
-        frozen_norm: whether batch norms are frozen. VGG-16 has none, so with VGG-16 only the auxiliary head changes.
+        frozen_norm: whether batch norms are frozen. VGG-16 has none, so with VGG-16 this concerns only the auxiliary
+            head.
         norm: batch norm settings of the auxiliary head; the paper's head has no batch norm.
 
     Attributes:
@@ -163,6 +164,9 @@ class DeepLabV1(nn.Module):
 
         Args:
             output_stride: 8, 16 or 32.
+
+        Raises:
+            AtrousError: the output stride has another value, or the backbone does not support it.
         """
         self.backbone.set_output_stride(output_stride)
         set_rate(self.head, _rate(self.atrous_rate, output_stride))

@@ -59,7 +59,7 @@ class SummedASPP(nn.Module):
         rates: atrous rate of each branch, in feature pixels, ≥ 1.
         channels: C of fc6 and fc7 in each branch. 0 makes each branch one 3×3 convolution to K channels, as on
             ResNet-101 (kazuto1011/deeplab-pytorch, libs/models/deeplabv2.py).
-        dropout: dropout probability after fc6 and fc7, 0–1. Branches without fc6 have it on their input features.
+        dropout: dropout probability, 0–1, after fc6 and fc7 or, in branches of one convolution, on the input features.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class SummedASPP(nn.Module):
 
 
 class DeepLabV2(nn.Module):
-    """DeepLabV2: an atrous backbone and ASPP, run on the picture at several scales; the maximum fuses their logits.
+    """DeepLabV2: atrous backbone and ASPP, run on the picture at several scales; the logits are fused by the maximum.
 
     Difference from the paper: the maximum of the logits is taken at the output stride and then upsampled
     (kazuto1011/deeplab-pytorch, libs/models/msc.py); the paper upsamples the logits of each scale first (§3.2).
@@ -181,6 +181,9 @@ class DeepLabV2(nn.Module):
 
         Args:
             output_stride: 8, 16 or 32.
+
+        Raises:
+            AtrousError: the output stride has another value, or the backbone does not support it.
         """
         self.backbone.set_output_stride(output_stride)
         self.aspp.set_rates(self._rates(output_stride))

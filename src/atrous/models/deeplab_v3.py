@@ -27,7 +27,8 @@ MULTI_GRID, CASCADE_MULTI_GRID = (1, 2, 4), (1, 2, 1)
 class Cascade(nn.Module):
     """Cascaded blocks: copies of ResNet's last stage, each with twice the atrous rate of the stage before (§3.2).
 
-    If block 4 of the paper (the last stage) has rate 2, blocks 5, 6 and 7 have rates 4, 8 and 16, times the multi-grid.
+    If block 4 of the paper (the last stage) has rate 2, blocks 5, 6 and 7 have the rates 4, 8 and 16, times the
+    factors of the multi-grid.
 
     Args:
         backbone: a ResNet, whose last stage is copied. All units are copies of its second unit, because the first unit
@@ -168,6 +169,9 @@ class DeepLabV3(nn.Module):
 
         Args:
             output_stride: 8, 16 or 32.
+
+        Raises:
+            AtrousError: the output stride has another value, or the backbone does not support it.
         """
         self.backbone.set_output_stride(output_stride)
         if self.aspp is not None:

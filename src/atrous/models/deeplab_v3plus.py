@@ -85,7 +85,7 @@ class DeepLabV3Plus(nn.Module):
 
     Args:
         backbone: "resnet50" by default; the paper uses "xception65", "xception71" and "resnet101".
-        output_stride: 16 by default, which trains well; 8 gives finer features and costs several times more time.
+        output_stride: 16 by default, which trains well; 8 gives finer features and takes several times as long.
         low_channels: C of the reduced low-level features, ≥ 1; default 48, as in the paper.
         decoder_convs: number of 3×3 convolutions in the decoder, 1–64; default 2, as in the paper.
         multi_grid: default (1, 1, 1), which leaves the rates to the dilation rule and suits every backbone.
@@ -175,6 +175,9 @@ class DeepLabV3Plus(nn.Module):
 
         Args:
             output_stride: 8, 16 or 32.
+
+        Raises:
+            AtrousError: the output stride has another value, or the backbone does not support it.
         """
         self.backbone.set_output_stride(output_stride)
         self.aspp.set_rates(self._rates(output_stride))

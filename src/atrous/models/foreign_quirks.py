@@ -1,4 +1,4 @@
-"""Differences between this package's backbones and other implementations of them, which use the same weights.
+"""Differences between this package's backbones and implementations in other libraries, which use the same weights.
 
 A converted checkpoint reproduces the predictions of its library only if the network computes as in that library. Each
 difference is one argument here, which the model's record stores.
@@ -27,10 +27,11 @@ class ForeignQuirks:
 
     Args:
         padding: padding of a SAME convolution whose stride was reduced to 1. "consistent" (default) keeps the positions
-            of the features; "tensorflow" pads symmetrically, as timm and TensorFlow do. They differ at even sizes only.
+            of the features; "tensorflow" pads symmetrically, as timm and TensorFlow do. The two
+            paddings differ at even sizes only.
         symmetric: prefixes of the paths of convolutions whose SAME padding is symmetric at every size.
             efficientnet-pytorch computes all paddings for one picture size; at that size, the input maps of these
-            convolutions have odd sides.
+            convolutions have odd sides, so their padding is symmetric.
         rate_factors: factors on the rates at output strides 8 and 16, by prefix of the convolutions' paths.
             segmentation-models-pytorch gives some blocks the rate of the next stage.
         stride_first: whether a bottleneck has its stride in the first 1×1 convolution, as in Caffe's ResNets.

@@ -168,7 +168,7 @@ class Info:
         architecture: the paper, a key of `atrous.models.ARCHITECTURES`.
         arguments: all arguments of the model's constructor, by name, so that a file can rebuild the model.
         preprocessing: the inputs of the network and their preprocessing.
-        tasks: the tasks of the model. The first is semantic segmentation; with one logit it has two classes.
+        tasks: the tasks of the model. The first task is semantic segmentation; with one logit, it has two classes.
         temperature: number > 0 by which the logits are divided before softmax.
         crf: settings of the CRF that refines this model's masks, or None.
         scores: measured results, such as {"val": {"miou": 0.71}}.
@@ -379,5 +379,5 @@ def aligned_side(side: int, factor: float) -> int:
     exact = Fraction(factor).limit_denominator(10**6)
     above, below = side * exact.numerator - exact.denominator, 32 * exact.denominator
     nearest = (2 * above + below) // (4 * below) + (2 * above + 3 * below - 1) // (4 * below)
-    nearest = nearest + 1 // (nearest + 1)  # at least 33
+    nearest = nearest + 1 // (nearest + 1)  # at least 1, so the side is at least 33
     return 32 * nearest + 1

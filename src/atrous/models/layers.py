@@ -266,7 +266,7 @@ def initialise(head: nn.Module) -> None:
 
 
 def initialise_relu(module: nn.Module) -> None:
-    """Applies He initialisation, in place, to convolutions with a bias; a ReLU follows each, without a batch norm."""
+    """Applies He initialisation, in place, to convolutions with a bias that are followed by ReLU without batch norm."""
     for conv in module.modules():
         if isinstance(conv, nn.Conv2d):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")

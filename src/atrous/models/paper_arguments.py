@@ -22,7 +22,7 @@ defaults that depend on the paper.
   TensorFlow's DeepLab and segmentation-models-pytorch use True.
 - `backbone_arguments`: further arguments of `models.backbones.Backbone`, by name; default None. "vgg16" takes none.
 
-`DeepLabV3` and `DeepLabV3Plus` also take these:
+`DeepLabV3` and `DeepLabV3Plus` also take these arguments:
 
 - `atrous_rates`: atrous rates of the ASPP at output stride 16, in feature pixels: whole or half numbers, 0.5 or more;
   default (6, 12, 18). The rates double at output stride 8 and halve at 32 (arXiv:1706.05587 §3.3). At each stride
@@ -33,7 +33,7 @@ defaults that depend on the paper.
 - `projection_kernel`: side of the kernel of the ASPP's projection, odd, 1–255; default 1, as in the papers;
   mmsegmentation uses 3.
 - `separable`: whether the ASPP (in V3+ also the decoder) uses depthwise-separable convolutions. Default None: True for
-  mobile and Xception backbones, else False.
+  MobileNet, EfficientNet, Xception and similar backbones (`backbones.SEPARABLE_FAMILIES`), else False.
 - `depthwise_norm`: whether batch norm and ReLU stand between the depthwise and the pointwise convolution, as in
   arXiv:1802.02611; default True.
 - `multi_grid`: for ResNets, factors above 0 on the atrous rate of the last stage, one for each of its blocks
@@ -105,6 +105,7 @@ def checked_constructor(constructor: Callable[Given, None]) -> Callable[Given, N
 
 
 def _said(error: Exception) -> str:
+    """Returns the text of an error; its type if the text itself raises an error."""
     try:
         return str(error)
     except Exception:

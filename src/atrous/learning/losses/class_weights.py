@@ -28,7 +28,7 @@ FORMULAS = {
 
 
 def class_weights(pixels: Sequence[int], how: str) -> list[float] | None:
-    """Returns a weight per class from its frequency in the training labels, with mean 1 over all labelled pixels.
+    """Returns a weight per class by its frequency in the training labels; the mean over all labelled pixels is 1.
 
     Args:
         pixels: number of labelled pixels per class. A class without pixels gets the largest weight of the others.

@@ -20,8 +20,9 @@ SMOOTH = 1.0
 class Tversky(nn.Module):
     """Tversky loss (arXiv:1706.05721): mean of 1 − TP / (TP + α·FP + β·FN) of soft masks over the classes in labels.
 
-    With α = β = ½ it is the Dice loss (arXiv:1606.04797). TP, FP and FN are sums over a whole batch. Like
-    `pixel.CrossEntropy`, the loss is computed in bands of rows: a first pass for the sums, a second for the gradient.
+    Soft masks are the class probabilities; TP, FP and FN are computed from sums over a whole batch. With α = β = ½, the
+    loss is the Dice loss (arXiv:1606.04797). Like `pixel.CrossEntropy`, it is computed in bands of rows: a first pass
+    for the sums, a second for the gradient.
 
     Args:
         alpha: weight of false positives, ≥ 0.
@@ -86,7 +87,7 @@ class _TwoPasses(torch.autograd.Function):
 
 
 def _sums(low: Tensor, labels: Tensor, rows: range, align_corners: bool) -> Tensor:
-    """Returns the 3×K sums of `Tversky` for some rows; 3×1 for one logit."""
+    """Returns the 3×K sums that `Tversky._of_sums` takes, for some rows; 3×1 for one logit."""
     truth = labels[:, rows.start : rows.stop]
     likely = class_probabilities(resize_rows(low, labels.shape[-2:], rows, align_corners))
     labelled = truth != IGNORE_INDEX

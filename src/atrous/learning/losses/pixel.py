@@ -1,7 +1,8 @@
 """Losses over pixels, from low-resolution scores and full-size labels; labels of 255 are ignored.
 
-Full-size scores of all classes are the largest tensor of a plain training step. Here they are never in memory: a loss
-is computed in bands of rows, and each band's gradient with respect to the low-resolution scores is computed at once.
+Full-size scores of all classes are the largest tensor of a plain training step. Here, only one band of rows of them is
+in memory at a time: the loss of a band and its gradient with respect to the low-resolution scores are computed before
+the next band.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from atrous.models.layers import resize_rows
 
 #: Size in bytes of one band of full-size scores: small enough for the processor's cache, large enough for full speed.
 BAND_BYTES = 8 * 2**20
-#: A pixel is hard if the probability of its true class is below this (mmsegmentation's OHEM configurations).
+#: A pixel is hard if the probability of its true class is below this value (OHEM in mmsegmentation).
 HARD_BELOW = 0.7
 #: Largest distance from another class, in pixels, at which a pixel counts as near a boundary.
 BOUNDARY_REACH = 2
@@ -135,7 +136,7 @@ def near_boundary(labels: Tensor) -> Tensor:
 def hard_pixels(scores: Tensor, labels: Tensor, share: float, align_corners: bool = False) -> Tensor:
     """Returns N×H×W booleans, True for hard pixels: labelled pixels whose true class has a probability below 0.7.
 
-    If the share of these pixels is too small, the pixels with the next larger losses count as hard, too.
+    If their share of the labelled pixels is below `share`, the pixels with the next largest losses are hard, too.
 
     Args:
         scores: N×K×h×w logits.

@@ -15,7 +15,7 @@ from atrous.learning.batch import Batch
 from atrous.models import SegmentationModel
 from atrous.models.model_checks import check_model
 
-#: Name of the auxiliary head's output; all other outputs of a model have weight 1.
+#: Name of the auxiliary head's output; the losses of all other outputs have weight 1.
 AUXILIARY = "aux"
 
 
@@ -23,7 +23,7 @@ class Term(Protocol):
     """One term of the total loss; if it is a module, its parameters are trained with those of the model."""
 
     def __call__(self, outputs: Mapping[str, Tensor], batch: Batch, /) -> Tensor:
-        """Returns a scalar.
+        """Returns the value of the term as a scalar tensor.
 
         Args:
             outputs: N×K×h×w scores by name: "main" and, during training, further outputs of the model.

@@ -95,7 +95,7 @@ def frames_of(picture: Image.Image) -> int:
     """Returns the number of frames of an animation or MPO file; 1 if they cannot be counted.
 
     Args:
-        picture: the result of `opened`; a picture that is already decoded stays at its first frame.
+        picture: the result of `opened`. If its first frame is already decoded, counting does not change the frame.
     """
     try:
         return max(int(getattr(picture, "n_frames", 1)), 1)
@@ -155,7 +155,7 @@ def _as_pixels(array: np.ndarray, alpha: np.ndarray | None, name: object) -> Sto
 
 
 def _decode_deep(content: np.ndarray, picture: Image.Image, name: Path | str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Decodes a file with OpenCV; returns the values, and the alpha as a separate array if it is not a band of them."""
+    """Decodes a file with OpenCV; returns the values and, if alpha is not one of their bands, the separate alpha."""
     import cv2  # imported here: it takes 0.1 s, and only these files need it
 
     alpha, tile = None, picture.tile[0] if getattr(picture, "tile", None) else None  # type: ignore[attr-defined]

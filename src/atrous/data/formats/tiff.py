@@ -1,4 +1,4 @@
-"""Reads TIFF files as pictures and masks, whole or by windows; values have the same meaning for all kinds of TIFF."""
+"""Reads TIFF files as pictures and masks, whole or by windows; all kinds of TIFF are returned in the same form."""
 
 from __future__ import annotations
 
@@ -293,7 +293,7 @@ class TiffPicture:
         return read
 
     def _check_listed(self) -> None:
-        """Raises AtrousError if strips and tiles of an untrusted file share too many bytes: each is read separately."""
+        """Raises AtrousError if strips and tiles of an untrusted file share too many bytes, which are read repeatedly."""
         listed, size = sum(page.listed_bytes for page in [*self._stored, *self._masks]), self._file.filehandle.size
         if self._strangers and listed > MOST_TIMES_LISTED * size:
             raise AtrousError(
@@ -350,9 +350,10 @@ class TiffPicture:
         return tuple((int(red), int(green), int(blue)) for red, green, blue in table)
 
     def _color_table(self) -> np.ndarray | None:
-        """Returns the colour table, N×3 ``uint8``, or None; stored numbers below 256 are 8-bit, others 16-bit colours.
+        """Returns the colour table, N×3 ``uint8``, or None if the file has none.
 
-        The standard requires 16 bits. Some programs write 8 bits, as libtiff's tools allow.
+        The standard requires 16 bits per colour. Some programs write 8 bits, as libtiff's tools allow; a table is taken
+        as 8 bits if all of its numbers are below 256.
         """
         table = self._page.colormap
         return None if table is None else (table.T if table.max(initial=0) < 256 else table.T >> 8).astype(np.uint8)

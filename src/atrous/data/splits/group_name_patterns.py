@@ -23,13 +23,14 @@ _LEAST_SHARE = 0.5  # least share of the pictures that must be in groups of two 
 
 
 def recognised_pattern(names: Collection[str]) -> str | None:
-    """Returns a pattern that finds the patient, recording or scene in each name, if several pictures share it.
+    """Returns a pattern that finds the patient, recording or scene in each name, if most pictures share it with others.
 
     Args:
         names: names of pictures, without suffix.
 
     Returns:
-        A regular expression with one group, in the form that `find_groups` accepts; None if no known pattern fits.
+        A regular expression with one capturing group, in the form that `find_groups` accepts. None if no known pattern
+        finds two or more groups and puts at least half of the pictures into groups of two or more.
     """
     found = next((pattern for pattern in _patterns(names) if _finds_groups(pattern, names)), None)
     if found is None:

@@ -130,7 +130,7 @@ def _texts(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
 
 
 def _kind(path: Path, root: Path) -> tuple[str | None, str]:
-    """Returns the key in ``_CURES`` and a short description of the labels in a file; (None, "") if none are known."""
+    """Returns the key in ``_CURES`` and a description of the labels in a file; (None, "") if none are recognised."""
     text, suffix = _ends(path), path.suffix.lower()
     if suffix == ".txt":
         return _yolo(text) if _may_be_yolo(path, root) else (None, "")

@@ -48,7 +48,8 @@ def channels_of(
                 f"{name}: the picture has {kind.channels} channels, and the model takes {chosen}"
                 + (" (model.in_channels)" if in_channels else "")
                 + (f", as many as {fitting[0]} has" if fitting else "")
-                + ". No conversion between these is defined: convert the picture, or remove it from the dataset."
+                + ". No conversion between these numbers is defined: convert the picture, or remove it from the "
+                "dataset."
             )
     return chosen
 

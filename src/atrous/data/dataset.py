@@ -70,8 +70,8 @@ class Dataset:
             holds the files of the other inputs.
         taken: the inputs of the model, whose channels `read` concatenates; None to read the pictures alone.
         unlisted: items whose split was drawn at random with a fixed seed, because no list or folder names their split.
-        groups_from: source of the groups of the items: "file" for a groups.csv, "pattern" for a given regular
-            expression, "layout" for the layout, "" if the items have no groups.
+        groups_from: source of the groups: "file" for a groups.csv, "pattern" for a given regular expression, "layout"
+            for the names or folders of the layout; "" if the items have no groups.
     """
 
     root: Path
@@ -314,7 +314,7 @@ def check_sizes(item: Item, image_size: tuple[int, ...], mask_size: tuple[int, .
     turned = image_size[::-1] == mask_size and exif_orientation(item.image) >= 5
     cause = (
         "The picture's EXIF tag turns it by 90 degrees, and the mask was drawn on the picture before this turn. "
-        "Turn the mask, or save the picture without the tag if it is upright without it."
+        "Turn the mask, or, if the picture is upright without the tag, save it without the tag."
         if turned
         else "Both must have the same size: export one of them again."
     )

@@ -38,8 +38,8 @@ class InputFiles:
 
     Attributes:
         name: name of the input, such as "image" or "depth".
-        folder: folder of the files of the input; "" for the pictures. A relative folder is searched in these places, in
-            this order: beside the folder of the pictures, in the dataset's folder, inside the folder of the pictures,
+        folder: folder of the files of the input; "" for the pictures. A relative folder is searched in four places, in
+            this order: beside the folder of the pictures; in the dataset's folder; inside the folder of the pictures;
             in the working directory.
         bands: names of the channels; () if they have no names.
         wavelengths: wavelength of each channel in nanometres; () if unknown.

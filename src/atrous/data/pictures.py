@@ -217,7 +217,7 @@ def decoded_size(content: bytes, most_pixels: int, name: str = "the picture", pa
 
 
 def _identified(content: bytes, most_pixels: int, name: str) -> Image.Image:
-    """Opens a picture from an untrusted sender, not a TIFF, without decoding it."""
+    """Opens a picture from an untrusted sender without decoding it; a TIFF is not accepted here."""
     if not content:
         raise AtrousError(f"{name}: it is empty (0 bytes).")
     _check_pixels(webp_size(content), most_pixels, name)  # the WebP reader allocates memory when it opens a picture
@@ -314,12 +314,16 @@ def read_mask(path: Path | str) -> StoredMask:
 
 
 def whole_numbers(array: np.ndarray, nodata: float | None, path: Path) -> tuple[np.ndarray, float | None]:
-    """Returns a mask of floats as int64, and its nodata; NaN, infinite and non-zero nodata become ``NO_NUMBER``.
+    """Converts a mask of floats to int64; NaN, infinite values and a non-zero nodata value become ``NO_NUMBER``.
 
     Args:
         array: values of the mask, of any float type and shape.
         nodata: value that the file declares as no data; None if it declares none.
         path: file of the mask, for the message.
+
+    Returns:
+        The mask as int64, and the nodata value of this mask: 0 if the file declares 0 and every value is finite, else
+        ``NO_NUMBER``.
 
     Raises:
         AtrousError: a value is not a whole number.

@@ -173,7 +173,7 @@ def _decode_deep(content: np.ndarray, picture: Image.Image, name: Path | str) ->
 
 
 def _picture_array(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns H×W or H×W×C values, and the separate alpha of a grey, palette or colour-key picture, or None."""
+    """Returns H×W or H×W×C values, and the alpha if it is not one of their bands, else None."""
     mode, stretch = picture.mode, _grey_stretch(picture)  # before decoding, which empties picture.tile
     if mode == "I" and picture.format in ("PNG", "PPM"):  # 16 bits in the file; some versions of Pillow widen them
         return np.asarray(picture).astype(np.uint16), None

@@ -131,7 +131,7 @@ def _is_list(path: Path, images: Mapping[str, Path], *, in_root: bool) -> bool:
     unread = is_unread_list(path, images) or (not in_root and suffix in _UNREAD_SUFFIXES)
     if suffix not in LIST_SUFFIXES and not unread:
         return False
-    if suffix == ".json" and is_our_json(path):  # for example val.json, the scores of a split that atrous wrote
+    if suffix == ".json" and is_our_json(path):  # for example val.json, to which atrous wrote the scores of a split
         return False
     if not in_root:
         return suffix != "" or LIST_NAME.fullmatch(path.stem.lower()) is not None

@@ -13,7 +13,7 @@ _PERSONS = "patient|pat|subject|subj|sub|person|donor|animal|mouse|case"
 _RECORDINGS = "recording|rec|sequence|seq|drive|clip|video|vid|movie|flight|session|track|trajectory|run"
 _SCENES = "scene|site|location|loc|place|plot|field|room|slide|wsi|specimen|sample|volume|vol|scan|series|study|stack"
 _FRAMES = "frame|fr|f|slice|sl|tile|patch|crop|chip|view|z|t"
-#: A number, or a letter that ends a word: patient01, patient_A3, clip_b, clipB.
+#: A number, possibly with a letter before it, or a letter that ends a word: patient01, patient_A3, clip_b, clipB.
 _ID = r"(?:[-_ ]?[A-Za-z]?\d+|[-_ ][A-Za-z](?![A-Za-z\d])|[A-Z](?![A-Za-z\d]))"
 _GRID = r"(?:x|r|row)_?\d+[-_. ]?(?:y|c|col)_?\d+|(?:y)_?\d+[-_. ]?(?:x)_?\d+"
 _NUMBER = r"(?:image|img|frame|fr|slice|sl|tile|patch|crop|chip|view)?[-_. ]?[fztn]?(?<!\d)\d+"

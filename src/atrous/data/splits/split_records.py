@@ -173,7 +173,10 @@ def _plain_rows(content: Any) -> list[Row]:
 
 
 def _maps_splits(content: Any) -> bool:
-    """Returns whether the content is a mapping of names, such as names of splits or folds, in which each value is a list."""
+    """Returns whether the content maps names to lists.
+
+    Either all names are splits, or no name is a split and no record in the lists has a split of its own.
+    """
     if not isinstance(content, dict) or not content or not all(isinstance(part, list) for part in content.values()):
         return False
     named = [SPLIT_KEY.fullmatch(str(name)) is not None for name in content]

@@ -59,7 +59,7 @@ def passed_over_notes(folders: Iterable[Path], read: Collection[Path] = ()) -> t
 
     Args:
         folders: the folders that contain pictures and masks.
-        read: files that are read, whatever their suffix.
+        read: files that are read although their suffix is unusual; they are not reported.
     """
     notes = []
     for folder in folders:

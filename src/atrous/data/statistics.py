@@ -68,7 +68,10 @@ def kind_of_input(dataset: Dataset, name: str, splits: Sequence[str]) -> Picture
     first = {(kind.channels, kind.dtype): file for kind, file in reversed(list(zip(kinds, files, strict=True)))}
     if len(first) > 1:
         listed = ", ".join(f"{channels} of {dtype}: {file}" for (channels, dtype), file in sorted(first.items()))
-        raise AtrousError(f"the files of {name} differ in their channels or type ({listed}): convert them to the same.")
+        raise AtrousError(
+            f"the files of {name} differ in their channels or type ({listed}): convert them to the same number of "
+            "channels and the same type."
+        )
     return kinds[0]
 
 

@@ -104,7 +104,7 @@ def frames_of(picture: Image.Image) -> int:
 
 
 def pixels_of_picture(picture: Image.Image) -> StoredPixels:
-    """Returns the pixels of a PIL image without applying its EXIF orientation, so that its mask has the same size.
+    """Returns the pixels of a PIL image without applying its EXIF orientation, so that masks have the image's size.
 
     Args:
         picture: a PIL image of any mode. The result has the same data type and channels as its file, read by

@@ -145,7 +145,7 @@ def _kind(path: Path, root: Path) -> tuple[str | None, str]:
 
 
 def _may_be_yolo(path: Path, root: Path) -> bool:
-    """Returns whether a file is below a folder ``label…``, or has the stem of a picture in its folder or one beside it."""
+    """Returns whether a file is below a folder ``label…``, or has the stem of a picture in or beside its folder."""
     if any(part.lower().startswith("label") for part in path.relative_to(root).parts[:-1]):
         return True
     folder = path.parent

@@ -1,1 +1,1 @@
-"""Reads files as samples: pictures, masks, class tables, and one module per dataset layout."""
+"""Reads datasets: their pictures, masks, class tables and splits; also pictures and volumes outside a dataset."""

@@ -130,7 +130,7 @@ def _texts(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
 
 
 def _kind(path: Path, root: Path) -> tuple[str | None, str]:
-    """Returns the key in ``_CURES`` and a short description of the labels in a file; (None, "") if none are known."""
+    """Returns the key in ``_CURES`` and a description of the labels in a file; (None, "") if none are recognised."""
     text, suffix = _ends(path), path.suffix.lower()
     if suffix == ".txt":
         return _yolo(text) if _may_be_yolo(path, root) else (None, "")
@@ -145,7 +145,7 @@ def _kind(path: Path, root: Path) -> tuple[str | None, str]:
 
 
 def _may_be_yolo(path: Path, root: Path) -> bool:
-    """Returns whether a file is in a folder ``label…``, or a picture of the same stem is in its or a sibling folder."""
+    """Returns whether a file is below a folder ``label…``, or has the stem of a picture in or beside its folder."""
     if any(part.lower().startswith("label") for part in path.relative_to(root).parts[:-1]):
         return True
     folder = path.parent

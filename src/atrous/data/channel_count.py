@@ -17,8 +17,8 @@ def channels_of(
     """Returns the number of input channels of a model, for `doctor` and for the start of `train`.
 
     If the recipe sets a number, this number is returned. Otherwise, if all training pictures have the same number of
-    channels, this number is returned. A mix of grey, RGB and four-band pictures gives 3 (RGB). A mix of pictures with
-    more than four bands gives the smallest number of bands, because a model reads the first bands of each picture.
+    channels, this number is returned. A mix of grey, RGB and four-band pictures gives 3 (RGB). If the
+    numbers differ and all are above four, the smallest number is returned, because a model reads the first bands.
 
     Args:
         training: kind and name of each training picture, at least one.
@@ -26,7 +26,8 @@ def channels_of(
         in_channels: the number of channels that the recipe sets; None if it sets none.
 
     Raises:
-        AtrousError: the bands of a picture cannot be converted to this number of channels; the message names files.
+        AtrousError: no number of channels fits all training pictures, or the bands of a training or validation picture
+            cannot be converted to this number; the message names files.
     """
     first = {kind.channels: name for kind, name in reversed(training)}
     mixed = len(first) > 1
@@ -47,7 +48,8 @@ def channels_of(
                 f"{name}: the picture has {kind.channels} channels, and the model takes {chosen}"
                 + (" (model.in_channels)" if in_channels else "")
                 + (f", as many as {fitting[0]} has" if fitting else "")
-                + ". No conversion between these is defined: convert the picture, or remove it from the dataset."
+                + ". No conversion between these numbers is defined: convert the picture, or remove it from the "
+                "dataset."
             )
     return chosen
 

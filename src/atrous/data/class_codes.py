@@ -1,7 +1,7 @@
-"""Coded meanings of classes, such as SNOMED CT, by which viewers and archives recognise the segments of DICOM-SEG.
+"""Coded meanings of classes, for example in SNOMED CT; viewers and archives recognise segments of DICOM-SEG by them.
 
-A code is (scheme, value, meaning), as in PS3.3 section 8: ("SCT", "10200004", "Liver"). A class has a type, and
-optionally a category: the property type and the property category of a segment (PS3.3 C.8.20.4.2).
+A code is (scheme, value, meaning), as in PS3.3 section 8: ("SCT", "10200004", "Liver"). A class has up to two codes: a
+type, and with it a category. These are the property type and the property category of a segment (PS3.3 C.8.20.4.2).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def check_codes(codes: Any, owner: str) -> Codes:
         The codes as texts.
 
     Raises:
-        AtrousError: there are more codes, or a code is not three texts of the lengths that DICOM allows.
+        AtrousError: there are more than two codes, or a code is not three texts of the lengths that DICOM allows.
     """
     if not isinstance(codes, tuple) or len(codes) > 2:
         raise AtrousError(f"{owner} has the codes {shown(codes)}; give at most two, a type and a category.")

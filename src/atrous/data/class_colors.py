@@ -45,11 +45,19 @@ def default_colors(count: int) -> tuple[Color, ...]:
 
 
 def unpacked_color(code: int) -> Color:
-    """Returns the (red, green, blue) of a colour that was packed into one number, 16 bits per channel."""
+    """Returns the (red, green, blue) of a colour that `packed_colors` packed into one number.
+
+    Args:
+        code: red in bits 32 to 47, green in bits 16 to 31, blue in bits 0 to 15.
+    """
     return code >> 32, code >> 16 & 0xFFFF, code & 0xFFFF
 
 
 def packed_colors(colors: np.ndarray) -> np.ndarray:
-    """Packs H×W×3 colours into H×W ``int64`` numbers, 16 bits per channel."""
+    """Packs H×W×3 colours into H×W ``int64`` numbers, 16 bits per channel.
+
+    Args:
+        colors: … ×3 whole numbers (red, green, blue), each 0–65535.
+    """
     parts = colors.astype(np.int64)
     return parts[..., 0] << 32 | parts[..., 1] << 16 | parts[..., 2]

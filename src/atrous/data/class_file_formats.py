@@ -90,7 +90,8 @@ def parse_names(text: str) -> list[NamedClass]:
         matched = [match for match in found if match is not None]
         names = [_plain_name(match["name"]) for match in matched]
         values = [int(match["value"]) for match in matched]
-        # numbers are parts of names if other lines have none ("3 wheeler", "car") or if names repeat ("type: 1" twice)
+        # numbers are parts of names if other lines have none ("3 wheeler", "car"), or if the rest of the lines repeats
+        # ("type: 1", "type: 2")
         if matched and len(matched) == len(found) and len(set(names)) == len(names):
             return [NamedClass(name, value) for name, value in zip(names, values, strict=True)]
     if 2 * with_colon > len(lines) and len(lines) > 1:

@@ -48,10 +48,11 @@ def parse_table(text: str) -> list[NamedClass]:
         text: the content of the file.
 
     Returns:
-        The classes; an empty list if the text is another kind of table, such as one with a column of pictures.
+        The classes; an empty list if the text is another kind of table, such as a table with a column of pictures;
+        also if at least half of the lines do not fit the header, or more than a quarter of the names are repetitions.
 
     Raises:
-        ValueError: a line does not fit the header.
+        ValueError: fewer than half of the lines do not fit the header; the message contains the first of them.
     """
     rows = _rows(text)
     columns = _columns(rows) if 1 < len(rows) <= MAX_CLASSES + 2 else None
@@ -83,7 +84,7 @@ def parse_table(text: str) -> list[NamedClass]:
 def _columns(rows: list[list[str]]) -> tuple[int, int | None, list[int] | None] | None:
     """Returns the columns of names, values and colours.
 
-    The result is None if there are no names, if there are neither values nor colours, or if the rows are pictures.
+    The result is None if there are no names, if there are neither values nor colours, or if the rows describe pictures.
     """
     head, body = list(map(_plain_head, rows[0])), rows[1:]
     cells = [[row[index] for row in body if index < len(row)] for index in range(len(head))]

@@ -1,4 +1,4 @@
-"""The content of a ``classes.yaml``: from its keys to the fields of a class table, and back to text."""
+"""Converts the content of a ``classes.yaml`` to the fields of a class table, and the fields back to text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CODE_KEYS = ("code", "category")
 
 
 def table_fields(content: Any) -> dict[str, Any]:
-    """Returns the fields of a class table.
+    """Returns the arguments of `ClassTable`, by name, from the content of a ``classes.yaml``.
 
     Args:
         content: the parsed file.

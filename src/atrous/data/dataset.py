@@ -40,7 +40,7 @@ class Item:
         listed: for a missing picture, the split list and the line that name it; "" for all other pictures.
         more: files of further inputs of the same scene, such as its depth, in the order of the dataset's inputs.
         group: source of the picture, such as a patient, scene, clip or recording; None if it is unknown. Pictures of
-            one group resemble each other, and belong to one split.
+            one group resemble each other, so they belong to one split.
     """
 
     name: str
@@ -66,12 +66,12 @@ class Dataset:
         masks_without_image: masks whose picture is missing.
         channels: number of channels C that `read` returns for the pictures; None for all bands except alpha.
         pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
-        inputs: the location of the files of each input; the pictures are the first input. `Item.more` holds the files
-            of the other inputs.
-        taken: the inputs of the model, all of which `read` returns; None to read the pictures alone.
+        inputs: the folder of each input and the meaning of its values; the pictures are the first input. `Item.more`
+            holds the files of the other inputs.
+        taken: the inputs of the model, whose channels `read` concatenates; None to read the pictures alone.
         unlisted: items whose split was drawn at random with a fixed seed, because no list or folder names their split.
-        groups_from: source of the groups of the items: "file" for a groups.csv, "pattern" for a given regular
-            expression, "layout" for the layout, "" if the items have no groups.
+        groups_from: source of the groups: "file" for a groups.csv, "pattern" for a given regular expression, "layout"
+            for the names or folders of the layout; "" if the items have no groups.
     """
 
     root: Path
@@ -98,7 +98,7 @@ class Dataset:
 
     @property
     def nouns(self) -> tuple[str, str]:
-        """What an item and its smallest part are called in messages: picture and pixel, or volume and voxel."""
+        """The words for an item and its smallest part in messages: "picture" and "pixel", or "volume" and "voxel"."""
         first = next((item.image for items in self.splits.values() for item in items), Path())
         return ("volume", "voxel") if is_volume_place(file_of_picture(first)) else ("picture", "pixel")
 
@@ -205,7 +205,7 @@ class Dataset:
         return read_picture_pixels(item.image, self.channels, self.pages, self.inputs[0].spacing)
 
     def scene(self, item: Item) -> Path | dict[str, Path]:
-        """Returns the files of an item as a `Segmenter` takes them: one path, or a dict of paths by name of the input.
+        """Returns the files of an item for a `Segmenter`: one path, or a dict of paths by name of the input.
 
         Args:
             item: an item of this dataset.
@@ -230,8 +230,8 @@ class Dataset:
 
         Args:
             mask: path of the mask.
-            image: path of its picture. A slice of a DICOM-SEG or RT-STRUCT needs it, and a slice of any mask if volumes
-                are resampled.
+            image: path of its picture. It is needed for a slice of a DICOM-SEG or RT-STRUCT, and for a slice of any
+                mask if volumes are resampled.
 
         Returns:
             H×W ``uint8`` of class indices, 255 = ignore.
@@ -246,7 +246,7 @@ class Dataset:
         return read_resampled_label(place, file_of_picture(image), spacing, self.classes, self._label)
 
     def _label(self, mask: Path, image: Path | None) -> np.ndarray:
-        """Reads a mask as class indices, as `read_label`; a slice of a mask on the grid of its file."""
+        """Reads a mask as `read_label` does, but a slice of a mask is not resampled."""
         raw_mask, nodata = self._raw_mask(mask, image)
         try:
             return self.classes.encode(raw_mask, nodata)
@@ -273,12 +273,12 @@ class Dataset:
 
 
 def stored_mask(path: Path, image: Path | None, classes: ClassTable | None) -> StoredMask:
-    """Reads the stored values of a mask as `read_mask`, also of a slice of a DICOM-SEG or RT-STRUCT.
+    """Reads the stored values of a mask as `read_mask` does; also reads slices of DICOM-SEG and RT-STRUCT files.
 
     Args:
         path: path of the mask.
         image: path of its picture; only a slice of a DICOM-SEG or RT-STRUCT needs it.
-        classes: class table, which gives segments their values; None for the numbers of segments.
+        classes: class table, which defines the value of each segment; None to use the segment numbers as values.
 
     Raises:
         AtrousError: a file is missing or damaged, or the picture is needed and not given.
@@ -314,7 +314,7 @@ def check_sizes(item: Item, image_size: tuple[int, ...], mask_size: tuple[int, .
     turned = image_size[::-1] == mask_size and exif_orientation(item.image) >= 5
     cause = (
         "The picture's EXIF tag turns it by 90 degrees, and the mask was drawn on the picture before this turn. "
-        "Turn the mask, or save the picture without the tag if it is upright without it."
+        "Turn the mask, or, if the picture is upright without the tag, save it without the tag."
         if turned
         else "Both must have the same size: export one of them again."
     )

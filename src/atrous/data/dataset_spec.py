@@ -28,14 +28,14 @@ class DatasetSpec:
     input: tuple[str, ...] | None = setting(
         None,
         "folders of further model inputs, as NAME=FOLDER,… such as depth=depth/; each file has the name of its "
-        "picture without suffix, alone or followed by _NAME. These inputs are used in addition to those of the "
-        "dataset's inputs.yaml; for an input in both, this folder is used",
+        "picture without suffix, alone or followed by _NAME. The inputs in the dataset's inputs.yaml are used, too; if "
+        "an input is also given here, the folder given here is used",
     )
     groups: str | None = setting(
         None,
         "pattern: a regular expression with one pair of brackets, searched in the file names of the pictures; the text "
-        "in the brackets is the group of the picture, such as a patient or a recording. Splits, intervals and tests "
-        "keep each group together. A groups.csv in the dataset takes precedence",
+        "in the brackets is the group of the picture, such as a patient or a recording. Random splits, "
+        "confidence intervals and paired tests keep each group together. A groups.csv in the dataset takes precedence",
     )
 
     def __post_init__(self) -> None:
@@ -52,8 +52,8 @@ class DatasetSpec:
         Args:
             image: first input of a model, which sets the planes and the number of slices of volumes; None to use the
                 planes and the number of slices of the dataset.
-            resampled: whether the slices are those of volumes at the model's target spacing; if not, those of the
-                volumes as they are stored.
+            resampled: whether the slices are slices of volumes that are resampled to the model's target spacing; if
+                False, they are slices of the stored volumes.
 
         Raises:
             AtrousError: for the same reasons as in `open_dataset`.

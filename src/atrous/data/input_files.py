@@ -1,6 +1,7 @@
-"""Files of further model inputs of a dataset, such as depth: their folders and the meaning of their values.
+"""The folders of a model's further inputs in a dataset, such as depth, and the meaning of the values in their files.
 
-The inputs are listed in the dataset's inputs.yaml, or the user gives their folders as NAME=FOLDER. An inputs.yaml:
+A further input is an input besides the pictures. The inputs are listed in the dataset's inputs.yaml, or the user gives
+their folders as NAME=FOLDER. Example of an inputs.yaml:
 
     inputs:
       image: {bands: [red, green, blue, nir], colors: 3}
@@ -27,7 +28,7 @@ INPUTS_FILE = "inputs.yaml"
 #: Value of `InputFiles.window` for a window that is measured over the labelled voxels of the training volumes.
 ToMeasure: TypeAlias = Literal["foreground"]
 FOREGROUND: ToMeasure = "foreground"
-#: Endings of a picture's name that the name of a further input may replace: a_rgb.png and a_depth.png.
+#: Endings of a picture's name that may be missing in the name of the input's file: a_depth.png belongs to a_rgb.png.
 PICTURE_WORDS = ("_rgb", "_color", "_colour", "_image", "_img", "-rgb", "-color", "-image")
 
 
@@ -37,20 +38,21 @@ class InputFiles:
 
     Attributes:
         name: name of the input, such as "image" or "depth".
-        folder: folder of the files of the input; "" for the pictures. A relative folder is searched in these places, in
-            this order: beside the folder of the pictures, in the dataset's folder, inside the folder of the pictures,
+        folder: folder of the files of the input; "" for the pictures. A relative folder is searched in four places, in
+            this order: beside the folder of the pictures; in the dataset's folder; inside the folder of the pictures;
             in the working directory.
         bands: names of the channels; () if they have no names.
         wavelengths: wavelength of each channel in nanometres; () if unknown.
         unit: unit of the values, such as "m"; "" if unknown.
         missing: values that mean "no data", in addition to the nodata values that the files declare.
-        colors: number of first channels that are colours of a photograph: 0, 1 or 3; None to derive it from the number
-            of channels.
+        colors: number of leading channels that are colours of a photograph: 0, 1 or 3; None to derive it from the
+            number of channels.
         normalize: "fixed", "window" or "per_image"; see `atrous.input_spec.Input`. None for "fixed", or for "per_image"
             if the pictures are slices of volumes.
-        window: (lowest, highest) value for the clipping of "window", in raw units; None for no clipping. For volumes
-            also "foreground", for percentiles 0.5 and 99.5 of the labelled voxels of the training split, which training
-            measures; or one entry per contrast, with None for a contrast that is normalised in each volume.
+        window: (lowest, highest) value in raw units, to which "window" clips; None for no clipping. For volumes also
+            "foreground": the values are percentiles 0.5 and 99.5 of the labelled voxels of the training split, which
+            training measures. For volumes also one such entry per contrast (channel of the volume); None in it stands
+            for a contrast that is normalised by its own mean and standard deviation in each volume.
         slices: for volumes, the number of neighbouring slices that are the channels of one picture: odd, 1 or more.
         planes: for volumes, the planes of the slices: "axial", "coronal" or "sagittal"; () for axial slices.
         spacing: for volumes, the voxel sides in millimetres to which they are resampled, as in
@@ -72,7 +74,7 @@ class InputFiles:
 
     @property
     def measures_window(self) -> bool:
-        """Whether training measures the window of a contrast."""
+        """Whether training measures the window of at least one contrast."""
         return FOREGROUND in (self.window if is_per_contrast(self.window) else (self.window,))  # pyright: ignore[reportOperatorIssue]
 
     def windows_of(self, contrasts: int) -> tuple[Window | ToMeasure | None, ...]:
@@ -82,7 +84,7 @@ class InputFiles:
             contrasts: number of contrasts or channels of the files, ≥ 1.
 
         Raises:
-            AtrousError: the windows are given per contrast, for another number of contrasts.
+            AtrousError: the windows are given per contrast, but for another number of contrasts.
         """
         if not is_per_contrast(self.window):
             return (self.window,) * contrasts  # pyright: ignore[reportReturnType]
@@ -95,7 +97,9 @@ class InputFiles:
         return windows
 
     def keeps_scale(self, contrasts: int) -> tuple[bool, ...]:
-        """Returns, for each contrast, whether its values are not divided by the deviation of their own file.
+        """Returns, for each contrast, whether all files are scaled by the same factor.
+
+        The result is False for a contrast that is divided by the standard deviation of each file.
 
         Args:
             contrasts: number of contrasts of a volume, ≥ 1.
@@ -114,7 +118,7 @@ def read_input_files(root: Path, pictures: InputFiles = PICTURES_ALONE[0]) -> tu
 
     Args:
         root: the dataset's folder.
-        pictures: input of the pictures, whose normalisation is used if the inputs.yaml has none for them.
+        pictures: input of the pictures; its normalisation is used if the inputs.yaml gives none for the pictures.
 
     Returns:
         The inputs, the pictures first.
@@ -202,7 +206,8 @@ def input_folders(words: Sequence[str]) -> dict[str, str]:
         words: texts of the form NAME=FOLDER.
 
     Raises:
-        AtrousError: a text has another form, or a name is given twice.
+        AtrousError: a text has another form; a name is invalid, is given twice or is "image"; or a folder is a URL that
+            is not a local path.
     """
     found: dict[str, str] = {}
     for word in words:
@@ -248,10 +253,10 @@ class FilesBeside:
         self._stems: dict[Path, dict[str, Path]] = {}
 
     def of(self, picture: Path) -> Path:
-        """Returns the file of the input that belongs to a picture; a path that does not exist if there is none.
+        """Returns the path of the input's file for a picture; if there is no such file, the path does not exist.
 
-        The file has the stem of the picture, alone or followed by ``_NAME`` or ``-NAME`` with the name of the input. An
-        ending of the picture's stem such as ``_rgb`` may be missing in the stem of the file.
+        The stem of the file is the stem of the picture, alone or followed by ``_NAME`` or ``-NAME``, where NAME is the
+        name of the input. If the picture's stem has an ending such as ``_rgb``, the stem of the file may lack it.
 
         Args:
             picture: the path of a picture.
@@ -280,6 +285,8 @@ class FilesBeside:
 
 class SceneFiles:
     """Finds the files of all inputs of a model, from the paths of the pictures.
+
+    A scene is one picture with the files of its further inputs.
 
     Args:
         names: names of the model's inputs, the pictures first.

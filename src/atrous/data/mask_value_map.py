@@ -76,7 +76,7 @@ class ClassTable:
                 raise AtrousError(f"class '{name}' has no raw value in a tuple; give a tuple of at least one value.")
         if self.codes and len(self.codes) != len(self.names):
             raise AtrousError(
-                f"{len(self.codes)} lists of codes given for {len(self.names)} classes; give one of each."
+                f"{len(self.codes)} lists of codes given for {len(self.names)} classes; give one per class."
             )
         named_codes = zip(self.names, self.codes, strict=False)
         checked_codes = tuple(check_codes(codes, f"class '{name}'") for name, codes in named_codes)
@@ -108,7 +108,7 @@ class ClassTable:
             raise AtrousError(f"overlap must be 'last', or be left out, got {shown(self.overlap)}.")
         if self.segments and len(self.segments) != len(self.names):
             raise AtrousError(
-                f"{len(self.segments)} lists of segments given for {len(self.names)} classes; give one of each."
+                f"{len(self.segments)} lists of segments given for {len(self.names)} classes; give one per class."
             )
         owners: dict[str, str] = {}
         for name, labels in zip(self.names, self.segments, strict=False):
@@ -131,8 +131,8 @@ class ClassTable:
 
         Args:
             raw_mask: H×W of any integer dtype, or H×W×3 colours. A grey mask with three equal channels counts as H×W.
-            nodata: the nodata value that the mask's file declares, or None. Its pixels become 255 = ignore, unless the
-                table lists the value.
+            nodata: the nodata value that the mask's file declares, or None. Pixels with this value become 255 = ignore,
+                unless the table lists the value.
 
         Returns:
             H×W ``uint8`` of class indices 0…K−1, with 255 = ignore.
@@ -168,7 +168,7 @@ class ClassTable:
 
     @checked
     def decode(self, label: np.ndarray) -> np.ndarray:
-        """Maps labels to the first raw value of their class; this is the inverse of ``encode``.
+        """Maps each class index to the first raw value of its class, the reverse of ``encode``.
 
         Args:
             label: H×W integers: class indices 0…K−1, and 255 = ignore.
@@ -242,7 +242,7 @@ class ClassTable:
             overwrite: whether to replace also a file that this function did not write.
 
         Raises:
-            AtrousError: ``path`` is a folder, or a file that this function did not write.
+            AtrousError: ``path`` is a folder, or a file that this function did not write and ``overwrite`` is False.
         """
         check_replaceable(path, "class table", is_our_table, overwrite=overwrite)
         write_text(path, f"{TABLE_MARK}\n{self.yaml_text()}")

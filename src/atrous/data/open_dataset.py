@@ -52,12 +52,13 @@ def open_dataset(
         slices: for a dataset of volumes, the number of neighbouring slices that are read as the channels of one
             picture: odd, 1 or more. None to take the number from inputs.yaml, or 1 if inputs.yaml has none.
         spacing: for a dataset of volumes, the voxel sides along right, anterior and superior to which volumes are
-            resampled, > 0, in millimetres; slices are then those of the resampled volumes. None for no resampling.
+            resampled, > 0, in millimetres; the slices are then slices of the resampled volumes. None for no
+            resampling.
 
     Raises:
-        AtrousError: there is no such folder or layout; the folder has no known layout; its classes are not given
-            (``NoClassesError``); the user has no permission to read one of its folders; or groups.csv or the
-            argument ``groups`` is invalid.
+        AtrousError: there is no such folder or layout; the folder has no known layout; nothing defines its classes
+            (``NoClassesError``); the user has no permission to read one of its folders; or groups.csv, inputs.yaml or
+            an argument is invalid.
     """
     check_slices(1 if slices is None else slices, planes)
     sides = checked_spacing(spacing)

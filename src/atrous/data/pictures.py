@@ -1,4 +1,4 @@
-"""Reads picture and mask files into arrays, without loss of bits; damaged files raise an error."""
+"""Reads picture and mask files into arrays in the bit depth of the files; damaged files raise an error."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ PICTURE_SUFFIXES = frozenset(
 
 #: Formats that `decode_pixels` accepts from untrusted senders: few, widely used decoders that start no other program.
 SAFE_FORMATS = frozenset({"BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP"})
-#: Value that `read_mask` returns for pixels without a finite number in a mask of floats; also the ``nodata`` of such a
-#: mask.
+#: Value that `read_mask` returns for pixels of a float mask that are NaN, infinite or equal to a non-zero nodata value;
+#: also the ``nodata`` of such a mask.
 NO_NUMBER = -(2**63)
 
 
@@ -78,7 +78,9 @@ def read_picture(path: Path | str, pages: str = "first") -> np.ndarray:
 
 
 def read_kind(path: Path | str, pages: str = "first") -> PictureKind:
-    """Reads a picture's channels and type from its header; `read_pixels` returns the same channels and type.
+    """Reads a picture's channels and type; `read_pixels` returns the same channels and type.
+
+    The header of the file is enough, except for JPEG 2000 and a few rare kinds, which are decoded.
 
     Args:
         path: a picture file.
@@ -215,7 +217,7 @@ def decoded_size(content: bytes, most_pixels: int, name: str = "the picture", pa
 
 
 def _identified(content: bytes, most_pixels: int, name: str) -> Image.Image:
-    """Opens a picture from an untrusted sender, not a TIFF, without decoding it."""
+    """Opens a picture from an untrusted sender without decoding it; a TIFF is not accepted here."""
     if not content:
         raise AtrousError(f"{name}: it is empty (0 bytes).")
     _check_pixels(webp_size(content), most_pixels, name)  # the WebP reader allocates memory when it opens a picture
@@ -251,8 +253,8 @@ class StoredMask(NamedTuple):
     Attributes:
         values: H×W of any integer dtype, or H×W×3 (``uint8``, rarely ``uint16``) for masks stored in colours.
         palette: up to 256 colours by index, or None if the file has no palette.
-        nodata: the nodata value that the file declares, or None. Programs that rasterise outlines declare 0 by default,
-            and use 0 for the background.
+        nodata: the nodata value that the file declares, or None. A nodata value of 0 may be a class, because programs
+            that rasterise outlines declare 0 by default, and use 0 for the background.
         pages: number of pages or frames in the file; only the first is read.
         stacks: whether the file is a TIFF, whose pages may be stacked as channels.
         white_is_zero: whether the file declares that 0 is white; ``values`` are the stored values in both cases. None
@@ -312,12 +314,16 @@ def read_mask(path: Path | str) -> StoredMask:
 
 
 def whole_numbers(array: np.ndarray, nodata: float | None, path: Path) -> tuple[np.ndarray, float | None]:
-    """Returns a mask of floats as int64, and its nodata; NaN, infinite and non-zero nodata become ``NO_NUMBER``.
+    """Converts a mask of floats to int64; NaN, infinite values and a non-zero nodata value become ``NO_NUMBER``.
 
     Args:
         array: values of the mask, of any float type and shape.
         nodata: value that the file declares as no data; None if it declares none.
         path: file of the mask, for the message.
+
+    Returns:
+        The mask as int64, and the nodata value of this mask: 0 if the file declares 0 and every value is finite, else
+        ``NO_NUMBER``.
 
     Raises:
         AtrousError: a value is not a whole number.
@@ -346,7 +352,11 @@ def exif_orientation(path: Path | str) -> int:
 
 
 def stored_lossily(path: Path | str) -> bool:
-    """Returns whether the file's compression changes values (JPEG, lossy WebP, …), independent of the file name."""
+    """Returns whether the file's compression changes values (JPEG, lossy WebP, …), independent of the file name.
+
+    Args:
+        path: a picture or mask file.
+    """
     path = Path(path)
     if slice_place(path) is not None:
         return False

@@ -11,7 +11,7 @@ import numpy as np
 from atrous.errors import AtrousError
 
 _MANY_VALUES = 16  # an alpha band with this many different values between 0 and the maximum may be an ordinary channel
-#: The syntax of a range of two numbers on the command line and in Python, for messages.
+#: How to give a range of values on the command line and in Python, for messages; {0} and {1} are its two numbers.
 GIVE_RANGE = "--range {0},{1} (in Python Segmenter(range=({0}, {1})))"
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as in Pillow's mode "L"
 
@@ -76,8 +76,9 @@ class StoredPixels:
     def alpha_may_be_a_channel(self) -> bool:
         """Whether the alpha band looks like an ordinary channel, such as near infrared, that GDAL marked as alpha.
 
-        Nearly all values of a true alpha band are zero or the maximum, or it has few different values. An ordinary
-        channel has many values in between.
+        The band looks so if more than half of its non-zero values are below the maximum, and these have 16 or more
+        different values. In a true alpha band, nearly all values are zero or the maximum, or there are few different
+        values.
         """
         if self.alpha is None:
             return False
@@ -101,10 +102,10 @@ class StoredPixels:
     def for_model(self, channels: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns the channels for a model, and the pixels that hold data.
 
-        A pixel holds no data if it is masked or transparent, or if any band is NaN or infinite. It also holds no data
-        if any band of floats, or all bands of whole numbers, have the nodata value: a single 0 or 255 may be part of a
-        colour. If there are more than four bands, the first C are used. An alpha band is a channel only if the model
-        takes all bands.
+        A pixel holds no data if it is masked or transparent, or if any band is NaN or infinite. A pixel of floats also
+        holds no data if any band has the nodata value. For whole numbers, all bands must have the nodata value, because
+        a single 0 or 255 may be part of a colour. If there are more than four bands, the first C are used. An alpha
+        band is a channel only if the model takes all bands.
 
         Args:
             channels: number of channels C of the model; None for all bands except alpha.
@@ -166,7 +167,8 @@ def without(values: np.ndarray, valid: np.ndarray | None, missing: Sequence[floa
     """Excludes pixels with given "no data" values from the pixels that hold data.
 
     Args:
-        values: H×W×C. A pixel is excluded if any channel of floats, or all channels of whole numbers, have such values.
+        values: H×W×C. A pixel is excluded if any channel of floats has one of the given values, or if all channels of
+            whole numbers have one.
         valid: H×W booleans, True for pixels that hold data; None if all pixels hold data.
         missing: the values that mean "no data".
 

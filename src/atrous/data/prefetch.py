@@ -16,8 +16,8 @@ def in_background(
 ) -> Iterator[Read]:
     """Yields `read(item)` for each item, in order; a thread reads the next item of a collection in advance.
 
-    Nothing is read in advance from a generator: it may be a live source such as a camera, or it may depend on the
-    result of its previous item. The next item of a generator is requested after the current result was processed.
+    The next item of a generator is requested only after the current result was processed. The reason is that a
+    generator may be a live source such as a camera, or that its next item may depend on the current result.
 
     Args:
         read: function that reads one item. An error in it is raised at the position of that item.

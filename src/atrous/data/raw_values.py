@@ -30,7 +30,7 @@ def is_triple(value: Any) -> bool:
 
 
 def smallest_dtype(values: Sequence[Raw]) -> np.dtype:
-    """Returns the smallest integer type that can represent all values."""
+    """Returns the smallest integer type that can represent all values, and all channels of colours."""
     low, high = np.min(values), np.max(values)
     for dtype in (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
@@ -39,5 +39,5 @@ def smallest_dtype(values: Sequence[Raw]) -> np.dtype:
 
 
 def plain(value: Raw) -> int | list[int]:
-    """Returns a raw value as YAML and JSON store it."""
+    """Returns a raw value for YAML and JSON; a colour becomes a list."""
     return list(value) if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""Finds the files in folders of pictures that are skipped, and states the reasons."""
+"""Finds the files that are skipped in folders of pictures, and explains how to convert them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _CURES = {
 }
 
 
-#: Suffixes of files whose format is known, so that they cannot be DICOM files.
+#: Suffixes of known formats; files with other suffixes may be DICOM files.
 KNOWN_ENDINGS = frozenset(PICTURE_SUFFIXES) | _NO_PICTURES | {*SUFFIXES, ".gz"}
 
 
@@ -59,7 +59,7 @@ def passed_over_notes(folders: Iterable[Path], read: Collection[Path] = ()) -> t
 
     Args:
         folders: the folders that contain pictures and masks.
-        read: files that are read, whatever their suffix.
+        read: files that are read although their suffix is unusual; they are not reported.
     """
     notes = []
     for folder in folders:

@@ -18,8 +18,8 @@ from atrous.data.splits.split_names import canonical_split
 from atrous.errors import AtrousError
 from atrous.input_spec import Input
 
-#: Channel statistics use at least this number of equally spaced pictures, and fewer than twice as many; all pictures of
-#: a smaller split.
+#: Channel statistics use at least this number of equally spaced pictures, and fewer than twice this number. If a split
+#: has fewer pictures, all of them are used.
 STATISTICS_PICTURES = 200
 
 
@@ -32,7 +32,8 @@ def channel_statistics(dataset: Dataset, split: str, one: Input) -> tuple[tuple[
         one: the input to measure; its mean and standard deviation are not used.
 
     Returns:
-        Mean and standard deviation; 0 and 1 for channels that are normalised by their own.
+        Mean and standard deviation of each channel; 0 and 1 for channels that are normalised by the statistics of each
+        file. The standard deviation of a constant channel is returned as 1.
     """
     limits = np.transpose([window or (-np.inf, np.inf) for window in one.windows])
     items = dataset.split(split)
@@ -67,14 +68,17 @@ def kind_of_input(dataset: Dataset, name: str, splits: Sequence[str]) -> Picture
     first = {(kind.channels, kind.dtype): file for kind, file in reversed(list(zip(kinds, files, strict=True)))}
     if len(first) > 1:
         listed = ", ".join(f"{channels} of {dtype}: {file}" for (channels, dtype), file in sorted(first.items()))
-        raise AtrousError(f"the files of {name} differ in their channels or type ({listed}): convert them to one kind.")
+        raise AtrousError(
+            f"the files of {name} differ in their channels or type ({listed}): convert them to the same number of "
+            "channels and the same type."
+        )
     return kinds[0]
 
 
 def class_pixels(dataset: Dataset, split: str) -> list[int]:
     """Returns the number of labelled pixels of each class in a split, without pixels that hold no data.
 
-    A picture is read only if its header states that pixels may hold no data.
+    Only the mask is read if the header of the picture shows that all pixels hold data.
 
     Args:
         dataset: the dataset to read, with the channels and pages of the model.

@@ -1,4 +1,4 @@
-"""Reads small text files from editors, spreadsheets and labelling tools, independent of the locale."""
+"""Reads small text files that editors, spreadsheets and labelling tools write, in their usual encodings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from atrous.errors import AtrousError
 
-#: Byte order marks and their encodings. A mark is listed before any shorter mark with which it begins.
+#: Byte order marks and their encodings. If a mark begins with a shorter mark, it is listed before the shorter mark.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -19,7 +19,8 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-#: Encodings that editors used before UTF-8. Bytes do not show which encoding a file has; the names in the file can.
+#: Encodings that editors used before UTF-8. Several of them may fit the bytes of a file; callers choose the encoding in
+#: which the names in the file match pictures.
 _OLD_ENCODINGS = ("cp1252", "gb18030", "shift_jis", "cp1250", "euc_kr", "big5", "cp1251")
 
 

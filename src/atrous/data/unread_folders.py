@@ -24,8 +24,8 @@ def unread_folder_notes(root: Path, used: Iterable[Path], notes: Iterable[str]) 
         notes: earlier sentences; a folder that they name is not named again.
 
     Returns:
-        One sentence for each folder that is not read because a folder with the same meaning is read: for example,
-        ``valid`` is not read if ``val`` is read. One more sentence names all other unread folders.
+        One sentence for each folder that is not read because a folder with the same meaning is read. For example,
+        ``valid`` is not read if ``val`` is read. One more sentence names the other unread folders, at most 8 of them.
     """
     read = {path for folder in used for path in (folder, *folder.parents)}
     unread = {folder: count for folder, count in folders_with_pictures(root) if folder not in set(used)}

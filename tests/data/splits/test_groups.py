@@ -121,7 +121,7 @@ def test_pictures_of_one_name_are_told_apart_by_their_paths(tmp_path):
         (table(PATIENTS) + "patient00_slice00,other", "in the groups 'patient00' and 'other'.*remove one of the lines"),
         ("".join(f"{n},1,{TOLD[n]}\n" for n in PATIENTS), "unclear which of them is the group"),
         ("picture,patient,scan\n" + "".join(f"{n},{TOLD[n]},{n}\n" for n in PATIENTS), "which of them is the group"),
-        (table(["x1", "x2"]), "'x1', which is not a picture of this data set"),
+        (table(["x1", "x2"]), "'x1', which is not a picture of this dataset"),
     ],
 )
 def test_a_wrong_table_is_refused(tmp_path, content, said):

@@ -1,4 +1,4 @@
-"""The eight orientations of EXIF and TIFF: turns whole pictures and windows upright."""
+"""Turns whole pictures and windows upright, from any of the eight orientations of EXIF and TIFF."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def frames_of(picture: Image.Image) -> int:
     """Returns the number of frames of an animation or MPO file; 1 if they cannot be counted.
 
     Args:
-        picture: the result of `opened`; a picture that is already decoded stays at its first frame.
+        picture: the result of `opened`. If its first frame is already decoded, counting does not change the frame.
     """
     try:
         return max(int(getattr(picture, "n_frames", 1)), 1)
@@ -104,7 +104,7 @@ def frames_of(picture: Image.Image) -> int:
 
 
 def pixels_of_picture(picture: Image.Image) -> StoredPixels:
-    """Returns the pixels of a PIL image without applying its EXIF orientation, so that its mask has the same size.
+    """Returns the pixels of a PIL image without applying its EXIF orientation, so that masks have the image's size.
 
     Args:
         picture: a PIL image of any mode. The result has the same data type and channels as its file, read by
@@ -155,7 +155,7 @@ def _as_pixels(array: np.ndarray, alpha: np.ndarray | None, name: object) -> Sto
 
 
 def _decode_deep(content: np.ndarray, picture: Image.Image, name: Path | str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Decodes a file with OpenCV; returns the values, and the alpha as a separate array if it is not a band of them."""
+    """Decodes a file with OpenCV; returns the values and, if alpha is not one of their bands, the separate alpha."""
     import cv2  # imported here: it takes 0.1 s, and only these files need it
 
     alpha, tile = None, picture.tile[0] if getattr(picture, "tile", None) else None  # type: ignore[attr-defined]
@@ -173,7 +173,7 @@ def _decode_deep(content: np.ndarray, picture: Image.Image, name: Path | str) ->
 
 
 def _picture_array(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns H×W or H×W×C values, and the separate alpha of a grey, palette or colour-key picture, or None."""
+    """Returns H×W or H×W×C values, and the alpha if it is not one of their bands, else None."""
     mode, stretch = picture.mode, _grey_stretch(picture)  # before decoding, which empties picture.tile
     if mode == "I" and picture.format in ("PNG", "PPM"):  # 16 bits in the file; some versions of Pillow widen them
         return np.asarray(picture).astype(np.uint16), None

@@ -1,4 +1,4 @@
-"""Reads TIFF files as pictures and masks, whole or by windows; values have the same meaning for all kinds of TIFF."""
+"""Reads TIFF files as pictures and masks, whole or by windows; all kinds of TIFF are returned in the same form."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def _start_of(path: Path) -> bytes:
 class TiffPicture:
     """A TIFF that is open for reading; close it, or use it in a `with` statement.
 
-    Values are returned as stored, independent of the photometric interpretation. There are three exceptions:
-    indices of a colour table become colours, YCbCr in JPEG and CMYK become RGB, and grey values of one, two or four
-    bits are scaled to 0…255.
+    Values are returned as stored, independent of the photometric interpretation. There are three exceptions. Indices of
+    a colour table become colours. CMYK, and YCbCr in JPEG, become RGB. Grey values of one, two or four bits are scaled
+    to 0…255.
 
     Args:
         file: a path, or the bytes of a file.
@@ -67,8 +67,8 @@ class TiffPicture:
         shape: (H, W, C) of the upright picture.
         orientation: the TIFF orientation, 1 to 8; it is already applied.
         alpha: index of the band that contains transparency, or None.
-        white_is_zero: whether the header of a grey picture states that 0 is white (the values are not inverted); None
-            for other pictures.
+        white_is_zero: whether the header of a grey picture states that 0 is white; None for other pictures. The values
+            are not inverted.
         pages: number of pages, without reduced copies and masks.
         nodata: the nodata value, in the file's own data type. None if neither the file nor GDAL's ``.aux.xml`` beside
             it declares such a value, or if the data type cannot represent the value.
@@ -103,7 +103,7 @@ class TiffPicture:
                 self._open(pages, most_pixels)
                 self._masks = self._mask_pages(most_pixels)
                 self._check_listed()
-                text = None if isinstance(file, bytes) else nodata_beside(file)  # GDAL prefers it
+                text = None if isinstance(file, bytes) else nodata_beside(file)  # GDAL prefers this value
                 dtype = self._page.dtype
                 self.nodata = nodata_of(self._page) if text is None or dtype is None else as_nodata(text, dtype)
                 beside = None if isinstance(file, bytes) else Path(f"{file}.msk")  # as GDAL writes masks by default
@@ -293,7 +293,7 @@ class TiffPicture:
         return read
 
     def _check_listed(self) -> None:
-        """Raises AtrousError if strips and tiles of an untrusted file share too many bytes: each is read separately."""
+        """Raises AtrousError if the strips and tiles of an untrusted file share too many bytes: each is read alone."""
         listed, size = sum(page.listed_bytes for page in [*self._stored, *self._masks]), self._file.filehandle.size
         if self._strangers and listed > MOST_TIMES_LISTED * size:
             raise AtrousError(
@@ -350,9 +350,10 @@ class TiffPicture:
         return tuple((int(red), int(green), int(blue)) for red, green, blue in table)
 
     def _color_table(self) -> np.ndarray | None:
-        """Returns the colour table, N×3 ``uint8``, or None; stored numbers below 256 are 8-bit, others 16-bit colours.
+        """Returns the colour table, N×3 ``uint8``, or None if the file has none.
 
-        The standard requires 16 bits. Some programs write 8 bits, as libtiff's tools allow.
+        The standard requires 16 bits per colour. Some programs write 8 bits, as libtiff's tools allow; a table is taken
+        as 8 bits if all of its numbers are below 256.
         """
         table = self._page.colormap
         return None if table is None else (table.T if table.max(initial=0) < 256 else table.T >> 8).astype(np.uint8)

@@ -1,4 +1,7 @@
-"""Checks the directories of a TIFF before a reader that trusts them opens the file."""
+"""Checks the directories of a TIFF before a reader that trusts them opens the file.
+
+A directory is the list of the tags of one page.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ _OF_PIXELS = frozenset(
 
 
 class Directory(NamedTuple):
-    """The offset of a page's directory in the file, and the kind of the page."""
+    """The directory of a page: its offset in the file in bytes, and the kind of the page."""
 
     offset: int
     kind: int  # bits of NewSubfileType: 1 reduced resolution, 2 one of several pages, 4 mask
@@ -115,7 +118,7 @@ def _tags(entries: bytes, form: _Form) -> Iterable[_Tag]:
 def _check(tags: list[_Tag], end: int, name: object, strangers: bool) -> None:
     seen: set[int] = set()
     for tag in tags:
-        # A repeated tag of `_OF_PIXELS` is ambiguous. In a file of a stranger, any repeated tag is refused, because
+        # A repeated tag of `_OF_PIXELS` is ambiguous. In an untrusted file, any repeated tag is refused, because
         # tifffile keeps all copies in memory.
         if tag.code in seen and (strangers or tag.code in _OF_PIXELS):
             raise AtrousError(f"{name}: cannot be read (tag {tag.code} occurs twice in one page); the file is damaged.")

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 MOST_BYTES_PER_PIXEL = 64
 #: Largest number of bytes of decoded strips and tiles in the cache, which overlapping windows use again.
 CACHE_BYTES = 128e6
-#: Windows of fewer bytes are decoded in one thread: starting more threads takes longer, and small files are read in
-#: many processes at once.
+#: Windows of fewer bytes are decoded in one thread, because starting more threads takes longer, and because small files
+#: are often read in many processes at once.
 THREADED_BYTES = 4 * 2**20
 #: A strip or tile with more bytes than this, and more than four times the bytes of the page, means a damaged header.
 LARGEST_SEGMENT = 2**28
-#: By TIFF's number of a compression: slightly more than the largest number of decoded bytes per stored byte, which is
-#: 1365 for LZW (12-bit codes), 1032 for deflate (RFC 1951) and 64 for PackBits.
+#: Limit of the decoded bytes per stored byte, by TIFF's number of the compression. It is slightly above the largest
+#: possible ratio: 1365 for LZW (12-bit codes), 1032 for deflate (RFC 1951) and 64 for PackBits.
 MOST_EXPANDED = {5: 1400, 8: 1040, 32946: 1040, 32773: 66}
 #: Largest number of scans of a JPEG; a photograph has fewer. Each scan has few bytes but needs a pass over all pixels.
 MOST_SCANS = 200
@@ -47,7 +47,7 @@ _NOT_FILLING = re.compile(rb"[^\xff]")
 #: TIFF's numbers for JPEG.
 JPEG = frozenset({6, 7, 34892, 33007})
 #: Compressions that are allowed in untrusted files: none, LZW, JPEG, deflate, PackBits and Zstandard. Their decoders
-#: return no more bytes than requested. Other decoders take the size from their own header.
+#: return no more bytes than requested. Other decoders return as many bytes as the header of the compressed data states.
 SAFE_COMPRESSIONS = frozenset({1, 5, 7, 8, 32946, 32773, 50000})
 
 Window = tuple[int, int, int, int]
@@ -251,7 +251,7 @@ class StoredPage:
         return np.asarray(band)[None, :, :, None]
 
     def _check_jpeg(self, data: bytes, index: int) -> None:
-        """Compares the size in a JPEG's header with its strip or tile; the decoder uses only the JPEG's size."""
+        """Checks that a JPEG has the size of its strip or tile; the decoder uses only the size in the JPEG's header."""
         if self._strangers and data.count(b"\xff\xda") > MOST_SCANS:
             raise AtrousError(f"{self.name}: a JPEG of more than {MOST_SCANS} scans; save it again.")
         if self._strangers and len(self.page.jpegtables or b"") > MOST_BYTES_OF_TABLES:
@@ -286,7 +286,7 @@ class StoredPage:
 
 
 def _interleaved(planes: list[np.ndarray]) -> np.ndarray:
-    """Merges S planes of L×W×1 to L×W×S, with OpenCV if possible: it needs one pass, and NumPy a pass per plane."""
+    """Merges S planes of L×W×1 to L×W×S, with OpenCV if possible: OpenCV needs one pass, NumPy one pass per plane."""
     if len(planes) == 1:
         return planes[0]
     if planes[0].dtype in _MERGED and planes[0].shape[2] == 1 and len(planes) <= _MOST_MERGED:

@@ -24,7 +24,7 @@ def webp_size(content: bytes) -> tuple[int, int]:
 
 
 def webp_is_lossless(content: bytes) -> bool:
-    """Returns whether a WebP file is lossless: its first picture chunk is VP8L (RFC 9649 §2.6).
+    """Returns whether a WebP file is lossless, which means that its first picture chunk is VP8L (RFC 9649 §2.6).
 
     Args:
         content: the bytes of the file.

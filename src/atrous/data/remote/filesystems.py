@@ -41,7 +41,7 @@ def scheme_of(url: str) -> str:
 
 
 def put(file: Path, url: str) -> None:
-    """Copies a file to a URL, first under a temporary name if a new file does not replace an existing one in one step.
+    """Copies a file to a URL; except on object stores, the copy has a temporary name until it is complete.
 
     Args:
         file: a file on this machine.
@@ -96,7 +96,7 @@ def _rename(system: Any, part: str, path: str) -> None:
 
 
 def _exists(system: Any, path: str) -> bool:
-    """Returns whether a file exists; unlike fsspec's `exists`, raises an error if the server cannot be reached."""
+    """Returns whether a file exists; unlike `exists` of fsspec, it raises an error if the server cannot be reached."""
     try:
         system.info(path)
     except FileNotFoundError:

@@ -71,7 +71,7 @@ def listing_of(url: str) -> Listing:
 def files_in(url: str) -> set[str] | None:
     """Returns the names of the files in a folder, or None if there is no folder.
 
-    Object stores create a folder with its first file.
+    In an object store, a folder exists only if it contains a file, so a missing folder is no error.
 
     Args:
         url: URL of the folder, of a kind that `check_storable` accepts.
@@ -89,7 +89,7 @@ def files_in(url: str) -> set[str] | None:
 
 @contextmanager
 def opened(url: str, at_once: int = AT_ONCE) -> Iterator[BinaryIO]:
-    """Opens a file at a URL for reading; if the filesystem supports it, only the parts that are read are fetched.
+    """Opens a file at a URL for reading; only the parts that are read are fetched, if the filesystem supports this.
 
     Args:
         url: URL of a file, not a web address.
@@ -111,7 +111,7 @@ def _url_of(name: str, url: str, path: str) -> str:
 
 
 def _is_folder_itself(entry: Any, path: str) -> bool:
-    """Returns whether an entry is the folder itself, for which object stores may contain an empty object."""
+    """Returns whether an entry is the folder itself; an object store may contain an empty object in its place."""
     return entry["name"].strip("/") == path.strip("/")
 
 

@@ -1,4 +1,4 @@
-"""Copies pictures from URLs and masks to URLs as whole files, so all code reads and writes local files.
+"""Copies pictures from URLs and masks to URLs as whole files, so that all other code uses only local files.
 
 `file://` is a local path. `https://` and `http://` are read by the standard library and cannot be written. All other
 kinds (`s3://`, `gs://`, `hf://`, `memory://` …) use fsspec.
@@ -54,7 +54,9 @@ def local_path(place: Place) -> Path | None:
 
 
 def as_path(place: Place) -> Path:
-    """Returns the path from which names of outputs are derived: host/folders/file for a URL, a path unchanged.
+    """Returns the path from which names of outputs are derived.
+
+    A URL becomes host/folders/file; a local path is returned unchanged.
 
     Args:
         place: a path or a URL; escapes such as `%20` are decoded in web addresses.
@@ -150,8 +152,8 @@ def fetch(url: str, folder: Path, stopped: Callable[[], bool] = lambda: False) -
         The path of the copy.
 
     Raises:
-        AtrousError: the file does not exist, cannot be accessed, is a web page, ends too early or is larger than the
-            free disk space; an extra is not installed; or ``stopped`` returned True.
+        AtrousError: the file does not exist, cannot be accessed, is a web page or another text, ends too early or is
+            larger than the free disk space; an extra is not installed; or ``stopped`` returned True.
     """
     kind = ""
     with errors_named(url):

@@ -16,8 +16,8 @@ class ArraySource:
 
     Args:
         image: H×W×C.
-        valid: H×W booleans, False where there is no data; None for data everywhere.
-        doubtful_alpha: whether the alpha band of the picture, which is not read as a channel, may be a channel.
+        valid: H×W booleans, False for pixels without data; None if all pixels hold data.
+        doubtful_alpha: whether the dropped alpha band of the picture looks like an ordinary channel.
     """
 
     image: np.ndarray

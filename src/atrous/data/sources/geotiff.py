@@ -28,7 +28,7 @@ BLOCK = 512
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2")
 #: The identifier of the JPEG 2000 box that contains GeoTIFF tags.
 GEO_JP2 = bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03")
-#: Size in MB of GDAL's cache of decoded blocks, which overlapping tiles use again; GDAL's default is 5 % of the memory.
+#: Size in MB of GDAL's cache of blocks; GDAL's default is 5 % of the memory.
 CACHE_MB = 128
 
 
@@ -57,8 +57,8 @@ class GeoTiffSource:
     Args:
         path: a TIFF or JPEG 2000 file.
         channels: number of channels C that the model takes, 1 or more. If the file has more than four bands, the first
-            C are read; fewer bands are converted as in `to_channels`. An alpha band is left out unless C is the number
-            of all bands. A file with one band is also accepted for C = 3.
+            C are read. The bands of other files are converted as in `to_channels`. An alpha band is left out unless C
+            is the number of all bands. A file with one band is also accepted for C = 3, and is read as one channel.
         pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
         missing: values that mean "no data", in addition to the nodata value that the file declares.
 
@@ -106,7 +106,7 @@ class GeoTiffSource:
         return *self._size, self._taken
 
     def read(self, window: tuple[int, int, int, int]) -> Pixels:
-        """Reads a window: uint8 and uint16 values as stored, other types as float32; see `StoredPixels.for_model`.
+        """Reads a window; uint8 and uint16 stay as they are, other types become float32; see `StoredPixels.for_model`.
 
         Args:
             window: (top, left, height, width) in pixels.
@@ -140,12 +140,12 @@ class GeoTiffSink:
 
     Args:
         path: the file to write.
-        source: the picture, which has the size and the coordinates of the mask.
+        source: the picture; the mask gets its size and its coordinates.
         table: names, colours and raw values of the classes.
         raw: whether to write the first raw value of each class instead of class indices.
 
     Raises:
-        AtrousError: the file cannot be written.
+        AtrousError: the file cannot be written, or ``raw`` is True and the raw values are colours.
     """
 
     def __init__(self, path: str | Path, source: Source, table: ClassTable, raw: bool = False) -> None:
@@ -190,7 +190,8 @@ class GeoTiffSink:
         """Writes the mask of a window; windows must be given in rows from the top, and in each row from the left.
 
         Values are kept in memory until they fill a whole row of blocks: at most width · (height of a window + 512)
-        values. A block written in parts would be compressed, read again, and rewritten elsewhere in the file.
+        values. Otherwise, a block would be written in parts: compressed, read again, and rewritten elsewhere in the
+        file.
 
         Args:
             window: (top, left, height, width) in pixels.
@@ -238,7 +239,9 @@ class GeoTiffSink:
 
 
 def needs_windows(path: str | Path, most_bytes: float) -> bool:
-    """Returns whether a picture must be read with `GeoTiffSource`: it has coordinates, over 4 bands or too many bytes.
+    """Returns whether a picture must be read with `GeoTiffSource`.
+
+    It must if it has coordinates, more than four bands, or more than ``most_bytes`` bytes.
 
     Args:
         path: path of a file; only TIFF and JPEG 2000 are opened, and only if rasterio is installed.
@@ -259,7 +262,7 @@ def needs_windows(path: str | Path, most_bytes: float) -> bool:
 def has_place_tags(path: str | Path) -> bool:
     """Returns whether a raster has coordinates; rasterio is not needed for this check.
 
-    Masks that are written without rasterio have no coordinates.
+    If rasterio is not installed, the caller warns that the masks of such rasters have no coordinates.
 
     Args:
         path: path of a file; only TIFF and JPEG 2000 are opened.
@@ -306,7 +309,7 @@ def _open(path: str | Path) -> Any:
 
 
 def _small_cache() -> Any:
-    """Returns a rasterio environment with a small cache; GDAL reads the size once, when a thread caches a block."""
+    """Returns a rasterio environment with a small cache; GDAL reads the size only once, when it caches a block."""
     import rasterio
 
     return rasterio.Env(GDAL_CACHEMAX=CACHE_MB)

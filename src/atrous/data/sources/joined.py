@@ -1,4 +1,4 @@
-"""Several inputs of one scene, such as a picture and its depth, joined along the channels."""
+"""Joins several inputs of one scene, such as a picture and its depth, along the channels."""
 
 from __future__ import annotations
 
@@ -53,18 +53,19 @@ def joined(parts: Sequence[Pixels], inputs: Sequence[Input]) -> Pixels:
     """Concatenates the channels of several inputs.
 
     The picture, which is the first input, is converted to the data type that the model was trained on. A pixel is valid
-    if the picture has data there. If a further input has no data there, its channels get their mean in the training
-    data, which is 0 after normalisation. For example, a pixel without depth is valid.
+    if the picture has data there, even if a further input has none. For example, a pixel without depth is valid. Its
+    depth becomes the mean depth of the training data, which is 0 after normalisation.
 
     Args:
         parts: pixels of each input, all of the same size.
         inputs: inputs of the model, in the same order.
 
     Returns:
-        H×W×C of the inputs' common data type, or of float32.
+        H×W×C of the inputs' common data type, or of float32 if their data types differ.
 
     Raises:
-        AtrousError: the parts differ in size, or a further input does not have its data type of the training data.
+        AtrousError: the parts differ in size, no conversion to the channels is defined, or the data type of a further
+            input differs from its type in the training data.
     """
     check_sizes([part.values.shape[:2] for part in parts], [one.name for one in inputs])
     dtype = joint_dtype(inputs)

@@ -16,7 +16,7 @@ ROWS = 512
 class StandardisedSource:
     """A source whose values are normalised by the mean and standard deviation of the whole picture.
 
-    The first call of `read` computes both in two passes over the picture.
+    The first call of `read` computes the mean and the standard deviation, in two passes over the picture.
 
     Args:
         source: the picture.
@@ -36,7 +36,7 @@ class StandardisedSource:
         return self.source.geometry
 
     def read(self, window: Window) -> Pixels:
-        """Returns the normalised window as float32; values are 0 where there is no data, and in constant channels."""
+        """Returns the normalised window as float32; values are 0 in pixels without data and in constant channels."""
         values, valid, doubtful = self.source.read(window)
         mean, std = self._statistics
         scaled = ((values - mean) / std).astype(np.float32)

@@ -26,8 +26,7 @@ def read_scene(files: Sequence[Path], inputs: Sequence[Input]) -> Pixels:
         inputs: inputs of the model, in the same order.
 
     Returns:
-        H×W×C: the values of a single input, as `as_input` returns them; or the concatenated channels of several inputs,
-        as `joined.joined` returns them.
+        H×W×C: for a single input, the result of `read_input`; for several inputs, the result of `joined.joined`.
 
     Raises:
         AtrousError: a file is missing or damaged, no conversion to the channels is defined, or sizes differ.
@@ -72,10 +71,11 @@ def as_input(pixels: Pixels, one: Input) -> Pixels:
 
     Args:
         pixels: the stored pixels, with the channels of the input.
-        one: the input; it defines which values are missing, and whether pictures are normalised.
+        one: the input; it defines which values are missing, and whether each picture is normalised by its own mean and
+            standard deviation.
 
     Raises:
-        AtrousError: the input is a slice of a volume, whose normalisation needs the whole volume.
+        AtrousError: the input takes slices of volumes, whose normalisation needs the whole volume.
     """
     check_takes_pictures(one)
     values, valid, doubtful = pixels
@@ -93,7 +93,8 @@ def read_picture_pixels(file: Path, channels: int | None, pages: str, spacing: S
         file: path of the picture.
         channels: number of channels C of the result; None for all bands except alpha.
         pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
-        spacing: for a slice of a volume, as for `slice_pixels`.
+        spacing: for a slice of a volume, the voxel sides to which the volume is resampled, in millimetres; None for no
+            resampling.
 
     Raises:
         AtrousError: the file is missing or damaged, or no conversion to the channels is defined.

@@ -35,8 +35,8 @@ class Pixels(NamedTuple):
 
     Attributes:
         values: H×W×C ``uint8``, ``uint16`` or ``float32``; 0 where there is no data.
-        valid: H×W booleans, False where there is no data; None for data everywhere.
-        doubtful_alpha: whether the alpha band, which is not read as a channel, may be a channel.
+        valid: H×W booleans, False for pixels without data; None if all pixels hold data.
+        doubtful_alpha: whether the dropped alpha band looks like an ordinary channel, such as near infrared.
     """
 
     values: np.ndarray
@@ -54,7 +54,7 @@ class Source(Protocol):
 
     @property
     def geometry(self) -> Any:
-        """The position on Earth, such as a raster's `geotiff.Place`; None for a picture without coordinates."""
+        """The position on Earth, such as the `geotiff.Place` of a raster; None for a picture without coordinates."""
         ...
 
     def read(self, window: Window) -> Pixels:

@@ -31,7 +31,7 @@ miou dice accuracy errors report stats statistics
 """
 #: A file with one of these words in its name contains results, such as scores of pictures, and no split.
 RESULTS = frozenset(_RESULT_WORDS.split())
-_RECORD_FILES = 100  # record files of a folder with more of them are skipped: each of them labels a single picture
+_RECORD_FILES = 100  # if a folder has more, they are skipped, because each of them probably labels one picture
 _FOLDERS = ("splits", "split", "lists", "ImageSets/Segmentation", "ImageSets")
 
 
@@ -42,7 +42,8 @@ def find_lists(
 
     Args:
         root: the dataset's folder.
-        images: the pictures by stem. A file whose name is not usual for a list is a list only if it names a picture.
+        images: the pictures by stem. A file whose name is unusual for a list counts as a list only if it names a
+            picture.
         no_lists: files that are not split lists, whatever their names are.
 
     Returns:
@@ -130,7 +131,7 @@ def _is_list(path: Path, images: Mapping[str, Path], *, in_root: bool) -> bool:
     unread = is_unread_list(path, images) or (not in_root and suffix in _UNREAD_SUFFIXES)
     if suffix not in LIST_SUFFIXES and not unread:
         return False
-    if suffix == ".json" and is_our_json(path):  # for example val.json, the scores of a split that atrous wrote
+    if suffix == ".json" and is_our_json(path):  # for example val.json, to which atrous wrote the scores of a split
         return False
     if not in_root:
         return suffix != "" or LIST_NAME.fullmatch(path.stem.lower()) is not None

@@ -13,7 +13,7 @@ _PERSONS = "patient|pat|subject|subj|sub|person|donor|animal|mouse|case"
 _RECORDINGS = "recording|rec|sequence|seq|drive|clip|video|vid|movie|flight|session|track|trajectory|run"
 _SCENES = "scene|site|location|loc|place|plot|field|room|slide|wsi|specimen|sample|volume|vol|scan|series|study|stack"
 _FRAMES = "frame|fr|f|slice|sl|tile|patch|crop|chip|view|z|t"
-#: A number, or a letter that ends a word: patient01, patient_A3, clip_b, clipB.
+#: A number, possibly with a letter before it, or a letter that ends a word: patient01, patient_A3, clip_b, clipB.
 _ID = r"(?:[-_ ]?[A-Za-z]?\d+|[-_ ][A-Za-z](?![A-Za-z\d])|[A-Z](?![A-Za-z\d]))"
 _GRID = r"(?:x|r|row)_?\d+[-_. ]?(?:y|c|col)_?\d+|(?:y)_?\d+[-_. ]?(?:x)_?\d+"
 _NUMBER = r"(?:image|img|frame|fr|slice|sl|tile|patch|crop|chip|view)?[-_. ]?[fztn]?(?<!\d)\d+"
@@ -23,13 +23,14 @@ _LEAST_SHARE = 0.5  # least share of the pictures that must be in groups of two 
 
 
 def recognised_pattern(names: Collection[str]) -> str | None:
-    """Returns a pattern that finds the patient, recording or scene in each name, if several pictures share it.
+    """Returns a pattern that finds the patient, recording or scene in each name, if most pictures share it with others.
 
     Args:
         names: names of pictures, without suffix.
 
     Returns:
-        A regular expression with one group, in the form that `find_groups` accepts; None if no known pattern fits.
+        A regular expression with one capturing group, in the form that `find_groups` accepts. None if no known pattern
+        finds two or more groups and puts at least half of the pictures into groups of two or more.
     """
     found = next((pattern for pattern in _patterns(names) if _finds_groups(pattern, names)), None)
     if found is None:

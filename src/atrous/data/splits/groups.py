@@ -64,7 +64,8 @@ def find_groups(
         pictures: the name of each picture (file name without suffix) by its path.
         root: the dataset's folder.
         layout: the name of the dataset's layout; "" to use no names of a layout.
-        pattern: a regular expression with one group, searched in each name; None to use no pattern.
+        pattern: a regular expression with one pair of brackets, searched in each name; the text in the brackets is the
+            group. None to use no pattern.
         above: a folder above ``root`` that is also searched for ``groups.csv``; None to search ``root`` only.
 
     Raises:
@@ -92,10 +93,11 @@ def compiled_pattern(pattern: str) -> re.Pattern[str]:
     """Compiles a pattern of groups.
 
     Args:
-        pattern: a regular expression with one group: the part that pictures of one patient, scene or recording share.
+        pattern: a regular expression with one pair of brackets, around the part of the name that pictures of one
+            patient, scene or recording share.
 
     Raises:
-        AtrousError: the pattern is not a regular expression, or it does not have exactly one group.
+        AtrousError: the pattern is not a regular expression, or it does not have exactly one capturing group.
     """
     advice = (
         "Put the part of the name that pictures of one patient, scene or recording share in one pair of brackets, "
@@ -190,7 +192,7 @@ def _from_file(path: Path, pictures: Mapping[Path, str], root: Path) -> tuple[di
     """
     index = _index(pictures, root)
     readings = [_rows(path, _cells(path, text), index) for text in decodings(path)]
-    # if several encodings fit, the encoding is used in which most names match pictures
+    # if several encodings fit, the one in which most names match pictures is used
     rows = max(readings, key=lambda rows: sum(stem_of(name, index) in index for name, _ in rows))
     groups: dict[Path, str | None] = {}
     strange = []
@@ -211,13 +213,13 @@ def _from_file(path: Path, pictures: Mapping[Path, str], root: Path) -> tuple[di
             )
     missing = sorted(name for picture, name in pictures.items() if picture not in groups)
     if missing:
-        example = f"It names '{strange[0]}', which is not a picture of this data set. " if strange else ""
+        example = f"It names '{strange[0]}', which is not a picture of this dataset. " if strange else ""
         raise AtrousError(
             f"{path}: it gives no group for {len(missing)} of {counted(len(pictures), 'picture')}, such as "
             f"'{missing[0]}'. {example}Add a line 'picture,group' for each, with an empty group for a picture "
             "that is in no group. Write names with or without suffix."
         )
-    names = f"{path.name} names {counted(len(strange), 'picture')} that the data set does not have, such as"
+    names = f"{path.name} names {counted(len(strange), 'picture')} that the dataset does not have, such as"
     return groups, (f"{names} '{strange[0]}'.",) if strange else ()
 
 

@@ -76,8 +76,8 @@ def _groups(items: Iterable[Kind]) -> list[list[Kind]]:
 def _by_groups(groups: list[list[Kind]], seed: int) -> dict[str, list[Kind]]:
     """Assigns whole groups to val, test and train.
 
-    Val gets up to a tenth of the items, but at least one group. Test gets the same if there are at least five groups
-    and ten items.
+    Val gets up to a tenth of the items, but at least one group. The same holds for test if there are at least five
+    groups and ten items; otherwise test is empty.
     """
     random.Random(seed).shuffle(groups)
     total = sum(map(len, groups))

@@ -1,4 +1,8 @@
-"""Reads splits from JSON, JSON Lines, YAML and TOML: mappings from splits to pictures, and records with a split."""
+"""Reads splits from JSON, JSON Lines, YAML and TOML: mappings from splits to pictures, and records with a split.
+
+A record is a mapping that describes one picture, such as {"image": "a.png", "split": "train"}. A file of records is a
+file in one of these formats.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +43,7 @@ SPLIT_KEY = re.compile(
 )
 # under these keys, every value is a split; under other SPLIT_HEADS, a value may be, for example, a disease stage
 _SURE_HEADS = frozenset(["split", "splits", "subset", "partition"])
-#: Keys of which the value is the number of a fold, or states whether a picture belongs to one split.
+#: Keys whose value is the number of a fold, or states whether a picture belongs to a certain split.
 FOLD_HEADS = frozenset(["fold", "kfold", "folds", "is_train", "is_training", "is_test"])
 #: Keys that name a split; the value true or false states whether a picture belongs to this split.
 FLAG_HEADS = frozenset(["trainval", *(spelling for spellings in SPELLINGS.values() for spelling in spellings)])
@@ -145,7 +149,7 @@ def _parsed(path: Path, text: str) -> Any:
 
 
 def _plain_rows(content: Any) -> list[Row]:
-    """Returns the rows of content that is a list of pictures, or maps splits to lists or pictures to splits; else [].
+    """Returns the rows of a list of pictures, or of a mapping from splits to lists or from pictures to splits; else [].
 
     It is not checked whether the pictures exist.
     """
@@ -169,7 +173,10 @@ def _plain_rows(content: Any) -> list[Row]:
 
 
 def _maps_splits(content: Any) -> bool:
-    """Returns whether the content is a mapping from names, such as splits or folds, to lists, and nothing else."""
+    """Returns whether the content maps names to lists.
+
+    Either all names are splits, or no name is a split and no record in the lists has a split of its own.
+    """
     if not isinstance(content, dict) or not content or not all(isinstance(part, list) for part in content.values()):
         return False
     named = [SPLIT_KEY.fullmatch(str(name)) is not None for name in content]

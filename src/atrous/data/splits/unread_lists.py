@@ -18,7 +18,8 @@ from atrous.overwrite_checks import is_our_json, is_our_metrics, is_our_recipe
 
 _SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".lst", ".list", ".md", ".xml", ".toml", ""}) | RECORD_SUFFIXES
 _TABLES = frozenset({".csv", ".tsv"})
-# words for splits in general; the name of a split, such as train, is weaker evidence: train/ may contain any file
+# words for splits in general; the name of a split, such as train, is weaker evidence, because train/ may contain any
+# file
 _SPLIT_WORDS = frozenset(["split", "splits", "fold", "folds", "kfold", "partition", "partitions", "subset", "subsets"])
 _WORDS = _SPLIT_WORDS.union(["trainval"], *SPELLINGS.values())
 _COLUMNS = frozenset(["fold", "kfold", "folds", "is_train", "is_training", "is_test", "train", "val", "test"])
@@ -28,7 +29,7 @@ _STATED = re.compile(
 )
 _BYTES = 1 << 20  # number of bytes that are searched at the beginning of a file
 _DEPTH = 4  # levels of folders below the dataset's folder, as in meta/v1/fold0/seed1
-_FILES = 100  # text files of a folder with more of them are skipped: each of them labels a single picture
+_FILES = 100  # if a folder has more text files, they are skipped, because each of them probably labels one picture
 
 
 def check_no_list_is_unread(root: Path, images: Mapping[str, Path]) -> None:
@@ -51,7 +52,7 @@ def check_no_list_is_unread(root: Path, images: Mapping[str, Path]) -> None:
         if path.parent != root and _is_misplaced(path, root, images):
             raise AtrousError(
                 f"{path} assigns pictures to splits, but split lists are not read from this folder. Move it to "
-                f"{root / 'splits'}{path.suffix}, or out of the data set to get a random split."
+                f"{root / 'splits'}{path.suffix}, or out of the dataset to get a random split."
             )
         if _may_be_list(path, root, images) or _states_splits(path, root, images):
             raise _unread(root, f"{path} names pictures and seems to define their split, but its form is not read")

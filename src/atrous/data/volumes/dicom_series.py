@@ -378,7 +378,7 @@ def _distance_of_one(path: Path, frame: _Frame) -> tuple[float, str]:
     """Returns the voxel side of a single slice along its normal, and a note about its source."""
     for name, side in (("SpacingBetweenSlices", frame.between), ("SliceThickness", frame.thickness)):
         if side is not None and np.isfinite(side) and side > 0:
-            return side, f"{path.name} has one slice. Its voxel side of {side:.4g} mm along the normal is its {name}."
+            return side, f"{path.name} has one slice. Its voxel side along the normal is {name}, {side:.4g} mm."
     raise AtrousError(
         f"{path}: there is only one slice, without SpacingBetweenSlices or SliceThickness. Give all slices."
     )

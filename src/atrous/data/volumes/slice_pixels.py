@@ -99,9 +99,7 @@ def volume_pixels(volume: Volume, plane: str, index: int, one: Input) -> tuple[n
         own = one.standardised
         values = (values - np.where(own, mean, np.float32(0))) / np.where(own, std, np.float32(1))
     if not finite.all():
-        values = np.where(
-            finite, values, np.array(one.mean, np.float32)
-        )  # the model's normalisation turns the mean into 0
+        values = np.where(finite, values, np.array(one.mean, np.float32))  # the model normalises the mean to 0
     return values, None if valid.all() else valid
 
 
@@ -126,7 +124,7 @@ def check_contrasts(contrasts: int, one: Input) -> None:
         cure = "a fourth dimension is read as contrasts, so give one contrast, or one point in time, as a 3-D file."
     if not one.planes:
         cure = "it was trained on pictures, whose channels are not contrasts of a volume."
-    raise AtrousError(f"the volume has {counted(contrasts, 'contrast')}, but the model takes {takes}: {cure}")
+    raise AtrousError(f"the volume has {counted(contrasts, 'contrast')}, and the model takes {takes}: {cure}")
 
 
 def read_slice_mask(place: SlicePlace) -> np.ndarray:

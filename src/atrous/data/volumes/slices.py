@@ -1,8 +1,8 @@
 """Slices of a volume as pictures: their paths, their direction of view, and their neighbours as channels.
 
 The path of a slice is the path of its volume, its plane and its index: ``scan.nii.gz/axial/0012`` is the axial slice 12
-of ``scan.nii.gz``, counted from 0 at the inferior end. The volume may also be a DICOM series, which is a folder or a ZIP
-file. With such a path, functions that read pictures also read slices.
+of ``scan.nii.gz``, counted from 0 at the inferior end. The volume may also be a DICOM series, which is a folder or a
+ZIP file. With such a path, functions that read pictures also read slices.
 """
 
 from __future__ import annotations

@@ -77,9 +77,7 @@ def note_without_colors(dataset: Dataset, kinds: Mapping[Path, PictureKind], cha
         channels: number of channels that the model takes; None if training cannot start.
     """
     kind = next(iter(kinds.values()), None)
-    if (
-        kind is None or channels is None or dataset.inputs[0].planes
-    ):  # of volumes, other channels vary, see `color_channels`
+    if kind is None or channels is None or dataset.inputs[0].planes:  # on volumes, see `color_channels`
         return
     usual = usual_colors(channels, kind.dtype)
     color_counts = [one.colors for one in dataset.inputs]

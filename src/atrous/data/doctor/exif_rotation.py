@@ -16,7 +16,7 @@ from atrous.data.pictures import read_pixels, read_raw_mask
 from atrous.errors import AtrousError
 
 _CLEARLY = 1.3  # a mask clearly fits a version of the picture if its contrast there is larger by more than this factor
-#: Number of turned pictures, at equal distances, that are judged. The actual number can be up to twice as large.
+#: Approximate number of turned pictures that are judged, chosen at equal distances; at most twice as many.
 MOST_JUDGED = 100
 _INVERSE = {6: 8, 8: 6}  # the two quarter turns undo each other; each other orientation undoes itself
 

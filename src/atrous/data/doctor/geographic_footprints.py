@@ -92,7 +92,7 @@ def footprint_of(path: Path) -> Footprint | None:
 
 
 class Grounds:
-    """Finds pictures that show the same ground with a grid, so that not all pairs of pictures are compared.
+    """Finds pictures that show the same ground; a grid of squares avoids the comparison of all pairs of pictures.
 
     Args:
         footprints: the footprint of each picture that has one.

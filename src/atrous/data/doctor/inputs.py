@@ -80,8 +80,8 @@ def _errors(dataset: Dataset, name: str, found: list[tuple[Pair, Path, InputFact
     if missing:
         yield Finding(
             "missing_input",
-            f"Pictures without a file of {name}. The name of this file is that of its picture, or the same followed by "
-            f"_{name}, before the suffix.",
+            f"Pictures without a file of {name}. For a picture a.jpg, this file must be named a or a_{name}, "
+            "followed by a suffix such as .png.",
             len(missing),
             tuple(missing[:SHOWN]),
         )

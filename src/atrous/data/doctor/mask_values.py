@@ -48,7 +48,7 @@ def find_blended_edges(dataset: Dataset, pairs: list[Pair], blended: set[Raw]) -
 def files_by_coding(pairs: list[Pair]) -> dict[str, list[Pair]]:
     """Returns the grey masks by their coding of the foreground; empty if all masks have the same coding.
 
-    The result is also empty if a mask holds 255 (or 65535) and other class numbers: white then means "ignore".
+    The result is also empty if a mask holds 255 (or 65535) and another number than 0: white then means "ignore".
 
     Args:
         pairs: the items of a dataset, each once.

@@ -12,7 +12,7 @@ _IGNORED = -1  # means "ignore" in several remote sensing datasets
 _IGNORED_TOPS = (255, 65535, 2**32 - 1)  # 255 in VOC, Cityscapes and most tools; all are −1 in unsigned types
 _IGNORED_BOTTOMS = (-128, -9999, -32768, -(2**31))  # fill values of GIS tools, and the smallest values of signed types
 _GREY_STEP = 16  # smallest mean step between classes drawn as grey levels; class numbers are closer together
-_MANY = 32  # more values than this result from compression or number objects more often than classes
+_MANY = 32  # with more values than this, compression or numbered objects are more probable than classes
 _NEARLY_ALL = 0.9  # smallest share of pixels that have the lowest or highest value, for a mask of two classes
 _MUCH_RARER = 0.1  # largest number of pixels of a value between two classes, relative to the rarer class
 
@@ -117,7 +117,7 @@ def _for_colors(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Propos
     if len(found) > MAX_CLASSES:
         return _too_many(len(found))
     names = dict(zip(classes.colors, classes.names, strict=True)) if classes else {}
-    # If the table has colours but not black, black means "void", as tools that colour masks write it.
+    # If the table has colours but not black, black is taken as "void", because tools that colour masks write it so.
     black_is_void = (0, 0, 0) in found and (0, 0, 0) not in names and len(names) > 0
     kept = [color for color in found if not (black_is_void and color == (0, 0, 0))]
     if classes:

@@ -62,7 +62,7 @@ class PictureFacts:
 
     @property
     def kind(self) -> PictureKind:
-        """Its channels and its type, in the form that file headers are read to."""
+        """The channels and the type of the picture, as they are also read from a file header."""
         return PictureKind(self.channels, self.dtype, self.bands)
 
 

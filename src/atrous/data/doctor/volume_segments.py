@@ -22,9 +22,8 @@ def proposal_of_segments(pairs: list[Pair]) -> Proposal | None:
         many names.
     """
     volumes = [(pair.volume.segments, pair.mask) for pair in pairs if pair.volume is not None]
-    of_masks = [
-        names for names, mask in volumes if names or mask is not None
-    ]  # names are also known of some masks that cannot be read
+    # A mask whose voxels cannot be read may still have names.
+    of_masks = [names for names, mask in volumes if names or mask is not None]
     found = {name.strip() for names in of_masks for name in names}
     names = sorted(name for name in found if name.lower() not in BACKGROUND_NAMES)
     if not names or not all(of_masks) or "" in found or len(names) >= MAX_CLASSES:

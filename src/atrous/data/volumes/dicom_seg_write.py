@@ -1,8 +1,8 @@
 """Writes DICOM-SEG: a mask with one BINARY segment per class, which references the slices of its series.
 
 The file is a Segmentation IOD (PS3.3 A.51), encoded by highdicom. Like every file of a study, it contains the names of
-the patient and the study. The preamble of the file contains the mark of this program (`atrous.software_tag`); PS3.10
-section 7.1 lets the application choose these 128 bytes.
+the patient and the study. The preamble of the file contains the mark of this program (`atrous.software_tag`). According
+to PS3.10 section 7.1, the application chooses the 128 bytes of the preamble.
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ def read_nifti(path: Path) -> Volume:
             points in time.
 
     Returns:
-        The volume; its values have the type of the file, or float32 if they are scaled or longer floats.
+        The volume; its values have the type of the file, or float32 if they are scaled or are floats of more
+            than 4 bytes.
 
     Raises:
         AtrousError: nibabel is not installed, the file is missing, damaged or not NIfTI, its values are complex numbers
@@ -193,8 +194,8 @@ def _opened(path: Path) -> Any:
     needed = int(np.prod(shape, dtype=np.float64)) * dtype.itemsize
     if needed > size * (_DEFLATE if path.name.lower().endswith(".gz") else 1):
         raise AtrousError(
-            f"{path}: the file is damaged: its header promises {needed / 1e6:.4g} MB, but the file of {size / 1e6:.4g} "
-            "MB cannot hold them."
+            f"{path}: the file is damaged: its header promises {needed / 1e6:.4g} MB, more than a file of "
+            f"{size / 1e6:.4g} MB can hold."
         )
     return image
 

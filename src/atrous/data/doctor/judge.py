@@ -102,7 +102,7 @@ def _missing(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     yield from _grouped(
         "missing_image",
         f"{noun}s that a split list names, or that a mask belongs to, are missing. Add them, or remove their names "
-        "from the lists, and their masks.",
+        "from the lists and remove their masks.",
         list(dict.fromkeys([*named, *orphans])),
     )
 

@@ -64,10 +64,10 @@ export function outline(context, { width, height, pixels }, kept, color, thickne
 // Shows three planes of a volume in the element root.
 //   head, scan: as returned by unpack.
 //   overlay(context, plane, index): draws over the scan of a slice.
-//   point: [right, anterior, superior], index of the shown voxel where the planes cross at first; by default the middle.
+//   point: [right, anterior, superior], the shown voxel where the planes cross at first; by default the middle.
 //   wheel: whether the mouse wheel over a picture changes its slice.
-// It returns { draw, move, point }: draw() draws all planes again, move(plane, steps) moves a plane by a number of slices,
-// and point() returns the voxel where the planes cross.
+// It returns { draw, move, point }: draw() draws all planes again, move(plane, steps) moves a plane by some slices, and
+// point() returns the voxel where the planes cross.
 export function showVolume(root, head, scan, { overlay, point, wheel = false }) {
   const { shape, spacing, first, step } = head;
   const millimetres = shape.map((count, axis) => count * spacing[axis]);

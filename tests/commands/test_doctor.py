@@ -302,7 +302,7 @@ def test_a_split_inside_one_that_it_is_scored_against_is_a_leak(data, first, sec
     (data / f"splits/{first}.txt").write_text("\n".join("abcdefghij"))
     (data / f"splits/{second}.txt").write_text("a\nb")
     leaks = [finding.message for finding in examine(data).warnings if finding.kind == "same_picture"]
-    assert any(f"listed both in {first} and in {second}" in leak for leak in leaks)
+    assert any(f"listed in both {first} and {second}" in leak for leak in leaks)
 
 
 def test_a_split_that_contains_others_is_no_leak(data):

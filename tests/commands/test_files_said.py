@@ -190,7 +190,7 @@ def test_a_channel_marked_as_alpha_is_said_and_can_be_read(tmp_path, count):
     root = dataset(tmp_path / "data", bands(count, alpha=True, zeros=True))
     said = told(root, "doubtful_alpha")
     assert f"6 pictures mark band {count} as alpha" in said
-    assert "25.0% of their pixels" in said
+    assert "25.0% of the pixels of these pictures" in said
     assert f"--model.in_channels {count}" in said
     assert examine(root).ignored["train"] == 4 * SIZE * SIZE // 4
     for kind in ("doubtful_alpha", "void"):

@@ -655,7 +655,7 @@ def test_data_with_errors_is_refused_before_training(fresh_shapes, recipe_file, 
     [
         (["--data.root", "/absent"], "/absent"),
         (["--data.root", ""], "no data given: set data.root"),
-        (["--data.train", "trian"], "no split 'trian'; there are .* Did you mean 'train'"),
+        (["--data.train", "trian"], "no split 'trian'; the splits are .* Did you mean 'train'"),
         (["--data.layout", "folders"], "Did you mean 'folder'"),
         (["--model.backbone", "resnet81"], "unknown backbone 'resnet81'"),
         (["--model.architecture", "deeplabv9"], "Did you mean 'deeplabv"),

@@ -104,7 +104,7 @@ def test_a_mask_with_a_fourth_dimension_is_refused(tmp_path):
     root = nnunet(tmp_path)
     with_contrasts(root / "labelsTr/case_2.nii.gz", 2)
     with pytest.raises(
-        AtrousError, match=r"labelsTr/case_2\.nii\.gz: a mask has one value per voxel, and the file has 2"
+        AtrousError, match=r"labelsTr/case_2\.nii\.gz: a mask has one value per voxel, but the file has 2"
     ):
         open_dataset(root)
 

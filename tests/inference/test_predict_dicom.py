@@ -237,7 +237,7 @@ def test_dicom_seg_holds_the_same_mask_as_nifti(model, series, tmp_path):
 def test_dicom_seg_is_refused_before_the_work_starts(model, series, tmp_path, monkeypatch, capsys):
     folder, options = series("case"), {"out": tmp_path / "masks", "format": "dicom-seg", **OPTIONS}
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), tmp_path / "scan.nii")
-    with pytest.raises(AtrousError, match=r"only for DICOM series, and .*scan\.nii is none"):
+    with pytest.raises(AtrousError, match=r"only for DICOM series, but .*scan\.nii is not a DICOM series"):
         predict(model, [folder, tmp_path / "scan.nii"], **options)
     with pytest.raises(AtrousError, match="raw values cannot be written as DICOM-SEG"):
         predict(model, [folder], raw=True, **options)

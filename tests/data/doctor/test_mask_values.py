@@ -204,7 +204,7 @@ def test_which_values_are_proposed_as_ignored(case):
     assert [values[0] for values in proposal.classes.raw] == classes
     assert list(proposal.classes.ignore) == ignore
     if len(found) > 2:
-        assert not ignore or f"It takes {ignore[0]} for ignored pixels" in proposal.reason
+        assert not ignore or f"It ignores pixels of value {ignore[0]}" in proposal.reason
         assert ("255 for a class" in proposal.reason) == (found[-1] == 255 and not ignore)
 
 
@@ -240,7 +240,7 @@ def test_masks_of_mixed_codings_speak_of_no_proposed_table(tmp_path):
     message = " ".join(finding.message for finding in found.errors)
     assert "mixed_coding" in [finding.kind for finding in found.errors] and found.proposed_classes is None
     assert "proposed table" not in message and "--write-classes" not in message
-    assert "No table is proposed, because none fits all masks as they are." in message
+    assert "No class table is proposed, because none fits all masks." in message
 
 
 def test_nan_in_masks_is_told_with_what_to_write(tmp_path):

@@ -105,7 +105,7 @@ def test_a_listed_split_that_shares_patients_is_warned_of(tmp_path):
     (finding,) = found(tmp_path, "shared_group")
     assert finding.examples == ("patient04: 2 pictures in train, 2 in val",)
     assert "by their names" in finding.message and "--groups '" in finding.message
-    assert "Move the split lists away" in finding.message
+    assert "Move the split lists to another folder" in finding.message
     assert examine(tmp_path).proposed_split == {}
     pattern = finding.message.split("--groups '")[1].split("'.")[0]
     (told,) = found(tmp_path, "shared_group", groups=pattern)  # the pattern in the message is one that works

@@ -133,7 +133,7 @@ def test_the_same_scan_under_two_names_is_told_and_kept_together(tmp_path, chang
     lists(root, train=names[:6], val=names[6:])
     finding = told(examine(root), "near_identical")
     assert finding.examples == (words,) and finding.count == 1
-    assert finding.message.startswith("Volumes of val that look nearly like one of train")
+    assert finding.message.startswith("Volumes of val look nearly like a volume of train")
     shutil.rmtree(root / "splits")
     proposed = examine(root).proposed_split
     assert len({split for split, items in proposed.items() for item in items if item.name in ("scan1", "scan7")}) == 1

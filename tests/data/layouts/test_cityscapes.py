@@ -152,7 +152,7 @@ def test_wrong_folders_are_named(tmp_path):
         open_dataset(tmp_path)
     (tmp_path / "leftImg8bit/val/empty").rmdir()
     (tmp_path / "leftImg8bit/val/lindau").rename(tmp_path / "elsewhere")
-    with pytest.raises(AtrousError, match=r"val: no file is named as in CITY"):
+    with pytest.raises(AtrousError, match=r"val: no file has a name such as CITY"):
         open_dataset(tmp_path)
     (tmp_path / "elsewhere").rename(tmp_path / "leftImg8bit/val/lindau")
     (tmp_path / "gtFine/val").rename(tmp_path / "elsewhere")

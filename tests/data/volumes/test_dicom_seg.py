@@ -161,7 +161,7 @@ def test_a_segmentation_of_another_grid_is_refused(series, tmp_path):
         other = type(grid)(grid.shape, change(grid.affine))
         with pytest.raises(AtrousError, match=match):
             read_dicom_seg(tmp_path / "seg.dcm", other)
-    with pytest.raises(AtrousError, match=r"a mask of \(9, 7, 5\) voxels does not fit"):
+    with pytest.raises(AtrousError, match=r"the mask has \(9, 7, 5\) voxels"):
         write_dicom_seg(tmp_path / "no.dcm", labels[..., :5], folder, CLASSES)
     only = ClassTable(("background",), ((0, 0, 0),), ((0,),))
     with pytest.raises(AtrousError, match="all classes are background"):

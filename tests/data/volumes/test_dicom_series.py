@@ -125,7 +125,7 @@ def test_a_zip_is_read_as_its_folder(tmp_path):
     one, other = read_volume(folder), read_volume(path)
     np.testing.assert_array_equal(one.values, other.values)
     np.testing.assert_array_equal(one.grid.affine, other.grid.affine)
-    assert one.notes == ("scan: 1 of 5 files are not DICOM images of a scan and are not read.",)
+    assert one.notes == ("scan: 1 of 5 files are not DICOM images of a scan, so they are not read.",)
     assert volume_shape(path)[0].shape == volume_shape(folder)[0].shape == (4, 5, 4)
     assert read_volume(folder) is one  # kept in memory
     write(folder, [4], prefix="more")
@@ -149,10 +149,10 @@ def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("slice.dcm", bytes(2**27))
-    refused("the zip of 0.1.* MB promises 134.2 MB, more than 50 times its size", path)
+    refused("the zip of 0.1.* MB promises 134.2 MB, which is more than 50 times its size", path)
     monkeypatch.setattr(dicom_files, "MOST_FILES", 2)
-    refused("there are 3 files; at most 2 are read", packed(write(tmp_path / "a", [0, 1, 2]), tmp_path / "a.zip"))
-    refused("there are 3 files; at most 2 are read", tmp_path / "a")
+    refused("there are 3 files, but at most 2 are read", packed(write(tmp_path / "a", [0, 1, 2]), tmp_path / "a.zip"))
+    refused("there are 3 files, but at most 2 are read", tmp_path / "a")
 
 
 def with_element(path, group, element, value, vr=b"OB"):
@@ -237,7 +237,7 @@ def test_a_large_directory_of_a_zip_is_refused_before_it_is_read(tmp_path, monke
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, count * len(entry), 0, 0)
     (tmp_path / "many.zip").write_bytes(entry * count + end)
     with memory_below(2e6):
-        refused("the directory of the zip has 2.76 MB, and at most 100 files", tmp_path / "many.zip")
+        refused("the directory of the zip has 2.76 MB, but at most 100 files", tmp_path / "many.zip")
 
 
 def test_damaged_and_odd_zips_are_refused(tmp_path):
@@ -296,7 +296,7 @@ def test_slices_of_other_geometry_in_one_series_are_refused(tmp_path):
     [
         (
             [0, 2, 4, 8, 10],
-            r"slices are missing \(1\): 5 slices are 2 mm apart, but after 34 mm .* the next is 4 mm away",
+            r"slices are missing \(1\).* 5 slices is 2 mm, but the slice at 34 mm .* the next one are 4 mm apart",
         ),
         ([0, 2, 8, 10, 16], r"slices are missing \(4\)"),
         ([0, 2, 2, 4], r"1 of 4 slices are at the position of another slice, the first at 32 mm"),
@@ -330,7 +330,7 @@ def test_a_tilted_gantry_is_refused_with_its_angle(tmp_path):
 def test_one_slice_has_the_side_of_its_header(tmp_path):
     volume = read_series(write(tmp_path / "a", [0]))
     assert volume.grid.spacing == pytest.approx((0.5, 0.75, 3.2))
-    assert volume.notes == ("a has one slice: the voxel side of 3.2 mm is its SliceThickness.",)
+    assert volume.notes == ("a has one slice. Its voxel side along the normal is SliceThickness, 3.2 mm.",)
     assert read_series(write(tmp_path / "b", [0], SpacingBetweenSlices=4)).grid.spacing[2] == 4
     refused("one slice, without SpacingBetweenSlices", write(tmp_path / "c", [0], SliceThickness=None))
 
@@ -363,7 +363,7 @@ def test_padding_has_no_value_and_monochrome1_is_noted(tmp_path):
         "a has voxels without data (PixelPaddingValue)",
     ]
     lossy = read_series(write(tmp_path / "c", [0, 1], LossyImageCompression="01"))
-    assert lossy.notes == ("c was compressed with loss: values are inexact, and so may be the edge of padding.",)
+    assert lossy.notes == ("c is compressed with loss, so its values and the edges of its padding may be inexact.",)
     both = write(tmp_path / "b", [0, 1], PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1990, **options)
     assert np.isnan(read_series(both).values).sum() == 4
 
@@ -376,7 +376,7 @@ def test_other_pixels_and_files_are_refused(tmp_path):
         save(dataset, tmp_path / f"rgb/{index}.dcm", color)
     refused("in colour", tmp_path / "rgb")
     refused("no position", write(tmp_path / "x", [0], ImagePositionPatient=None))
-    refused("not two perpendicular units", write(tmp_path / "y", [0, 1], ImageOrientationPatient=[1, 0, 0, 1, 0, 0]))
+    refused("not two perpendicular vectors", write(tmp_path / "y", [0, 1], ImageOrientationPatient=[1, 0, 0, 1, 0, 0]))
     refused("damaged or not valid DICOM", large(tmp_path))
     (tmp_path / "empty").mkdir()
     refused("no DICOM images", tmp_path / "empty")
@@ -526,7 +526,7 @@ def test_a_file_of_many_frames_is_a_series(tmp_path):
     np.testing.assert_allclose(volume.grid.spacing, (0.5, 0.75, 2))
     np.testing.assert_allclose(volume.stored.affine[:3, 3], (-10, 20, 2))
     enhanced(tmp_path / "b/one.dcm", [0, 0, 2, 2])
-    refused("2 of 4 slices are at the position of another slice.*contrasts or points in time", tmp_path / "b")
+    refused("2 of 4 slices are at the position of another slice.*contrasts or other points in time", tmp_path / "b")
     dataset = pydicom.dcmread(tmp_path / "a/one.dcm")
     del dataset.PerFrameFunctionalGroupsSequence
     (tmp_path / "c").mkdir()

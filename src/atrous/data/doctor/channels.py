@@ -16,7 +16,7 @@ from atrous.errors import AtrousError
 from atrous.input_spec import usual_colors
 from atrous.option_fields import in_words
 
-#: Fields of a recipe's augment that change only colour channels, and are ignored if there are none.
+#: Fields of a recipe's augment that change only colour channels; they have no effect if no channel is a colour.
 OF_COLORS = ("brightness", "contrast", "blur")
 #: Advice on how to declare colour channels.
 SAY_COLORS = "If some channels are colours, give their number as `colors` in the dataset's inputs.yaml."
@@ -25,7 +25,7 @@ SAY_COLORS = "If some channels are colours, give their number as `colors` in the
 def find_channels_without_a_way(
     dataset: Dataset, by_split: Mapping[str, list[Pair]], train: str, val: str, in_channels: int | None
 ) -> Iterator[Finding]:
-    """Pictures whose bands cannot be converted to the channels that a model takes.
+    """Yields an error if the bands of the pictures cannot be converted to the channels that a model takes.
 
     Args:
         dataset: the dataset.
@@ -51,7 +51,7 @@ def find_channels_without_a_way(
 
 
 def find_mixed_channels(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
-    """Pictures that differ in their channels.
+    """Yields a finding if the pictures differ in their number of channels.
 
     Args:
         dataset: the dataset.
@@ -74,15 +74,15 @@ def note_without_colors(dataset: Dataset, kinds: Mapping[Path, PictureKind], cha
     Args:
         dataset: the dataset.
         kinds: the kind of each picture.
-        channels: number of channels that the model takes; None if a training would not start.
+        channels: number of channels that the model takes; None if training cannot start.
     """
     kind = next(iter(kinds.values()), None)
-    if kind is None or channels is None or dataset.inputs[0].planes:  # see `color_channels` on volumes
+    if kind is None or channels is None or dataset.inputs[0].planes:  # on volumes, see `color_channels`
         return
     usual = usual_colors(channels, kind.dtype)
     color_counts = [one.colors for one in dataset.inputs]
     if not any([usual if color_counts[0] is None else color_counts[0], *color_counts[1:]]):
         yield (
-            f"No channel of these {dataset.nouns[0]}s is a colour: {in_words(OF_COLORS, 'and')} of a recipe's augment "
-            f"would have no effect. {SAY_COLORS}"
+            f"No channel of these {dataset.nouns[0]}s is a colour, so {in_words(OF_COLORS, 'and')} of a recipe's "
+            f"augment would have no effect. {SAY_COLORS}"
         )

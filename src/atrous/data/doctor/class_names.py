@@ -1,4 +1,4 @@
-"""Checks of class names: published names assumed for other data, and a background without a name."""
+"""Checks of class names: published names that are assumed for other data, and a missing name of the background."""
 
 from __future__ import annotations
 
@@ -20,19 +20,25 @@ stuttgart tubingen ulm weimar zurich frankfurt lindau munster berlin bielefeld b
 """
 #: Patterns of the names of pictures in the published datasets.
 _PUBLISHED = {
-    "voc": re.compile(r"\d{4}_\d{6}|00\d{4}"),  # 00…: of 2007, see `_are_of_voc_2007`
+    "voc": re.compile(r"\d{4}_\d{6}|00\d{4}"),  # 00…: VOC 2007, see `_are_of_voc_2007`
     "camvid": re.compile(r"(0001TP|0006R0|0016E5|Seq05VD)_.*"),
     "cityscapes": re.compile(rf"({'|'.join(_CITIES.split())})_\d{{6}}_\d{{6}}_.*"),
     "ade20k": re.compile(r"ADE_(train|val|test)_\d{8}"),
     "coco_stuff": re.compile(r"(COCO_(train|val|test)20\d\d_)?\d{12}"),
 }
-_FIRST_OF_VOC_2007 = 5  # 000005.jpg, its first training picture
-_FEW = 4  # number of pictures whose numbers may be consecutive by chance
+_FIRST_OF_VOC_2007 = 5  # 000005.jpg is the first training picture of VOC 2007
+_FEW = 4  # largest number of pictures whose numbers may be consecutive by chance
 _NO_THING = BACKGROUND_NAMES | {"other", "others", "none", "nothing", "rest", "unknown", "empty", "clutter"}
 
 
 def find_assumed_names(dataset: Dataset, pairs: list[Pair], classes: ClassTable | None) -> Iterator[Finding]:
-    """Published class names that were assumed for data that differs from the published dataset."""
+    """Yields a warning if published class names are assumed, but the pictures are not named as the published ones.
+
+    Args:
+        dataset: the dataset.
+        pairs: its items, each once.
+        classes: its class table, or None.
+    """
     named = _PUBLISHED.get(dataset.layout)
     if named is None or classes is None or not any(ASSUMED in note for note in dataset.notes):
         return
@@ -45,7 +51,7 @@ def find_assumed_names(dataset: Dataset, pairs: list[Pair], classes: ClassTable 
         count = len([label for label in used if label < len(classes)])
         yield Finding(
             "assumed_names",
-            f"The folders have the layout '{dataset.layout}', and its published classes ({names}, …) are assumed, but "
+            f"The folders have the layout '{dataset.layout}', so its published classes ({names}, …) are assumed. But "
             f"the pictures are not named as the published ones, and their masks hold {count} of the {len(classes)} "
             "classes. If the classes are your own, name them in classes.yaml (`--write-classes` writes one to edit).",
             len(strange),
@@ -54,9 +60,9 @@ def find_assumed_names(dataset: Dataset, pairs: list[Pair], classes: ClassTable 
 
 
 def _are_of_voc_2007(names: list[str]) -> bool:
-    """Whether numbers such as 000032 may be those of VOC 2007, where 632 of 9,963 pictures have masks.
+    """Returns whether file names such as 000032 may be those of VOC 2007, in which 632 of 9,963 pictures have masks.
 
-    Users often number their own pictures in this form, too, but from 0 or 1, or without gaps.
+    Users often number their own pictures in this form, too. But their numbers start at 0 or 1, or have no gaps.
     """
     numbers = sorted(int(name) for name in names if re.fullmatch(r"00\d{4}", name))
     if not numbers:
@@ -66,7 +72,13 @@ def _are_of_voc_2007(names: list[str]) -> bool:
 
 
 def find_unnamed_background(dataset: Dataset, pairs: list[Pair], classes: ClassTable | None) -> Iterator[Finding]:
-    """Names from a list without a background, while 0 in the masks may be the background."""
+    """Yields a warning if a list names no background, and 0 in the masks may be the background.
+
+    Args:
+        dataset: the dataset.
+        pairs: its items, each once.
+        classes: its class table, or None.
+    """
     if not _may_lack_background(dataset, classes) or classes is None:
         return
     found = {value for _, mask in masks_of(pairs) for value in mask.values if not mask.in_color}
@@ -75,21 +87,21 @@ def find_unnamed_background(dataset: Dataset, pairs: list[Pair], classes: ClassT
         yield Finding(
             "unnamed_background",
             "The file that names the classes lists no background, so 0 in the masks is taken for "
-            f"'{classes.names[0]}', and no mask holds {last}, '{classes.names[-1]}'. If 0 is the background, add it to "
-            "the file as the first name.",
+            f"'{classes.names[0]}'. No mask holds {last}, '{classes.names[-1]}'. If 0 is the background, add "
+            "'background' to the file as the first name.",
         )
 
 
 def proposal_with_background(
     dataset: Dataset, proposal: Proposal, found: set[int], classes: ClassTable | None
 ) -> Proposal:
-    """The proposal, or one with a background as first class if the masks have one value more than there are names.
+    """Returns a proposal with "background" as first class if the masks have one value more than there are names.
 
     Args:
         dataset: the dataset.
-        proposal: the proposal to use otherwise.
-        found: the values in the masks.
-        classes: the table in use.
+        proposal: the proposal to return if the values do not fit this case.
+        found: the numbers in the masks.
+        classes: the class table in use, or None.
     """
     if classes is None or not _may_lack_background(dataset, classes):
         return proposal
@@ -104,8 +116,9 @@ def proposal_with_background(
         classes.ignore,
     )
     reason = (
-        f"The masks hold 0 to {count}, and the file that names the classes lists {count} and no background: 0 must be "
-        f"the background, and 1 '{classes.names[0]}'. Add 'background' to the file as the first name."
+        f"The masks hold 0 to {count}, but the file that names the classes lists only {count} names and no background. "
+        f"So 0 must be the background, and 1 must be '{classes.names[0]}'. Add 'background' to the file as the first "
+        "name."
     )
     return replace(proposal, kind="unnamed_background", reason=reason, classes=table)
 

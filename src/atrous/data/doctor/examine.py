@@ -1,4 +1,4 @@
-"""Reads every picture and mask of a dataset to find problems for a training."""
+"""Examines a dataset: reads every picture and mask, and reports problems that affect training."""
 
 from __future__ import annotations
 
@@ -53,18 +53,20 @@ class Diagnosis:
         root: the dataset's folder.
         layout: its layout.
         notes: sentences about the layout and the split.
-        classes: the class table in use, or None where the dataset has none.
+        classes: the class table in use, or None if the dataset has none.
         images: the number of pictures or of whole volumes per split.
-        errors: problems that would stop a training or make it useless.
-        warnings: problems that may be intended.
+        errors: problems that would stop training or make it useless.
+        warnings: conditions that may be intended or may be mistakes.
         slices: for volumes, the number of slices per split that are pictures in training; empty for pictures.
-        pixels: per split, the number of pixels with data of each class, in the order of the table. For volumes, they
-            are those of the slices of all planes.
+        pixels: per split, the number of pixels with data of each class, in the order of the class table. For volumes,
+            the pixels of the slices of all planes are counted.
         ignored: per split, the number of pixels without a class or without data in the picture.
-        proposed_classes: a table that fits the values found; None if the present table fits or no table does.
-        turned: pictures turned by their EXIF tag whose masks are in doubt.
-        proposed_split: a split that keeps groups, places and near copies together, for pictures split by a seed; the
-            present split if it already does so. Empty if lists or folders define the split.
+        proposed_classes: a class table that fits the values in the masks; None if the present table fits, or if no
+            single table can be proposed.
+        turned: pictures turned by their EXIF tag whose masks do not clearly fit them.
+        proposed_split: a new split of the pictures whose split was drawn at random. It keeps groups, pictures of the
+            same ground, and near copies together. It is the present split if the present split already does so, and
+            empty if lists or folders define the split.
         proposes_split: whether `proposed_split` differs from the split in use.
     """
 
@@ -84,10 +86,10 @@ class Diagnosis:
     proposes_split: bool = False
 
     def raise_for_errors(self) -> None:
-        """Refuse a dataset with errors.
+        """Raises an error if the examination found errors.
 
         Raises:
-            AtrousError: there are errors; the message names each kind and its first place.
+            AtrousError: there are errors; the message contains each error and its first example.
         """
         if not self.errors:
             return
@@ -102,7 +104,7 @@ class Diagnosis:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """The diagnosis as plain lists, numbers and texts; the proposed table as the text of its file."""
+        """Returns the diagnosis as values for JSON; the proposed class table is the text of its YAML file."""
         names = self.classes.names if self.classes else ()
         return {
             "root": str(self.root),
@@ -138,7 +140,7 @@ def examine(
     planes: Sequence[str] = (),
     slices: int | None = None,
 ) -> Diagnosis:
-    """Read every picture and mask of a dataset and report its problems.
+    """Reads every picture and mask of a dataset and reports its problems.
 
     Args:
         root: the dataset's folder.
@@ -147,17 +149,19 @@ def examine(
         train: the split to learn from.
         val: the split to choose the best weights on.
         pages: as in `read_pixels`.
-        in_channels: number of channels that the model takes; None for the number in the training pictures.
+        in_channels: number of channels that the model takes, ≥ 1; None for the number of channels of the training
+            pictures.
         inputs: folders of further inputs by name, as in `open_dataset`.
         groups: as in `open_dataset`.
         planes: planes of the slices of volumes, as in `open_dataset`.
         slices: number of neighbouring slices that are channels, as in `open_dataset`.
 
     Returns:
-        The diagnosis; a dataset without a class table is examined too, and one is proposed.
+        The diagnosis. A dataset without a class table is also examined, and a table is proposed if one fits.
 
     Raises:
-        AtrousError: the folder is no dataset, or its lists or ``classes.yaml`` cannot be read.
+        AtrousError: the folder is not a dataset, its lists or ``classes.yaml`` cannot be read, or ``planes`` or
+            ``slices`` are not allowed.
     """
     check_slices(1 if slices is None else slices, planes)
     dataset, classes = open_to_examine(root, layout, groups, inputs)
@@ -207,7 +211,7 @@ def examine(
     )
     turned, shared = judge_turned(pairs), find_shared(dataset, by_split)
     to_write = _split_to_write(dataset, pairs, bool(shared))
-    # masks with errors have few labels, and the errors are already reported
+    # if there are errors, missing labels are not reported, too: the errors may be their cause
     unfit = list(obstacles(images, classes, {} if errors else pixels, train, val, dataset.nouns))
     return Diagnosis(
         root=dataset.root,
@@ -234,7 +238,7 @@ def examine(
         slices=slices_by_split(by_split, own_planes) if of_volumes else {},
         pixels=pixels,
         ignored=ignored,
-        # two proposals are for numbers and for colours; neither alone fits all masks
+        # of two proposals, one is for masks of numbers and one for masks of colours; neither fits all masks
         proposed_classes=proposals[0].classes if len(proposals) == 1 else None,
         turned=turned.doubtful,
         proposed_split=to_write,
@@ -243,7 +247,7 @@ def examine(
 
 
 def _split_to_write(dataset: Dataset, pairs: list[Pair], shared: bool) -> Mapping[str, tuple[Item, ...]]:
-    """The split to write as lists, for pictures split by a seed: one without shared groups, places or near copies."""
+    """Returns the split that --write-split writes: a new split if splits share something, else the present one."""
     if shared and dataset.unlisted:
         return propose_split(dataset, pairs)
     own = {item.image for item in dataset.unlisted}
@@ -260,7 +264,7 @@ def open_to_examine(
     groups: str | None = None,
     inputs: Mapping[str, str] | None = None,
 ) -> tuple[Dataset, ClassTable | None]:
-    """Open a dataset that may have no class table; the items of a dataset of volumes are whole volumes.
+    """Opens a dataset that may have no class table; the items of a dataset of volumes are whole volumes.
 
     Args:
         root: the dataset's folder.
@@ -269,10 +273,11 @@ def open_to_examine(
         inputs: as in `open_dataset`.
 
     Returns:
-        The dataset and its class table; without a table, None, and ``Dataset.classes`` is only a placeholder.
+        The dataset and its class table. If the dataset has no class table, the second value is None, and
+        ``Dataset.classes`` is only a placeholder.
 
     Raises:
-        AtrousError: the folder is no dataset, or its lists or ``classes.yaml`` cannot be read.
+        AtrousError: the folder is not a dataset, or its lists or ``classes.yaml`` cannot be read.
     """
     try:
         dataset = open_whole(root, layout, groups=groups, inputs=inputs)
@@ -286,7 +291,7 @@ def open_to_examine(
 def _channels(
     dataset: Dataset, kinds: Mapping[Path, PictureKind], train: str, val: str, in_channels: int | None
 ) -> int | None:
-    """The number of channels that a model would take; ``in_channels`` if a training would not start."""
+    """Returns the number of channels that a model would take; ``in_channels`` if training cannot start."""
     training, measured = (
         [
             (kinds[item.image], str(item.image))
@@ -302,7 +307,7 @@ def _channels(
 
 
 def _blended(pairs: list[Pair], classes: ClassTable | None) -> set[Raw]:
-    """The values that are blends at edges, in masks of numbers and masks of colours."""
+    """Returns the values that are blends at edges, in masks of numbers and in masks of colours."""
     found: set[Raw] = set()
     known = {value for values in (*classes.raw, classes.ignore) for value in values} if classes else set()
     for in_color in (False, True):
@@ -316,13 +321,14 @@ def _blended(pairs: list[Pair], classes: ClassTable | None) -> set[Raw]:
 
 
 def _proposal_by_palette(pairs: list[Pair], classes: ClassTable | None) -> Iterator[Proposal]:
-    """The table that lists the colours of the palettes."""
+    """Yields a class table that lists the colours of the palettes, if one is needed."""
     proposal = propose_classes(colors_by_palette([mask for _, mask in masks_of(pairs)]), classes)
     if proposal:
         yield replace(proposal, kind="palettes_differ")
 
 
 def _proposals(pairs: list[Pair], classes: ClassTable | None, blended: set[Raw]) -> Iterator[Proposal]:
+    """Yields at most one proposal for the masks of numbers and one for the masks of colours."""
     for in_color in (False, True):
         masks = [mask for _, mask in masks_of(pairs) if mask.in_color == in_color]
         lossless = [mask for mask in masks if not mask.lossy]
@@ -341,7 +347,7 @@ def _proposals(pairs: list[Pair], classes: ClassTable | None, blended: set[Raw])
 def _count_pixels(
     by_split: Mapping[str, list[Pair]], classes: ClassTable | None, planes: int
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
-    """Returns, per split, the pixels of each class and those ignored, each counted once for each plane."""
+    """Returns the number of pixels of each class and of ignored pixels, by split; each pixel counts once per plane."""
     pixels, ignored = {}, {}
     for split, pairs in by_split.items() if classes is not None else ():
         counts = np.zeros(UNKNOWN + 1, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Checks pictures turned by their EXIF tag, whose masks may have been drawn on the unturned pixels."""
+"""Checks pictures that are turned by their EXIF tag: their masks may have been drawn on the stored, unturned pixels."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from atrous.data.formats.exif_orientation import upright
 from atrous.data.pictures import read_pixels, read_raw_mask
 from atrous.errors import AtrousError
 
-_CLEARLY = 1.3  # smallest ratio of contrasts from which a mask counts as drawn on one of the two versions
-#: Approximate number of turned pictures that are judged, evenly chosen; the actual number is below twice this one.
+_CLEARLY = 1.3  # a mask clearly fits a version of the picture if its contrast there is larger by more than this factor
+#: Approximate number of turned pictures that are judged, chosen at equal distances; at most twice as many.
 MOST_JUDGED = 100
-_INVERSE = {6: 8, 8: 6}  # quarter turns to the left and right undo each other; others undo themselves
+_INVERSE = {6: 8, 8: 6}  # the two quarter turns undo each other; each other orientation undoes itself
 
 
 @dataclass(frozen=True)
 class TurnedPair:
-    """A picture turned by its tag, with a mask that does not clearly fit it as it is shown.
+    """A picture turned by its EXIF tag, and whether its mask fits the upright picture or the stored pixels.
 
     Attributes:
         item: the picture and its mask.
-        orientation: value of the tag, 2 to 8.
-        fits: "stored" if the mask fits the stored pixels, "unknown" if it clearly fits neither version.
+        orientation: value of the EXIF tag, 2 to 8.
+        fits: "upright" or "stored" if the mask clearly fits this version of the picture; "unknown" if it clearly fits
+            neither.
         words: the verdict as a sentence, with the measured values.
     """
 
@@ -40,13 +41,14 @@ class TurnedPair:
 
 @dataclass(frozen=True)
 class TurnedPairs:
-    """The turned pictures of a dataset.
+    """The pictures of a dataset that are turned by their EXIF tag.
 
     Attributes:
-        count: number of pictures turned by a tag that their mask does not have.
-        judged: how many of them were compared with their masks.
-        doubtful: pictures whose masks do not clearly fit, starting with those that fit the stored pixels; empty if at
-            least half of the masks clearly fit the upright picture and the other masks are unclear.
+        count: number of pictures turned by an EXIF tag whose value differs from the tag of their mask.
+        judged: number of these pictures that were compared with their masks.
+        doubtful: judged pictures whose masks do not clearly fit the upright picture. Masks that fit the stored pixels
+            come first. Empty if no mask fits the stored pixels, and at least half of the masks clearly fit the upright
+            picture.
     """
 
     count: int
@@ -55,13 +57,13 @@ class TurnedPairs:
 
 
 def judge_turned(pairs: list[Pair]) -> TurnedPairs:
-    """Judge whether the masks of turned pictures fit the upright pictures.
+    """Judges whether the masks of turned pictures fit the upright pictures.
 
-    Masks must be drawn on the upright picture. A mask fits the version, upright or stored, in which the picture has
-    clearly more contrast along the edges of the mask.
+    Masks must be drawn on the upright picture. A mask clearly fits one version, upright or stored, if the picture has
+    clearly more contrast along the edges of the mask in this version.
 
     Args:
-        pairs: the items of a dataset, each once; masks of other sizes are reported elsewhere.
+        pairs: the items of a dataset, each once. Masks of another size than their picture are left out.
     """
     turned = [
         pair
@@ -72,17 +74,17 @@ def judge_turned(pairs: list[Pair]) -> TurnedPairs:
     verdicts = [TurnedPair(pair.item, pair.turned, *_verdict(pair)) for pair in judged]
     stored = [verdict for verdict in verdicts if verdict.fits == "stored"]
     unknown = [verdict for verdict in verdicts if verdict.fits == "unknown"]
-    if not stored and 2 * len(unknown) <= len(judged):  # a few symmetric masks among clear ones are not evidence
+    if not stored and 2 * len(unknown) <= len(judged):  # a few symmetric masks are no evidence
         return TurnedPairs(len(turned), len(judged), ())
     return TurnedPairs(len(turned), len(judged), (*stored, *unknown))
 
 
 def find_turned(dataset: Dataset, turned: TurnedPairs) -> list[Finding]:
-    """Warn of pictures turned by their tag, unless their masks clearly fit the upright pictures.
+    """Returns a warning of pictures turned by their EXIF tag, unless their masks clearly fit the upright pictures.
 
     Args:
         dataset: the dataset.
-        turned: what `judge_turned` found in it.
+        turned: the result of `judge_turned` on the dataset.
     """
     if not turned.doubtful:
         return []
@@ -90,12 +92,12 @@ def find_turned(dataset: Dataset, turned: TurnedPairs) -> list[Finding]:
     return [
         Finding(
             "turned_by_exif",
-            "Pictures are turned by their EXIF tag, as viewers show them, and masks without a tag must be drawn on the "
-            "upright picture. But programs that ignore the tag draw masks on the stored pixels. Check whether the "
-            f"masks fit: `atrous doctor {dataset.root} --pictures DIR` draws their outlines over both. If the masks do "
-            "not fit, turn them, or save the pictures upright and without the tag. Of "
-            f"{turned.count} turned pictures {turned.judged} were judged: the masks of {stored} fit the stored "
-            f"pixels; for {len(turned.doubtful) - stored} it is unclear which version their masks fit.",
+            "Pictures are turned by their EXIF tag, as viewers show them. Masks without a tag must be drawn on the "
+            "upright picture, but programs that ignore the tag draw masks on the stored pixels. Check whether the "
+            f"masks fit: `atrous doctor {dataset.root} --pictures DIR` draws their outlines over both versions. If the "
+            "masks do not fit, turn the masks, or save the pictures upright and without the tag. "
+            f"{turned.judged} of {turned.count} turned pictures were judged: the masks of {stored} fit the stored "
+            f"pixels; for {len(turned.doubtful) - stored}, it is unclear which version their masks fit.",
             turned.count,
             tuple(
                 f"{shown(dataset, pair.item.image)}: orientation {pair.orientation}; {pair.words}"
@@ -106,11 +108,11 @@ def find_turned(dataset: Dataset, turned: TurnedPairs) -> list[Finding]:
 
 
 def as_stored(picture: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn an upright picture back to how its file stores it.
+    """Turns an upright picture back to the orientation in which its file stores it.
 
     Args:
         picture: H×W or H×W×C, upright.
-        orientation: value of the file's tag, 2 to 8.
+        orientation: value of the file's EXIF tag, 2 to 8.
 
     Returns:
         A view of the array; H and W are exchanged for orientations 5 to 8.
@@ -119,7 +121,7 @@ def as_stored(picture: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _verdict(pair: Pair) -> tuple[str, str]:
-    """The version that a mask fits: "upright", "stored" or "unknown", and a sentence about it."""
+    """Returns the version that a mask fits ("upright", "stored" or "unknown"), and a sentence about it."""
     try:
         (picture, _), mask = read_pixels(pair.item.image).for_model(), read_raw_mask(pair.item.mask or "")
     except AtrousError:
@@ -138,7 +140,7 @@ def _verdict(pair: Pair) -> tuple[str, str]:
 
 
 def _contrast_along_edges(picture: np.ndarray, mask: np.ndarray) -> float:
-    """The picture's mean gradient along the mask's edges, relative to that of the whole picture."""
+    """Returns the picture's mean gradient along the mask's edges, divided by its mean gradient everywhere."""
     grey = np.ascontiguousarray(picture[:, :, :3].mean(axis=2, dtype=np.float32))
     gradient = cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
     edges = mask_edges(mask)
@@ -148,7 +150,7 @@ def _contrast_along_edges(picture: np.ndarray, mask: np.ndarray) -> float:
 
 
 def mask_edges(mask: np.ndarray) -> np.ndarray:
-    """The pixels on both sides of each change of value in a mask.
+    """Returns the pixels on both sides of each change of value in a mask.
 
     Args:
         mask: H×W of any integer type, or H×W×3 colours.

@@ -1,4 +1,4 @@
-"""Checks of picture and mask files: pages, channels that are not read, alpha and pixels without data."""
+"""Checks of picture and mask files: pages and channels that are not read, alpha bands, and pixels without data."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from atrous.data.doctor.scan import Pair, masks_of
 from atrous.data.file_headers import notes_on, notes_on_pages, notes_on_white_is_zero
 from atrous.data.pixels import PictureKind
 
-_MUCH = 0.3  # smallest share of a dataset's pixels without data that is called large
+_MUCH = 0.3  # share of all pixels from which the message calls the pixels without data a large share
 
 
 def find_unread_parts(
     dataset: Dataset, pairs: list[Pair], kinds: Mapping[Path, PictureKind], channels: int | None, pages: str
 ) -> Iterator[Finding]:
-    """Pages, frames and channels that are not read, and WhiteIsZero in some files only.
+    """Yields warnings of pages, frames and channels that are not read, and of 0 that is white in some files only.
 
     Args:
         dataset: the dataset.
@@ -40,7 +40,7 @@ def find_unread_parts(
 
 
 def find_void(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
-    """Pixels without data, and pictures without any data.
+    """Yields a warning of pixels without data, and a warning of pictures in which no pixel holds data.
 
     Args:
         dataset: the dataset.
@@ -66,15 +66,17 @@ def find_void(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     if empty:
         yield Finding(
             "all_void",
-            f"{item.capitalize()}s in which no {pixel} holds data; nothing can be learned from them. Remove them, or "
-            "correct their nodata value or alpha.",
+            f"{item.capitalize()}s in which no {pixel} holds data, so nothing can be learned from them. Remove them, "
+            "or correct their nodata value or alpha.",
             len(empty),
             tuple(empty[:SHOWN]),
         )
 
 
 def find_doubtful_alpha(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
-    """Alpha bands that look like channels: GDAL marks the fourth of four bands of uint8 as alpha by default.
+    """Yields a warning of alpha bands that look like channels.
+
+    By default, GDAL marks the fourth of four bands of uint8 as alpha, so it may be near infrared.
 
     Args:
         dataset: the dataset.
@@ -88,10 +90,11 @@ def find_doubtful_alpha(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding
     pictures = "1 picture marks" if len(doubtful) == 1 else f"{len(doubtful)} pictures mark"
     yield Finding(
         "doubtful_alpha",
-        f"{pictures} band {bands} as alpha, and it holds many values between 0 and full, as near infrared "
-        "would: GDAL marks the fourth of four bands of uint8 so by default. As alpha it is no channel of the model, "
-        f"and where it is 0 there is no data: {share:.1%} of their pixels. If it is a channel, train with "
-        f"`--model.in_channels {bands}` (here `--in-channels {bands}`), which takes all {bands} bands as channels.",
+        f"{pictures} band {bands} as alpha, but it holds many values between 0 and the maximum, as near infrared "
+        "does. GDAL marks the fourth of four bands of uint8 as alpha by default. An alpha band is not a channel of the "
+        f"model, and pixels where it is 0 hold no data: {share:.1%} of the pixels of these pictures. If it is a "
+        f"channel, train with `--model.in_channels {bands}` (here `--in-channels {bands}`), which takes all {bands} "
+        "bands as channels.",
         len(doubtful),
         tuple(
             f"{shown(dataset, pair.item.image)}: {picture.void:.1%} of its pixels without data"

@@ -1,4 +1,4 @@
-"""Reads the positions of pictures on Earth from their files, and finds pictures of the same ground."""
+"""Reads the geographic positions of pictures from their files, and finds pictures that show the same ground."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from atrous.data.formats.pillow import opened
 from atrous.data.formats.tiff import TiffPicture, is_tiff
 from atrous.errors import AtrousError
 
-#: Smallest shared part of the smaller picture's ground for an overlap; tiles that only touch do not overlap.
+#: Two pictures overlap if they share more than this part of the smaller one's ground; tiles that only touch do not.
 LEAST_SHARED = 0.01
-#: Largest distance of two photographs of the same scene along each axis, in metres.
+#: Two photographs show the same ground if their positions differ by less than this distance along each axis, in metres.
 NEAR_METRES = 10.0
-_MOST_CELLS = 4096
+_MOST_CELLS = 4096  # a footprint over more grid squares is compared with every other one
 _SMALLEST = 1e-9  # smallest side of a footprint, in metres or degrees
 _FARTHEST = 1e9  # in metres or degrees; larger, infinite or NaN coordinates are not on Earth
 _METRES_PER_DEGREE = 111_320.0
@@ -36,7 +36,7 @@ class Footprint:
     Attributes:
         system: coordinate system, such as "EPSG:32633"; "GPS" for the position of a photograph, in degrees east and
             north; "" if the system of the coordinates is unknown.
-        left: smallest x.
+        left: smallest x, in units of the system.
         bottom: smallest y.
         right: largest x.
         top: largest y.
@@ -54,7 +54,7 @@ class Footprint:
         return (self.right - self.left) * (self.top - self.bottom)
 
     def shares(self, other: Footprint) -> float:
-        """The share of the smaller rectangle that overlaps with the other, 0–1; 0 in different systems.
+        """Returns the share of the smaller rectangle that overlaps with the larger one, 0–1; 0 for different systems.
 
         Args:
             other: the other rectangle.
@@ -67,14 +67,16 @@ class Footprint:
 
 
 def footprint_of(path: Path) -> Footprint | None:
-    """The ground that a picture shows: from a GeoTIFF's tags, a world file beside it, or a photograph's GPS position.
+    """Returns the ground that a picture shows.
+
+    Its sources are, in this order: the tags of a GeoTIFF, a world file in the same folder, and the GPS position of a
+    photograph.
 
     Args:
         path: path of a picture.
 
     Returns:
-        The rectangle around the ground; None if the file has no position, or only ground control points, which are not
-        read.
+        The rectangle around the ground; None if the file has no valid position. Ground control points are not read.
     """
     try:
         corners, system = _corners_in(path)
@@ -90,7 +92,7 @@ def footprint_of(path: Path) -> Footprint | None:
 
 
 class Grounds:
-    """Finds pictures that show the same ground, in time roughly proportional to the result.
+    """Finds pictures that show the same ground; a grid of squares avoids the comparison of all pairs of pictures.
 
     Args:
         footprints: the footprint of each picture that has one.
@@ -114,7 +116,7 @@ class Grounds:
                 self._in_cell[cell].append(one)
 
     def sharing(self, footprint: Footprint) -> Iterator[Path]:
-        """One picture of each footprint that overlaps with the given footprint or equals it.
+        """Yields one picture for each footprint that overlaps with the given one or equals it.
 
         Args:
             footprint: the footprint to compare.
@@ -126,7 +128,7 @@ class Grounds:
                 yield self._first[one]
 
     def _cells_of(self, one: Footprint) -> list[tuple[str, int, int]] | None:
-        """The grid squares that a rectangle overlaps; None for a rectangle much larger than the others."""
+        """Returns the grid squares that a rectangle overlaps; None for a rectangle much larger than the others."""
         side = self._cell.get(one.system)
         if side is None:
             return []
@@ -138,7 +140,7 @@ class Grounds:
 
 
 def overlapping(footprints: Mapping[Path, Footprint]) -> Iterator[tuple[Path, Path]]:
-    """Pairs of pictures that show the same ground.
+    """Yields pairs of pictures that show the same ground.
 
     Args:
         footprints: the footprint of each picture that has one.
@@ -149,6 +151,7 @@ def overlapping(footprints: Mapping[Path, Footprint]) -> Iterator[tuple[Path, Pa
 
 
 def _corners_in(path: Path) -> tuple[list[tuple[float, float]] | None, str]:
+    """Returns the corners of the ground in a file, or None, and their coordinate system."""
     with path.open("rb") as file:
         start = file.read(4)
     if is_tiff(start):
@@ -166,7 +169,7 @@ def _corners_in(path: Path) -> tuple[list[tuple[float, float]] | None, str]:
 
 
 def _affine_of(tags: Mapping[str, Any]) -> tuple[float, ...] | None:
-    """(a, b, c, d, e, f) of x = a·column + b·row + c, y = d·column + e·row + f, as defined in GeoTIFF 1.1 § 2.6."""
+    """Returns (a, b, c, d, e, f) of x = a·column + b·row + c, y = d·column + e·row + f (GeoTIFF 1.1 § 2.6), or None."""
     if (matrix := tags.get("ModelTransformation")) is not None:
         rows = [float(value) for value in matrix]
         return rows[0], rows[1], rows[3], rows[4], rows[5], rows[7]
@@ -184,9 +187,10 @@ def _corners(affine: tuple[float, ...], height: int, width: int) -> list[tuple[f
 
 
 def _system_of(tags: Mapping[str, Any]) -> str:
+    """Returns the coordinate system of a GeoTIFF, as in `Footprint.system`."""
     for key in (_PROJECTED, _GEOGRAPHIC):
         code = int(tags.get(key, 0))
-        if code == _USER_DEFINED:  # use all its parameters; the geographic system below it has other coordinates
+        if code == _USER_DEFINED:  # identified by its parameters; the geographic key names only its base
             return repr(sorted((name, str(value)) for name, value in tags.items() if name not in _OF_ONE_FILE))
         if code:
             return f"EPSG:{code}"
@@ -194,7 +198,10 @@ def _system_of(tags: Mapping[str, Any]) -> str:
 
 
 def _world_file(path: Path) -> tuple[float, ...] | None:
-    """The affine map of a world file: a.jpg has a.jgw, a.jpgw or a.wld; its origin is the centre of a pixel."""
+    """Returns the affine map of a world file, such as a.jgw, a.jpgw or a.wld for a.jpg, or None.
+
+    The origin of a world file is the centre of the first pixel; the origin of the result is its corner.
+    """
     suffix = path.suffix
     for ending in (f"{suffix[:2]}{suffix[-1:]}w", f"{suffix}w", ".wld"):
         beside = path.with_suffix(ending)
@@ -205,7 +212,10 @@ def _world_file(path: Path) -> tuple[float, ...] | None:
 
 
 def _around(gps: Mapping[int, Any]) -> list[tuple[float, float]] | None:
-    """A square with sides of `NEAR_METRES` around the position of a photograph (EXIF 2.32, tags 1 to 4)."""
+    """Returns two corners of a square with sides of `NEAR_METRES` around a photograph's position, or None.
+
+    Source: EXIF 2.32, GPS tags 1 to 4.
+    """
     if not all(tag in gps for tag in (1, 2, 3, 4)):
         return None
     north = _degrees(gps[2]) * (-1 if str(gps[1]).upper().startswith("S") else 1)

@@ -1,4 +1,4 @@
-"""Checks of the further inputs of a dataset, such as depth beside its pictures."""
+"""Checks of the further inputs of a dataset, such as a depth map for each picture."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from atrous.data.pictures import read_pixels
 from atrous.data.pixels import without
 from atrous.errors import AtrousError
 
-#: Share of an input's pixels without a value above which a warning is given.
+#: Largest share of a file's pixels without a value for which no warning is given.
 MOSTLY_VOID = 0.5
 
 
 class InputFacts(NamedTuple):
-    """The facts about a file of a further input.
+    """The properties of a file of a further input.
 
     Attributes:
         size: (H, W) in pixels.
@@ -38,14 +38,14 @@ class InputFacts(NamedTuple):
 
 
 def find_input_problems(dataset: Dataset, pairs: list[Pair]) -> tuple[list[Finding], list[Finding]]:
-    """Reads all files of further inputs.
+    """Reads all files of further inputs, and returns the problems in them.
 
     Args:
         dataset: the dataset.
         pairs: its items, each once, with the facts of their pictures.
 
     Returns:
-        Errors, which would stop a training, and warnings.
+        Errors, which would stop training, and warnings.
     """
     errors: list[Finding] = []
     warnings: list[Finding] = []
@@ -60,7 +60,7 @@ def find_input_problems(dataset: Dataset, pairs: list[Pair]) -> tuple[list[Findi
 
 
 def _read(path: Path, missing: Sequence[float]) -> InputFacts | str | None:
-    """The facts; a sentence if the file cannot be read, None if it does not exist."""
+    """Returns the properties of a file, or a sentence if it cannot be read, or None if it does not exist."""
     if not path.exists():
         return None
     try:
@@ -80,7 +80,8 @@ def _errors(dataset: Dataset, name: str, found: list[tuple[Pair, Path, InputFact
     if missing:
         yield Finding(
             "missing_input",
-            f"Pictures without a file of {name}. Such a file has the stem of its picture, or that stem and _{name}.",
+            f"Pictures without a file of {name}. For a picture a.jpg, this file must be named a or a_{name}, "
+            "followed by a suffix such as .png.",
             len(missing),
             tuple(missing[:SHOWN]),
         )
@@ -99,7 +100,7 @@ def _errors(dataset: Dataset, name: str, found: list[tuple[Pair, Path, InputFact
     if differing:
         yield Finding(
             "input_size",
-            f"Files of {name} that differ in size from their pictures. Resize them to the same grid.",
+            f"Files of {name} that differ in size from their pictures. Resize them to the size of their pictures.",
             len(differing),
             tuple(differing[:SHOWN]),
         )
@@ -107,7 +108,7 @@ def _errors(dataset: Dataset, name: str, found: list[tuple[Pair, Path, InputFact
     if len(kinds) > 1:
         yield Finding(
             "input_kinds",
-            f"The files of {name} differ in their channels or type. Convert them to one form.",
+            f"The files of {name} differ in their number of channels or data type. Convert them to one form.",
             len(kinds),
             tuple(
                 f"{channels} of {dtype}: {shown(dataset, path)}" for (channels, dtype), path in sorted(kinds.items())
@@ -122,8 +123,8 @@ def _mostly_void(
     if void:
         yield Finding(
             "input_void",
-            f"Files of {files.name} without a value in more than {MOSTLY_VOID:.0%} of their pixels, where the training "
-            "mean is used.",
+            f"Files of {files.name} without a value in more than {MOSTLY_VOID:.0%} of their pixels. The mean of the "
+            "training values replaces missing values.",
             len(void),
             tuple(f"{shown(dataset, path)}: {share:.0%}" for path, share in void[:SHOWN]),
         )

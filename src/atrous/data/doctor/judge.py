@@ -1,4 +1,4 @@
-"""Checks of a dataset: one function per kind of problem, using the facts of a survey."""
+"""Checks of a dataset, one function per kind of problem; they use the facts that `survey` collects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from atrous.data.volumes.contrast_files import exists
 from atrous.data.volumes.slices import file_of_picture
 from atrous.errors import AtrousError
 
-#: Number of examples per finding.
+#: Largest number of examples per finding.
 SHOWN = 5
 _RARE = 0.01  # share of the labelled train pixels below which a class is rare
 
@@ -27,9 +27,9 @@ class Finding:
 
     Attributes:
         kind: a short name, such as "size_mismatch".
-        message: what is wrong and what to do, in plain words.
+        message: sentences about what is wrong and what to do.
         count: number of files or places with the problem.
-        examples: the first few places, each with the file and, if applicable, the value and pixel.
+        examples: the first places, at most `SHOWN`, each with the file and, if applicable, the value and pixel.
     """
 
     kind: str
@@ -41,14 +41,13 @@ class Finding:
 def find_errors(
     dataset: Dataset, pairs: list[Pair], classes: ClassTable | None, proposals: list[Proposal]
 ) -> tuple[Finding, ...]:
-    """Problems that would stop a training or make it useless.
+    """Returns problems that would stop training or make it useless.
 
     Args:
         dataset: the dataset.
         pairs: its items, each once.
         classes: its class table, or None.
-        proposals: the tables that would fit its masks better, at most one for masks of numbers and one for
-            masks of colours.
+        proposals: proposed class tables, at most one for masks of numbers and one for masks of colours.
     """
     return (
         *_missing(dataset, pairs),
@@ -67,7 +66,7 @@ def find_warnings(
     classes: ClassTable | None,
     pixels: Mapping[str, tuple[int, ...]],
 ) -> tuple[Finding, ...]:
-    """Problems that may be intended or may be mistakes.
+    """Returns conditions that may be intended or may be mistakes.
 
     Args:
         dataset: the dataset.
@@ -91,7 +90,8 @@ def _missing(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     without_mask = [pair.item for pair in pairs if pair.item.mask is None and exists(file_of_picture(pair.item.image))]
     yield from _grouped(
         "missing_mask",
-        f"{noun}s without a mask. Add the masks under the same file names, or take the {dataset.nouns[0]}s out.",
+        f"{noun}s without a mask. Add masks with the file names of their {dataset.nouns[0]}s, or remove the "
+        f"{dataset.nouns[0]}s.",
         [shown(dataset, item.image) for item in without_mask],
     )
     absent = [pair.item for pair in pairs if not exists(file_of_picture(pair.item.image))]
@@ -101,8 +101,8 @@ def _missing(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     orphans = [shown(dataset, path) for path in dataset.masks_without_image]
     yield from _grouped(
         "missing_image",
-        f"{noun}s that a split list names, or a mask belongs to, are not there. Add them, or take their "
-        "names and masks out.",
+        f"{noun}s that a split list names, or that a mask belongs to, are missing. Add them, or remove their names "
+        "from the lists and remove their masks.",
         list(dict.fromkeys([*named, *orphans])),
     )
 
@@ -110,7 +110,7 @@ def _missing(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
 def _unreadable(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     yield from _grouped(
         "unreadable",
-        "Files that are damaged, cut short or empty. Copy them again, or take them out.",
+        "Files that are damaged, cut short or empty. Copy them again, or remove them.",
         [_relative(dataset, problem) for pair in pairs for problem in pair.problems],
     )
 
@@ -124,7 +124,7 @@ def _wrong_sizes(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
             except AtrousError as error:
                 examples.append(_relative(dataset, str(error)))
     yield from _grouped(
-        "size_mismatch", "Masks that differ in size from their pictures, so pixels do not match.", examples
+        "size_mismatch", "Masks that differ in size from their pictures, so their pixels do not match.", examples
     )
 
 
@@ -132,15 +132,15 @@ def _void_labels(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     declared = [(pair, mask.nodata) for pair, mask in masks_of(pairs) if mask.nodata is not None and pair.item.mask]
     yield from _grouped(
         "void_labels",
-        "Masks hold values that their files declare as no data and that no class lists. They are ignored in training "
-        "and scores; list such a value in classes.yaml if it means a class.",
+        "Masks hold values that their files declare as no data and that no class lists. These values are ignored in "
+        "training and scores. If such a value means a class, list it in classes.yaml.",
         [f"{shown(dataset, pair.item.mask)}: {value}" for pair, value in declared if value != NO_NUMBER],
     )
     yield from _grouped(
         "void_labels",
-        "Float masks hold NaN or infinite values. They are ignored in training and scores. If they mean a class, write "
-        "the masks again with a number of its own there, such as numpy.nan_to_num(mask, nan=5), and list 5 as raw: [5] "
-        "of that class in classes.yaml.",
+        "Float masks hold NaN or infinite values. They are ignored in training and scores. If they mean a class, "
+        "replace them in the masks by an unused number, for example with numpy.nan_to_num(mask, nan=5), and list this "
+        "number for the class in classes.yaml, for example as raw: [5].",
         [shown(dataset, pair.item.mask) for pair, value in declared if value == NO_NUMBER],
     )
 
@@ -150,8 +150,8 @@ def _mixed_depths(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     if len(first) > 1:
         yield Finding(
             "mixed_depths",
-            f"The pictures mix {' and '.join(sorted(first))}, so the same brightness is stored as "
-            "different numbers. Convert them to one type.",
+            f"The pictures have different data types, {' and '.join(sorted(first))}, so the same brightness is stored "
+            "as different numbers. Convert the pictures to one type.",
             len(first),
             tuple(f"{dtype}: {shown(dataset, path)}" for dtype, path in sorted(first.items())),
         )
@@ -165,13 +165,13 @@ def _wrong_modes(
     wrong, message = in_color, ""
     if classes is not None and classes.color_coded:
         wrong = [pair for pair in masks if pair.mask and not pair.mask.in_color]
-        message = "Masks hold one number a pixel where the class table lists [r, g, b] colours."
+        message = "Masks hold one number per pixel, but the class table lists [r, g, b] colours."
     elif classes is not None:
-        message = "Masks hold colours where the class table lists one number a class."
+        message = "Masks hold colours, but the class table lists numbers."
     elif 0 < len(in_color) < len(masks):
-        message = "Some masks hold colours and others one number a pixel; the same coding is needed in all."
+        message = "Some masks hold colours, and others hold one number per pixel. All masks need the same coding."
     if message:
-        cure = "" if len(proposals) != 1 else " The proposed class table fits them."
+        cure = "" if len(proposals) != 1 else " The proposed class table fits the masks."
         yield from _grouped("wrong_mode", message + cure, [_mode_example(dataset, pair) for pair in wrong])
 
 
@@ -186,8 +186,8 @@ def _lossy(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
             examples.append(f"{shown(dataset, pair.item.mask)}: {strays} {what}{place}")
     yield from _grouped(
         "lossy_mask",
-        "Masks were stored lossily (JPEG or lossy WebP, regardless of the file name), which changes their "
-        "values. Export them again as PNG; the lost values cannot be restored.",
+        "The content of these mask files is JPEG or lossy WebP, regardless of their names, and lossy compression "
+        "changes the values. Export the masks again as PNG; the lost values cannot be restored from these files.",
         examples,
     )
 
@@ -200,8 +200,8 @@ def _lossy_but_clean(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     ]
     yield from _grouped(
         "lossy_mask",
-        "Masks were stored lossily (JPEG or lossy WebP). Every value is listed in the class table, yet edges "
-        "may have moved; export them as PNG.",
+        "Masks are stored with lossy compression (JPEG or lossy WebP). The class table lists all their values, but "
+        "edges may have moved. Export the masks as PNG.",
         clean,
     )
 
@@ -215,14 +215,14 @@ def _wrong_values(
             message += [proposals[0].reason, "`--write-classes` writes the proposed table."]
         elif proposals:
             message += [proposal.facts for proposal in proposals]
-            message.append("No table is proposed, because none fits all masks as they are.")
+            message.append("No class table is proposed, because none fits all masks.")
         yield Finding("no_classes", " ".join(message))
         return
     for proposal in proposals:
         if proposal.kind in ("wrong_mode", "blended_edges", "palettes_differ"):
             continue  # reported elsewhere
         fits = proposal.classes is not None and len(proposals) == 1
-        message = f"{proposal.reason} The proposed class table fits them." if fits else proposal.facts
+        message = f"{proposal.reason} The proposed class table fits the masks." if fits else proposal.facts
         examples = [
             f"{shown(dataset, pair.item.mask)}: value {value} in {_count(mask, value)} {dataset.nouns[1]}s, "
             f"first at {_at(mask, value)}"
@@ -236,15 +236,15 @@ def _wrong_values(
 
 
 def _doubtful_255(dataset: Dataset, pairs: list[Pair], classes: ClassTable | None) -> Iterator[Finding]:
-    """Masks with only 0 and 255 in a dataset of two classes whose other masks contain 0 and 1."""
+    """Yields a warning of masks with only 0 and 255 if other masks of a dataset of two classes hold class 1."""
     if classes is None or classes.color_coded or len(classes) != 2 or 255 not in classes.ignore:
         return
     odd = [shown(dataset, pair.item.mask) for pair, mask in masks_of(pairs) if mask.values == (0, 255)]
     if any(mask.labels is not None and 1 in mask.labels for _, mask in masks_of(pairs)):
         yield from _grouped(
             "foreground_is_255",
-            f"Some masks hold only 0 and 255, while others hold '{classes.names[1]}'. 255 is ignored; if it is the "
-            "foreground in these masks, write it as the others do.",
+            f"Some masks hold only 0 and 255, while others hold '{classes.names[1]}'. 255 is ignored. If 255 is the "
+            "foreground in these masks, write the foreground with the same value as in the other masks.",
             odd,
         )
 
@@ -260,8 +260,8 @@ def _all_ignored(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     ]
     yield from _grouped(
         "all_ignore",
-        f"Masks in which every {dataset.nouns[1]} is ignored, or labelled only where the {dataset.nouns[0]} has no "
-        "data; they have no effect.",
+        f"Masks without a {dataset.nouns[1]} that has a class and lies where the {dataset.nouns[0]} holds data. These "
+        "masks have no effect.",
         empty,
     )
 
@@ -300,7 +300,7 @@ def _at(mask: MaskFacts, value: Raw) -> str:
 
 
 def at_pixel(place: Sequence[int]) -> str:
-    """A place in a mask for a message.
+    """Returns a place in a mask as words for a message.
 
     Args:
         place: (x, y), or (x, y, axial slice) in a volume.
@@ -319,7 +319,12 @@ def _mode_example(dataset: Dataset, pair: Pair) -> str:
 
 
 def shown(dataset: Dataset, path: Path | None) -> str:
-    """A file's path in the dataset."""
+    """Returns a file's path relative to the folder of the dataset.
+
+    Args:
+        dataset: the dataset.
+        path: path of the file.
+    """
     return _relative(dataset, str(path))
 
 

@@ -1,4 +1,4 @@
-"""Checks of mask values across files: blended edges, and codings and palettes that differ."""
+"""Checks of mask values in all files: blended edges, and codings and palettes that differ between files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _TOPS = (255, 65535)  # the value of white in masks of 8 and of 16 bits
 
 
 def find_blended_edges(dataset: Dataset, pairs: list[Pair], blended: set[Raw]) -> Iterator[Finding]:
-    """Masks whose edges hold blends of the values on both sides.
+    """Yields an error if edges in masks hold blends of the values on both sides.
 
     Args:
         dataset: the dataset.
         pairs: its items, each once.
-        blended: the values that are blends.
+        blended: the values that are blends, as found by `blended_values`.
     """
     examples = []
     for pair, mask in masks_of(pairs):
@@ -37,18 +37,21 @@ def find_blended_edges(dataset: Dataset, pairs: list[Pair], blended: set[Raw]) -
     if examples:
         yield Finding(
             "blended_edges",
-            f"The edges in masks are blended: {len(blended)} rare values occur only between areas of other values, as "
-            "antialiasing, smoothing or resizing with interpolation leaves them. They are no classes. Export the masks "
-            "again without antialiasing, and resize masks with nearest neighbour only.",
+            f"The edges in masks are blended: {len(blended)} rare values occur only between areas of other values. "
+            "They are not classes; antialiasing, smoothing or resizing with interpolation creates them. Export the "
+            "masks again without antialiasing, and resize masks only with nearest neighbour.",
             len(examples),
             tuple(examples[:SHOWN]),
         )
 
 
 def files_by_coding(pairs: list[Pair]) -> dict[str, list[Pair]]:
-    """The grey masks by their coding of the foreground; empty if all masks have the same coding.
+    """Returns the grey masks by their coding of the foreground; empty if all masks have the same coding.
 
-    A mask that contains 255 and other class numbers shows that 255 means "ignore", so the codings do not differ.
+    The result is also empty if a mask holds 255 (or 65535) and another number than 0: white then means "ignore".
+
+    Args:
+        pairs: the items of a dataset, each once.
     """
     groups: dict[str, list[Pair]] = {}
     for pair, mask in masks_of(pairs):
@@ -65,7 +68,7 @@ def files_by_coding(pairs: list[Pair]) -> dict[str, list[Pair]]:
 def find_mixed_codings(
     dataset: Dataset, groups: dict[str, list[Pair]], classes: ClassTable | None
 ) -> Iterator[tuple[bool, Finding]]:
-    """Masks that code the foreground as 255 or 65535 in some files and as class numbers in others.
+    """Yields a finding if masks code the foreground as 255 or 65535 in some files and as class numbers in others.
 
     Args:
         dataset: the dataset.
@@ -73,7 +76,8 @@ def find_mixed_codings(
         classes: its class table, or None.
 
     Yields:
-        Whether the finding is an error, because the table does not list all values, and the finding.
+        Whether the finding is an error, and the finding. It is an error if the class table is missing or does not list
+        all values.
     """
     if not groups or (classes is not None and classes.color_coded):
         return
@@ -93,9 +97,8 @@ def find_mixed_codings(
         unknown,
         Finding(
             "mixed_coding",
-            "The masks are coded differently: some hold 0 and white (255 or 65535), others class numbers. In the "
-            "first, white may be the foreground, but would be ignored or become an extra class. Write "
-            "all masks in one coding.",
+            "The masks differ in their coding: some hold 0 and white (255 or 65535), others hold class numbers. White "
+            "may be the foreground, but it would be ignored or become an extra class. Write all masks with one coding.",
             len(masks),
             tuple(examples),
         ),
@@ -103,7 +106,12 @@ def find_mixed_codings(
 
 
 def find_differing_palettes(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
-    """Masks whose palettes give one index two colours."""
+    """Yields an error if the palettes of two masks have different colours for the same index.
+
+    Args:
+        dataset: the dataset.
+        pairs: its items, each once.
+    """
     seen: dict[int, tuple[Color, Pair]] = {}
     examples: list[str] = []
     message, files = "", 0
@@ -122,7 +130,11 @@ def find_differing_palettes(dataset: Dataset, pairs: list[Pair]) -> Iterator[Fin
 
 
 def colors_by_palette(masks: list[MaskFacts]) -> dict[Raw, int]:
-    """The number of pixels of each colour in masks with a palette."""
+    """Returns the number of pixels of each colour in the masks that have a palette.
+
+    Args:
+        masks: the facts of the masks.
+    """
     pixels: dict[Raw, int] = {}
     for mask in masks:
         for value, count in zip(mask.values, mask.counts.tolist(), strict=True):
@@ -133,5 +145,6 @@ def colors_by_palette(masks: list[MaskFacts]) -> dict[Raw, int]:
 
 
 def _values(pairs: list[Pair]) -> str:
+    """Returns the first six values in masks as words."""
     found = sorted({value for pair in pairs if pair.mask for value in pair.mask.values if isinstance(value, int)})
     return ", ".join(map(str, found[:6])) + (", …" if len(found) > 6 else "")

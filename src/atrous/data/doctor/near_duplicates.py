@@ -1,6 +1,6 @@
-"""Pictures of a dataset that look nearly alike, such as exposures of one object or neighbouring frames of a video.
+"""Finds pictures that look nearly alike, such as exposures of one object or neighbouring frames of a video.
 
-Blank pictures count as no copies: black tiles or empty slices of different patients are equal, but share nothing.
+Blank pictures, such as black tiles or empty slices, are left out: they are equal, but can show different scenes.
 """
 
 from __future__ import annotations
@@ -13,22 +13,25 @@ import numpy as np
 from atrous.data.doctor.remove_camera_overlay import FixedParts
 from atrous.data.doctor.scan import PictureFacts
 
-# Correlation of high-passed 16×16 thumbnails. On the sets of shared/: pictures of one magnetic tile under six
-# exposures reach 0.98 (median), different pictures of one road, tissue or video at most 0.71.
+# Smallest correlation of 16×16 thumbnails, without slow changes of brightness, for near copies. On the datasets in
+# shared/, pictures of one magnetic tile under six exposures reach 0.98 (median). Different pictures of one road, tissue
+# or video reach at most 0.71.
 PICTURES_ALIKE = 0.95
-# Correlation of the fingerprints of volumes. Copies with other intensities, 10 % noise or another type reach 0.9999;
-# brains of different people in one space (Colin27 and MNI152, skull-stripped) reach 0.97.
+# Smallest correlation of the fingerprints of volumes for near copies. Copies with other intensities, 10 % noise or
+# another data type reach 0.9999. Brains of different people, registered to one space and skull-stripped (Colin27 and
+# MNI152), reach 0.97.
 VOLUMES_ALIKE = 0.995
 _AT_ONCE = 512  # number of pictures compared with all others in one matrix product
 
 
 class NearCopies:
-    """Finds near copies: pictures whose thumbnails are similar, also in the parts that a fixed camera does not repeat.
+    """Finds near copies: pictures with similar thumbnails.
+
+    If many pictures share a fixed part, such as a caption bar, their other parts must be similar, too (`FixedParts`).
 
     Args:
         pictures: the facts of each picture by its path, at least one.
-        alike: smallest correlation of two thumbnails at which their pictures count as near copies, `PICTURES_ALIKE`
-            or `VOLUMES_ALIKE`.
+        alike: correlation, 0–1, that the thumbnails of near copies exceed: `PICTURES_ALIKE` or `VOLUMES_ALIKE`.
     """
 
     def __init__(self, pictures: Mapping[Path, PictureFacts], alike: float = PICTURES_ALIKE) -> None:
@@ -40,7 +43,7 @@ class NearCopies:
         self._fixed_parts = FixedParts(self._thumbnails, np.array([facts.contrast for facts in pictures.values()]))
 
     def between(self, pictures: list[Path], others: list[Path]) -> Iterator[tuple[Path, Path, float | None]]:
-        """The most similar picture for each of ``others`` that has a near copy among ``pictures``.
+        """Yields the most similar picture for each of ``others`` that has a copy or near copy among ``pictures``.
 
         Args:
             pictures: the pictures to search, at least one.
@@ -65,7 +68,7 @@ class NearCopies:
                 yield other, pictures[best], float(likeness[best])
 
     def pairs(self) -> Iterator[tuple[Path, Path]]:
-        """All pairs of pictures that are copies or near copies of each other."""
+        """Yields all pairs of pictures that are copies or near copies of each other; a pair may come twice."""
         first_of: dict[bytes, Path] = {}
         for row, (path, digest) in enumerate(zip(self._paths, self._digests, strict=True)):
             if self._is_blank(row):
@@ -84,5 +87,5 @@ class NearCopies:
         return not self._thumbnails[row].any()
 
     def _alike(self, row: int, rows: np.ndarray, near: np.ndarray) -> np.ndarray:
-        """Returns those of ``near`` whose pictures stay similar if the parts that a camera repeats are left out."""
+        """Returns those of ``near`` whose pictures are also similar to that of ``row`` without the fixed parts."""
         return near[self._fixed_parts.are_alike(row, rows[near])] if len(near) else near

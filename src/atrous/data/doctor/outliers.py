@@ -1,23 +1,23 @@
-"""Robust outliers of numbers, one per volume."""
+"""Finds robust outliers among numbers, such as one number per volume."""
 
 from __future__ import annotations
 
 import numpy as np
 
-#: Fewest numbers from which outliers are found.
+#: Smallest count of numbers for which outliers are found.
 FEWEST = 5
-_DEVIATIONS = 6  # smallest distance of an outlier, in robust standard deviations
-_OF_NORMAL = 1.4826  # standard deviation of normal numbers divided by their median absolute deviation
+_DEVIATIONS = 6  # an outlier is farther from the median, in robust standard deviations
+_OF_NORMAL = 1.4826  # for a normal distribution, standard deviation divided by median absolute deviation
 
 
 def outliers(numbers: np.ndarray, least: float) -> np.ndarray:
-    """Returns which numbers are far from the others: six robust standard deviations from the median, and ``least``.
+    """Returns which numbers are farther from the median than six robust standard deviations and than ``least``.
 
     The robust standard deviation is 1.4826 times the median absolute deviation, so that outliers do not enlarge it.
 
     Args:
         numbers: N finite numbers.
-        least: smallest distance from the median that matters.
+        least: distance from the median, ≥ 0, that an outlier exceeds.
 
     Returns:
         N booleans; all False for fewer than `FEWEST` numbers.
@@ -29,10 +29,10 @@ def outliers(numbers: np.ndarray, least: float) -> np.ndarray:
 
 
 def is_usual(number: float, numbers: np.ndarray, least: float) -> bool:
-    """Returns whether a number is at most half as far from the median of others as an outlier has to be.
+    """Returns whether a number is at most half as far from the median of other numbers as the limit of outliers.
 
     Args:
-        number: the number.
+        number: the number to compare.
         numbers: as for `outliers`.
         least: as for `outliers`.
     """

@@ -8,26 +8,27 @@ from dataclasses import dataclass
 from atrous.data.class_colors import Color, default_colors
 from atrous.data.mask_value_map import MAX_CLASSES, ClassTable, Raw
 
-_IGNORED = -1  # used by several remote sensing datasets
-_IGNORED_TOPS = (255, 65535, 2**32 - 1)  # VOC, Cityscapes and most tools; −1 in unsigned types
+_IGNORED = -1  # means "ignore" in several remote sensing datasets
+_IGNORED_TOPS = (255, 65535, 2**32 - 1)  # 255 in VOC, Cityscapes and most tools; all are −1 in unsigned types
 _IGNORED_BOTTOMS = (-128, -9999, -32768, -(2**31))  # fill values of GIS tools, and the smallest values of signed types
-_GREY_STEP = 16  # smallest mean step between classes drawn as grey levels; class numbers are closer
-_MANY = 32  # number of values above which compression or numbered objects are more likely than classes
-_NEARLY_ALL = 0.9
-_MUCH_RARER = 0.1  # largest number of pixels of a blended value, relative to a class
+_GREY_STEP = 16  # smallest mean step between classes drawn as grey levels; class numbers are closer together
+_MANY = 32  # with more values than this, compression or numbered objects are more probable than classes
+_NEARLY_ALL = 0.9  # smallest share of pixels that have the lowest or highest value, for a mask of two classes
+_MUCH_RARER = 0.1  # largest number of pixels of a value between two classes, relative to the rarer class
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A class table for the values found, and the reason for it.
+    """A proposed class table for the values in masks, and the reason for it.
 
     Attributes:
-        kind: the difference between masks and table: "foreground_is_255", "foreground_is_65535", "smeared_mask",
-            "off_by_one", "unknown_value", "wrong_mode", "blended_edges", "unnamed_background" or "palettes_differ";
-            "none" if there was no table to compare with; "too_many_values" if no table can help.
+        kind: the difference between the masks and the class table in use: "foreground_is_255",
+            "foreground_is_65535", "smeared_mask", "off_by_one", "unknown_value", "wrong_mode", "blended_edges",
+            "unnamed_background" or "palettes_differ"; "none" if there is no class table in use; "too_many_values" if
+            there are more values than allowed classes.
         reason: sentences for the user.
-        classes: the proposed table, or None.
-        about: the part of the reason about the proposed table, left out if the table is not shown.
+        classes: the proposed table; None if no table fits.
+        about: the part of ``reason`` about the proposed table; messages without the table leave it out.
     """
 
     kind: str
@@ -37,16 +38,16 @@ class Proposal:
 
     @property
     def facts(self) -> str:
-        """The reason without the part about the table."""
+        """The reason without the part about the proposed table."""
         return self.reason.replace(self.about, "").strip() if self.about else self.reason
 
 
 def propose_classes(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Proposal | None:
-    """Propose a table for the values found in all masks.
+    """Proposes a class table for the values in all masks.
 
     Args:
-        pixels: how many pixels hold each raw value; all numbers, or all (red, green, blue).
-        classes: the table in use, whose names and colours are kept where they fit, or None.
+        pixels: number of pixels of each raw value; all values are numbers, or all are (red, green, blue).
+        classes: the table in use, or None. The proposed table keeps its names and colours if they fit.
 
     Returns:
         The proposal, or None if ``classes`` already fits the values.
@@ -64,17 +65,19 @@ def _for_numbers(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Propo
         indices = tuple((index,) for index in range(len(classes)))
         by_index = ClassTable(classes.names, classes.colors, indices, (255,))
         inner = _for_numbers(pixels, by_index)
-        reason = "The masks hold one number a pixel, and the class table lists [r, g, b] colours."
+        reason = "The masks hold one number per pixel, but the class table lists [r, g, b] colours."
         return Proposal("wrong_mode", reason, inner.classes if inner else by_index)
     unknown = [value for value in found if classes is None or value not in _listed_values(classes)]
     if found == [0, 255] and not _has_foreground(classes, 255):
         reason = (
-            "The masks hold only 0 and 255. 255 usually means 'ignore', but here it must be the foreground: "
-            "if 255 were ignored, only the background would be left to learn."
+            "The masks hold only 0 and 255. 255 usually means 'ignore'. But here it must be the foreground, because "
+            "without it there is only the background to learn."
         )
         return Proposal("foreground_is_255", reason, _two_classes(classes, (0,), (255,)))
     if found == [0, 65535] and classes is not None and not _has_foreground(classes, 65535):
-        reason = "The masks hold only 0 and 65535, white in 16 bits: it is the foreground, not another class."
+        reason = (
+            "The masks hold only 0 and 65535. 65535 is white in 16 bits, so it is the foreground, not another class."
+        )
         return Proposal("foreground_is_65535", reason, _two_classes(classes, (0,), (65535,)))
     if unknown and _is_smeared(found, pixels):
         return _cut_at_the_middle(found, classes)
@@ -86,14 +89,17 @@ def _for_numbers(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Propo
         shifted = tuple((index + 1,) for index in range(len(classes)))
         ignore = tuple(value for value in classes.ignore if value != len(classes))
         reason = (
-            f"The masks hold 1 to {len(classes)} and never 0, and the class table lists 0 to "
-            f"{len(classes) - 1}: every label is off by one."
+            f"The masks hold 1 to {len(classes)} and never 0, but the class table lists 0 to "
+            f"{len(classes) - 1}, so every label is off by one."
         )
         table = ClassTable(classes.names, classes.colors, shifted, ignore)
         return Proposal("off_by_one", reason, table)
     reason = f"The masks hold values that the class table does not list: {_few(unknown)}."
     if unknown == [len(classes)] and 0 in found:
-        reason += " If 0 means 'unlabelled' and the classes start at 1, shift raw: by one and list 0 under ignore:."
+        reason += (
+            " If 0 means 'unlabelled' and the classes start at 1, add 1 to each number of raw:, and list 0 under "
+            "ignore:."
+        )
     return _extended(classes, unknown, reason)
 
 
@@ -105,11 +111,13 @@ def _for_colors(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Propos
             return None
         reason = f"The masks hold colours that the class table does not list: {_few(unknown)}."
         return _extended(classes, unknown, reason)
-    reason = f"The masks hold colours ({_few(found)}), not one number a pixel; the table must list them."
+    reason = (
+        f"The masks hold colours ({_few(found)}), not one number per pixel. The class table must list these colours."
+    )
     if len(found) > MAX_CLASSES:
         return _too_many(len(found))
     names = dict(zip(classes.colors, classes.names, strict=True)) if classes else {}
-    # if the table has colours but not black, black is what colour coding tools write for "void"
+    # If the table has colours but not black, black is taken as "void", because tools that colour masks write it so.
     black_is_void = (0, 0, 0) in found and (0, 0, 0) not in names and len(names) > 0
     kept = [color for color in found if not (black_is_void and color == (0, 0, 0))]
     if classes:
@@ -127,9 +135,9 @@ def _for_colors(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Propos
 
 
 def _usually_ignored(found: list[int]) -> tuple[int, ...]:
-    """Those of the sorted values that usually mean "ignore"; empty if fewer than two others would be left.
+    """Returns those of the sorted values that usually mean "ignore"; empty if fewer than two others would be left.
 
-    White beside other grey levels, as in 0, 128, 255, is a class like them.
+    If the other values are grey levels, as in 0, 128, 255, white is a class, too.
     """
     if len(found) < 3:
         return ()
@@ -151,20 +159,20 @@ def _from_scratch(found: list[int]) -> Proposal:
     reason = f"The masks hold {_few(found)}."
     about = "Give the classes their names in the proposed table."
     if len(values) > _MANY:
-        reason += " If they number objects rather than classes, export one value per class instead."
+        reason += " If these values number objects and not classes, export masks with one value per class."
     if ignore:
         listed = " and ".join(map(str, ignore))
-        about += f" It takes {listed} for ignored pixels; if {listed} is a class, list it under classes: instead."
+        about += f" It ignores pixels of value {listed}. If {listed} is a class, list it under classes:, not ignore:."
     elif values[-1] in _IGNORED_TOPS and len(values) > 2:
         about += (
-            f" It takes {values[-1]} for a class, since the other values are grey levels, too; if it means 'not "
-            "labelled', list it under ignore: instead."
+            f" It takes {values[-1]} for a class, because the other values are grey levels, too. If {values[-1]} means "
+            "'not labelled', list it under ignore:, not classes:."
         )
     return Proposal("none", f"{reason} {about}", ClassTable(names, default_colors(len(values)), raw, ignore), about)
 
 
 def _extended(classes: ClassTable, unknown: list, reason: str) -> Proposal:
-    """The table with a new class for each unknown value; values that usually mean "ignore" are ignored."""
+    """Proposes the table in use with a class for each unknown value; it ignores values that usually mean "ignore"."""
     known = [value for value in _listed_values(classes) if isinstance(value, int)]
     usual = () if classes.color_coded else _usually_ignored(sorted({*known, *unknown}))
     ignore = tuple(value for value in unknown if value in usual)
@@ -188,12 +196,12 @@ def _extended(classes: ClassTable, unknown: list, reason: str) -> Proposal:
 
 
 def _cut_at_the_middle(found: list[int], classes: ClassTable | None) -> Proposal:
-    """A table of two classes that assigns each value in between to the nearer class."""
+    """Proposes a table of two classes that assigns each value in between to the nearer class."""
     middle = (found[0] + found[-1] + 1) // 2
     reason = (
-        f"The masks hold {len(found)} values from {found[0]} to {found[-1]}, most of them in few pixels or at edges: "
-        "such in-between values come from smoothing or lossy compression. Export the masks again without either, or "
-        f"take {middle} as the threshold, as the proposed table does."
+        f"The masks hold {len(found)} values from {found[0]} to {found[-1]}, most of them in few pixels or at edges. "
+        "Smoothing or lossy compression creates such values. Export the masks again without smoothing and without "
+        f"lossy compression, or take {middle} as the threshold, as the proposed table does."
     )
     low, high = tuple(range(found[0], middle)), tuple(range(middle, found[-1] + 1))
     return Proposal("smeared_mask", reason, _two_classes(classes, low, high), ", as the proposed table does")
@@ -207,8 +215,9 @@ def _two_classes(classes: ClassTable | None, low: tuple[int, ...], high: tuple[i
 
 def _too_many(count: int) -> Proposal:
     reason = (
-        f"The masks hold {count} different values, more than {MAX_CLASSES} classes. They may number objects "
-        "(instances) rather than classes, or be photographs rather than masks; export one value per class."
+        f"The masks hold {count} different values, and at most {MAX_CLASSES} classes are allowed. The values may "
+        "number objects (instances) and not classes, or the files may be photographs and not masks. Export masks "
+        "with one value per class."
     )
     return Proposal("too_many_values", reason, None)
 
@@ -222,11 +231,14 @@ def _has_foreground(classes: ClassTable | None, white: int) -> bool:
 
 
 def without_blends(pixels: Mapping[Raw, int], blended: set[Raw], classes: ClassTable | None) -> Proposal | None:
-    """Propose a table for masks with blended edges: blends are ignored, and all other values are classes.
+    """Proposes a class table for masks with blended edges, from the values that are not blends.
+
+    If blends are numbers, the table ignores them. Blends that are colours are not listed, because they are too many. If
+    two classes have many values between them, the table divides the values at their middle.
 
     Args:
-        pixels: how many pixels hold each raw value.
-        blended: the values that are blends. Numbers are added to the table's ignore; colours are too many to list.
+        pixels: number of pixels of each raw value.
+        blended: the values that are blends.
         classes: the table in use, or None.
 
     Returns:
@@ -237,7 +249,7 @@ def without_blends(pixels: Mapping[Raw, int], blended: set[Raw], classes: ClassT
         found = sorted(value for value in pixels if isinstance(value, int))
         two = {found[0], found[-1]} == set(clean) and found[-1] - found[0] < 256
         if len(found) > _MANY and (two or _is_smeared(found, pixels)):
-            return _cut_at_the_middle(found, classes)  # a threshold between two classes needs no value ignored
+            return _cut_at_the_middle(found, classes)  # with a threshold, no value is ignored
     proposal = propose_classes(clean, classes)
     table = proposal.classes if proposal else classes
     kind, facts, about = (proposal.kind, proposal.facts, proposal.about) if proposal else ("blended_edges", "", "")
@@ -250,7 +262,7 @@ def without_blends(pixels: Mapping[Raw, int], blended: set[Raw], classes: ClassT
 
 
 def _is_smeared(found: list[int], pixels: Mapping[Raw, int]) -> bool:
-    """Whether many values lie between two main ones, and are rare together or each much rarer than both."""
+    """Returns whether many values lie between the lowest and the highest, and are rare in sum or each by itself."""
     if not _MANY < len(found) <= 256:
         return False
     ends, between = (pixels[found[0]], pixels[found[-1]]), [pixels[value] for value in found[1:-1]]
@@ -258,6 +270,7 @@ def _is_smeared(found: list[int], pixels: Mapping[Raw, int]) -> bool:
 
 
 def _starts_at_one(found: list[int], classes: ClassTable) -> bool:
+    """Returns whether the masks hold 1 to K, where the table of K classes lists 0 to K − 1."""
     count = len(classes)
     labels = [value for value in found if value not in classes.ignore or value == count]
     in_order = classes.raw == tuple((index,) for index in range(count))

@@ -1,4 +1,4 @@
-"""Checks whether a training can start on a dataset, used by `doctor` and at the start of `train`."""
+"""Checks whether training can start on a dataset; `doctor` and the start of `train` use these checks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from atrous.data.mask_value_map import ClassTable
 from atrous.data.splits.split_names import canonical_split
 from atrous.errors import counted, nearest
 
-#: If a split has at most this number of pictures, its score means little.
+#: Number of pictures up to which the score of a split is not reliable.
 FEW = 2
 
 
@@ -20,15 +20,15 @@ def obstacles(
     val: str = "val",
     nouns: tuple[str, str] = ("picture", "pixel"),
 ) -> Iterator[tuple[str, str]]:
-    """Yield reasons why a training cannot start: a kind such as "missing_split", and a sentence with the solution.
+    """Yields the reasons why training cannot start: a kind such as "missing_split", and sentences with the solution.
 
     Args:
         pictures: the number of pictures or volumes of each split.
-        classes: the class table, or None where there is none yet.
-        pixels: the number of labelled pixels of each class by split, for splits that have been counted.
+        classes: the class table; None if there is no class table yet.
+        pixels: by split, the number of labelled pixels of each class; splits that were not counted are left out.
         train: the split to learn from.
         val: the split to choose the best weights on.
-        nouns: what an item and its smallest part are called, as in `Dataset.nouns`.
+        nouns: names of an item and of its smallest part in sentences, as in `Dataset.nouns`.
     """
     item, part = nouns
     there = ", ".join(f"{name} {count}" for name, count in pictures.items()) or "none"
@@ -41,23 +41,26 @@ def obstacles(
                 else f"add its {item}s or its list, or name another split in the recipe (data.{_field(wanted, train)})"
             )
             if near := nearest(wanted, pictures):
-                yield "missing_split", f"There is no split '{wanted}'; there are {there}. Did you mean '{near}'?"
+                yield "missing_split", f"There is no split '{wanted}'; the splits are {there}. Did you mean '{near}'?"
                 continue
             sentence = f"Training needs a split '{wanted}' {purpose}; the splits are {there}. To train, {cure}."
             yield "missing_split", sentence
         elif not pictures[name]:
-            yield "empty_split", f"The split '{wanted}' has no {item}s, and training needs it {purpose}. Add some."
+            yield (
+                "empty_split",
+                f"The split '{wanted}' has no {item}s, but training needs it {purpose}. Add {item}s to it.",
+            )
         elif classes is not None and name in pixels and not sum(pixels[name]):
             yield (
                 "nothing_labelled",
-                f"The split '{wanted}' of the data has no labelled {part} where its {item}s hold data (not "
-                "nodata, transparent, NaN or infinite), so it cannot be learned from or measured. Compare "
-                f"masks and {item}s.",
+                f"The split '{wanted}' of the data has no labelled {part} where its {item}s hold data. Nodata, "
+                "transparent, NaN and infinite values are no data. So the split cannot be used to train or measure. "
+                f"Compare the masks with the {item}s.",
             )
     if classes is not None and len(classes) == 1:
         yield (
             "one_class",
-            f"There is one class only, '{classes.names[0]}': training needs at least two. Add a class for its "
+            f"There is only one class, '{classes.names[0]}', but training needs at least two. Add a class for its "
             "surroundings, such as 'background', to classes.yaml.",
         )
 
@@ -65,7 +68,7 @@ def obstacles(
 def few_pictures(
     pictures: Mapping[str, int], val: str = "val", nouns: tuple[str, str] = ("picture", "pixel")
 ) -> Iterator[tuple[str, str]]:
-    """Yield a warning, as a kind and a sentence, if the split is too small for its score to mean much.
+    """Yields a warning, as a kind and sentences, if a split has so few pictures that its score is not reliable.
 
     Args:
         pictures: the number of pictures or volumes of each split.
@@ -76,10 +79,11 @@ def few_pictures(
     if 0 < count <= FEW:
         yield (
             "few_pictures",
-            f"The split '{val}' has {counted(count, nouns[0])}: too few for a reliable score, and for a "
+            f"The split '{val}' has {counted(count, nouns[0])}: too few for a reliable score and a "
             f"reliable choice of the best weights. Add labelled {nouns[0]}s to it.",
         )
 
 
 def _field(wanted: str, train: str) -> str:
+    """Returns the field of a recipe's ``data`` that names a split."""
     return "train" if wanted == train else "val"

@@ -1,4 +1,4 @@
-"""Removes what all pictures of a camera share, such as a round field or a caption bar, before comparing them."""
+"""Compares pictures without the parts that all pictures of a camera share, such as a caption bar or a round border."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Smallest similarity of the varying parts from which two pictures may be near copies.
+#: Lowest threshold of the correlation of the varying parts of two pictures; near copies exceed the threshold.
 VARYING_ALIKE = 0.8
 
-_SAME_CAMERA = 0.8  # correlation of whole thumbnails; different pictures without fixed parts reached 0.71
-# A fixed part needs at least this number of pictures of one camera, and at least this share of all pictures. Fewer
-# similar pictures may be copies, or frames of a video while the camera stood still (5 % of CamVid).
+_SAME_CAMERA = 0.8  # correlation that thumbnails of one camera exceed; others without fixed parts reached 0.71
+# A fixed part is searched only if a camera has at least this number and this share of all pictures. Fewer similar
+# pictures may be copies, or frames of a video while the camera stood still (5 % of CamVid).
 _FEWEST, _LEAST_SHARE = 8, 0.1
-_SAMPLE = 200  # pictures of a camera that are examined; more do not change the result
-_VARIES = 0.25  # smallest variation of a varying pixel, relative to the most varied pixel
+_SAMPLE = 200  # about this number of pictures of a camera is examined; more do not change the result
+_VARIES = 0.25  # smallest variation of a varying pixel, relative to the pixel that varies most
 # Smallest contrast of the varying part, in grey levels: JPEG and sensor noise, averaged over a pixel of a
 # thumbnail, has 0.1 to 0.5.
 _CLEARLY_VARIES = 1.0
-_MOST_VARIES = 0.5  # largest energy of the varying part (thumbnails have length 1); above, there is no fixed part
-_AS_STRONG = 1.4  # largest ratio of strengths of the varying parts of copies; saturated white changes it
-_STRICTEST = 0.97  # largest threshold of the similarity; copies still reach it
+_MOST_VARIES = 0.5  # largest squared length of the varying parts of thumbnails of length 1; above it, nothing is fixed
+_AS_STRONG = 1.4  # largest ratio of the lengths of the varying parts of copies; saturated white changes the lengths
+_STRICTEST = 0.97  # highest threshold of the correlation; copies still exceed it
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +29,10 @@ class _Camera:
 
     Attributes:
         typical: median thumbnail of the pictures.
-        rows: N, the row in ``varying`` of each picture of the dataset; -1 for pictures of other cameras.
-        varying: the varying part of each picture of the camera.
-        lengths: length of each row of ``varying``.
-        ways: number of independent ways in which the pictures vary.
+        rows: N integers, the row in ``varying`` of each picture of the dataset; -1 for pictures of other cameras.
+        varying: M×V, the V varying pixels of each of the M pictures of the camera, minus their fixed part.
+        lengths: M, the length of each row of ``varying``.
+        ways: effective number of independent ways in which the pictures vary.
     """
 
     typical: np.ndarray
@@ -45,9 +45,11 @@ class _Camera:
 class FixedParts:
     """Compares pictures only by the parts that vary among the pictures of their camera.
 
+    The pictures of one camera are those with similar thumbnails.
+
     Args:
         thumbnails: N×D, each of mean 0 and length 1.
-        contrasts: N, their root mean square before they were scaled, in grey levels.
+        contrasts: N, the root mean square of each thumbnail before it was scaled to length 1, in grey levels.
     """
 
     def __init__(self, thumbnails: np.ndarray, contrasts: np.ndarray) -> None:
@@ -56,15 +58,15 @@ class FixedParts:
         self._camera_of: dict[int, _Camera | None] = {}
 
     def are_alike(self, picture: int, others: np.ndarray) -> np.ndarray:
-        """Whether pictures with similar thumbnails are also similar in their varying parts.
+        """Returns whether pictures with similar thumbnails are also similar in their varying parts.
 
         Args:
             picture: a row of the thumbnails.
             others: rows to compare it with.
 
         Returns:
-            One boolean for each of ``others``; True if a picture shares no fixed part with the first one, or if
-            too few pictures share it to decide.
+            One boolean for each of ``others``; also True if the two pictures have no common fixed part, or if too few
+            pictures are similar to find a fixed part.
         """
         camera = self._find(picture)
         if camera is None:
@@ -76,6 +78,7 @@ class FixedParts:
         return (rows < 0) | (likeness[rows] > _threshold(camera, this))
 
     def _find(self, picture: int) -> _Camera | None:
+        """Returns the camera of a picture, which is computed once; None if it has no fixed part."""
         known = [camera for camera in self._cameras if camera.rows[picture] >= 0]
         if known:
             return max(known, key=lambda camera: float(camera.typical @ self._thumbnails[picture]))
@@ -86,7 +89,7 @@ class FixedParts:
         return self._camera_of[picture]
 
     def _camera(self, picture: int) -> _Camera | None:
-        """The camera of a picture, from all pictures with similar thumbnails; None if they share no fixed part."""
+        """Computes the camera of a picture from all pictures with similar thumbnails; None without a fixed part."""
         members = np.flatnonzero(self._thumbnails @ self._thumbnails[picture] > _SAME_CAMERA)
         if len(members) < max(_FEWEST, _LEAST_SHARE * len(self._thumbnails)):
             return None
@@ -112,21 +115,23 @@ class FixedParts:
 
 
 def _independent_ways(deviations: np.ndarray) -> float:
-    """The effective number of independent ways in which pictures vary."""
+    """Returns the effective number of independent ways in which pictures vary (participation ratio)."""
     powers = np.linalg.svd(deviations, compute_uv=False) ** 2
     share = (powers**2).sum() / powers.sum() ** 2 - 1 / len(deviations)  # few pictures seem to vary in fewer ways
     return 1 / max(share, 1 / deviations.shape[1])
 
 
 def _threshold(camera: _Camera, varying: np.ndarray) -> float:
-    """The similarity that different pictures of a camera do not reach by chance; higher if fewer ways and pixels vary.
+    """Returns the correlation that different pictures of a camera do not reach by chance.
+
+    It is higher if the pictures vary in fewer ways or pixels.
 
     Args:
         camera: the camera.
-        varying: the varying part of one of its pictures.
+        varying: V, the varying part of one of its pictures.
     """
     fourth_powers = float((varying**4).sum())
-    pixels = float(varying @ varying) ** 2 / max(fourth_powers, 1e-12)  # few, if one small object varies
-    deviations = np.sqrt(2 * np.log(10 * len(camera.varying) ** 2))  # bound of the largest of so many normal numbers
+    pixels = float(varying @ varying) ** 2 / max(fourth_powers, 1e-12)  # few if only one small object varies
+    deviations = np.sqrt(2 * np.log(10 * len(camera.varying) ** 2))  # bounds the largest of 10·M² normal numbers
     by_chance = np.tanh(deviations / np.sqrt(max(min(camera.ways, pixels) - 3, 0.5)))  # Fisher's transformation
     return float(np.clip(by_chance, VARYING_ALIKE, _STRICTEST))

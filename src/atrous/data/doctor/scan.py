@@ -1,4 +1,4 @@
-"""Reads every picture and mask of a dataset once and keeps only the facts that the checks need."""
+"""Reads every picture and mask of a dataset once, and returns only the facts that the checks need."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from atrous.data.volumes.slices import file_of_picture
 from atrous.errors import AtrousError
 
 _THUMBNAIL = 16  # side in pixels
-_PLACES = 5  # number of unknown values per mask whose place is stored
-_VALUES = 1024  # number of values stored per mask; a colour JPEG has 10⁵, but more than 255 classes are refused
-_READERS = 16  # number of threads at most, so 128 cores do not decode 128 large scans at once
+_PLACES = 5  # largest number of values per mask whose place is stored
+_VALUES = 1024  # largest number of values stored per mask; a colour JPEG has 10⁵, but 255 classes are the limit
+_READERS = 16  # largest number of threads, so that 128 cores do not decode 128 large pictures at once
 
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """The facts about a picture. Of a volume, the pixels are its voxels, and the channels its contrasts.
+    """The facts about a picture or a volume; for a volume, pixels are voxels, and channels are contrasts.
 
     Attributes:
         size: (H, W) in pixels, or (X, Y, Z) in voxels.
         channels: number of channels, without an alpha band.
         bands: number of bands, with an alpha band.
         dtype: the name of its dtype.
-        void: share of its pixels without data: nodata, transparent, NaN or infinite.
-        doubtful_alpha: whether its alpha band makes pixels void, but may be a channel that was marked as alpha.
+        void: share of its pixels without data (nodata, transparent, NaN or infinite), 0–1.
+        doubtful_alpha: whether it has an alpha band that may be an ordinary channel, but is not read as a channel.
         digest: a hash of its pixels.
-        thumbnail: 256 numbers (4096 of a volume) of mean 0 and length 1, so that the dot product of two is their
-            correlation; all 0 if the picture is blank.
-        contrast: the thumbnail's root mean square before it was scaled, in grey levels; for other types than uint8, a
-            grey level is 1/255 of its thumbnail's range.
-        footprint: the ground that it shows; None if its file has no position.
+        thumbnail: 256 numbers (4096 for a volume) of mean 0 and length 1, so that the dot product of two thumbnails is
+            their correlation; all 0 if the picture is blank.
+        contrast: the thumbnail's root mean square before it was scaled to length 1, in grey levels. For other types
+            than uint8, a grey level is 1/255 of the thumbnail's range.
+        footprint: the ground that it shows; None if its file has no geographic position.
     """
 
     size: tuple[int, ...]
@@ -62,29 +62,30 @@ class PictureFacts:
 
     @property
     def kind(self) -> PictureKind:
-        """Its channels and its type, as of a file header."""
+        """The channels and the type of the picture, as they are also read from a file header."""
         return PictureKind(self.channels, self.dtype, self.bands)
 
 
 @dataclass(frozen=True)
 class MaskFacts:
-    """The facts about a mask. Of a mask of a volume, the pixels are its voxels.
+    """The facts about a mask; for a mask of a volume, pixels are voxels.
 
     Attributes:
         size: (H, W) in pixels, or (X, Y, Z) in voxels.
-        in_color: whether its pixels are (red, green, blue); a grey mask stored as RGB is not.
+        in_color: whether its pixels are (red, green, blue). False for a grey mask stored as RGB, unless the class
+            table lists colours.
         lossy: whether the file was compressed lossily.
         values: the raw values found, sorted; the 1024 most frequent if there are more.
         counts: the number of pixels of each value.
-        seen: the number of pixels of each value where the picture has data; others are ignored in training.
-        distinct: the number of different values in the file.
-        labels: the label of each value; None without a class table, or if only one of mask and table has
-            colours.
+        seen: the number of pixels of each value where the picture has data; training ignores the other pixels.
+        distinct: the number of different values in the file, without ``nodata``.
+        labels: the class index of each value, `IGNORE_INDEX` or `UNKNOWN`; None without a class table, or if only one
+            of mask and table has colours.
         unknown: the number of pixels whose value no class lists.
-        places: first (x, y) of the most frequent values that no class lists; in volumes (x, y, axial slice).
-        inside: the number of pixels of each value whose neighbours all have it.
-        between: the number of pixels of each value strictly between their neighbours' values.
-        between_places: first place, as in ``places``, of the values that are most often between others.
+        places: first (x, y) of each of the most frequent values that no class lists; in volumes (x, y, axial slice).
+        inside: as in `EdgeCounts`; equal to ``counts`` if the mask was not searched for blends.
+        between: as in `EdgeCounts`; 0 if the mask was not searched for blends.
+        between_places: as in `EdgeCounts`, by value; in volumes (x, y, axial slice).
         palette: the colour of each value if the file has a palette, else None.
         nodata: the value that the file declares as no data, if it occurs in the mask and no class lists it; else None.
             ``values`` does not contain it.
@@ -115,14 +116,15 @@ class MaskFacts:
 
 @dataclass(frozen=True)
 class Pair:
-    """An item with the facts about its files; None for a file that is missing or unreadable.
+    """An item with the facts about its files.
 
     Attributes:
         item: the item.
-        picture: the facts of its picture.
-        mask: the facts of its mask.
+        picture: the facts about its picture; None if the file is missing or unreadable.
+        mask: the facts about its mask; None if there is no mask or its file is unreadable.
         problems: errors of unreadable files, each with the name of its file.
-        turned: the EXIF orientation, 2 to 8, of a picture whose mask has a different one; else 0.
+        turned: the picture's EXIF orientation, 2 to 8, if it turns the picture and the mask has a different one; else
+            0.
         volume: further facts of a volume; None for a picture.
     """
 
@@ -141,18 +143,18 @@ def survey(
     pages: str = "first",
     channels: int | None = None,
 ) -> list[Pair]:
-    """Read all items on all cores.
+    """Reads all pictures and their masks, with several threads.
 
     Args:
         items: the items to read.
         classes: the table that maps values to labels, or None.
         progress: called after each item with the number of items read and the total.
         pages: as in `read_pixels`.
-        channels: number of channels C that a model takes, which affects where a picture has data; None for all except
-            alpha.
+        channels: number of channels C that a model takes, because it decides which pixels hold data; None for all
+            bands except alpha.
 
     Returns:
-        One pair per item, in their order; damaged files become problems, not errors.
+        One pair per item, in their order. Damaged files raise no error, but become `Pair.problems`.
     """
     return read_all(items, lambda item: _read_pair(item, classes, pages, channels), progress, _READERS)
 
@@ -160,13 +162,13 @@ def survey(
 def read_all(
     items: list[Item], read: Callable[[Item], Pair], progress: Callable[[int, int], None] | None, most_readers: int
 ) -> list[Pair]:
-    """Reads all items with a function, on all cores.
+    """Reads all items with a function, with several threads.
 
     Args:
         items: the items to read.
-        read: reads one item; its errors end the examination.
+        read: function that reads one item; an error that it raises ends the examination.
         progress: as in `survey`.
-        most_readers: largest number of threads, ≥ 1.
+        most_readers: largest number of threads, ≥ 1; there are never more than cores.
     """
     pairs: list[Pair] = []
     # Threads are enough: decoding releases the interpreter lock.
@@ -177,7 +179,7 @@ def read_all(
             if progress:
                 progress(len(pairs), len(items))
     finally:
-        readers.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
+        readers.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for the other items
     return pairs
 
 
@@ -204,6 +206,7 @@ def _read_pair(item: Item, classes: ClassTable | None, pages: str, channels: int
 
 
 def _turned(item: Item) -> int:
+    """Returns `Pair.turned` of an item."""
     try:
         orientation = exif_orientation(item.image)
         alike = orientation == 1 or (item.mask is not None and exif_orientation(item.mask) == orientation)
@@ -213,7 +216,7 @@ def _turned(item: Item) -> int:
 
 
 def file_error(path: Path, error: Exception) -> str:
-    """Returns the message of a file that cannot be read, with its name.
+    """Returns a message with the path of a file that cannot be read, and the reason.
 
     Args:
         path: the file.
@@ -223,7 +226,7 @@ def file_error(path: Path, error: Exception) -> str:
 
 
 def _describe_picture(pixels: StoredPixels, channels: int | None) -> tuple[PictureFacts, np.ndarray | None]:
-    """The facts, and H×W booleans, True where the picture has data; None for data everywhere."""
+    """Returns the facts, and H×W booleans, True where the picture has data, or None if it has data everywhere."""
     image, valid = pixels.for_model(channels)
     height, width = image.shape[:2]
     digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
@@ -248,7 +251,7 @@ def _describe_picture(pixels: StoredPixels, channels: int | None) -> tuple[Pictu
 
 
 def _without_void(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """The image with its mean where there is no data, so a common border does not make pictures similar."""
+    """Returns a picture with its mean where there is no data, so that a common border makes no pictures similar."""
     return fill_missing(image, valid, image[valid].mean(axis=0)) if valid.any() else image
 
 
@@ -259,7 +262,8 @@ def describe_mask(stored: StoredMask, lossy: bool, classes: ClassTable | None, v
         stored: the mask, H×W or H×W×3.
         lossy: whether its file was compressed lossily.
         classes: the table that maps values to labels, or None.
-        valid: H×W booleans, True where the picture has data; None for data everywhere or a picture of another size.
+        valid: H×W booleans, True where the picture has data; None if it has data everywhere. Booleans of another size
+            than the mask have no effect.
     """
     raw_mask, palette, nodata = stored.values, stored.palette, stored.nodata
     size = raw_mask.shape[:2]
@@ -324,18 +328,19 @@ def describe_mask(stored: StoredMask, lossy: bool, classes: ClassTable | None, v
 
 
 def _may_be_blended(distinct: int, unknown: int, lossy: bool, classes: ClassTable | None) -> bool:
-    """Whether to search for blends: there are at least four values, and some that no class lists."""
+    """Returns whether to search for blends: at least four values, of which some are in no class, and no lossy file."""
     return 4 <= distinct <= 1 << 16 and not lossy and bool(unknown or classes is None)
 
 
 def _edges(raw_mask: np.ndarray, codes: np.ndarray, found: np.ndarray) -> EdgeCounts:
+    """Returns the counts of a mask by the index of each value in ``found``."""
     indices = np.searchsorted(found, codes)
     pixels = raw_mask if raw_mask.ndim == 3 and raw_mask.dtype.itemsize <= 2 else indices.astype(np.uint16)
     return count_edges(np.ascontiguousarray(pixels), indices, len(found), _PLACES)
 
 
 def _histogram(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The sorted values of an H×W array, and the number of pixels of each."""
+    """Returns the sorted values of an H×W array, and the number of pixels of each."""
     if codes.dtype != np.uint8:
         return np.unique(codes, return_counts=True)
     pixels = np.bincount(codes.ravel(), minlength=256)  # ten times faster than sorting
@@ -344,5 +349,9 @@ def _histogram(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def masks_of(pairs: Iterable[Pair]) -> Iterator[tuple[Pair, MaskFacts]]:
-    """The pairs whose mask could be read, each with the mask's facts."""
+    """Returns the pairs whose mask could be read, each with the facts about the mask.
+
+    Args:
+        pairs: items with the facts about their files.
+    """
     return ((pair, pair.mask) for pair in pairs if pair.mask is not None)

@@ -1,4 +1,4 @@
-"""Finds pictures, groups, ground and near copies that two splits share, which makes scores too high."""
+"""Finds pictures, groups, ground and near copies that two splits share, because they make scores too high."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from atrous.data.splits.groups import GROUPS_FILE
 from atrous.data.splits.random_split import seeded_split
 from atrous.errors import counted
 
-#: Layouts in which lists define the splits, if there are any.
+#: Layouts in which split lists define the splits, if such lists exist.
 _READS_LISTS = frozenset({"folder", "side_by_side", "voc", "nnunet"})
-#: Largest number of characters of a pattern of groups in a message; nobody reads or types a longer one.
+#: Largest length of a pattern of groups that a message contains, in characters.
 LONGEST_PATTERN = 40
 
 
 def find_shared(dataset: Dataset, by_split: Mapping[str, list[Pair]]) -> tuple[Finding, ...]:
-    """Warnings of what two splits share, such as the training split and the split that is measured.
+    """Returns warnings of pictures, groups, ground and near copies that two splits share.
 
     Args:
         dataset: the dataset.
@@ -44,13 +44,14 @@ def find_shared(dataset: Dataset, by_split: Mapping[str, list[Pair]]) -> tuple[F
 
 
 def groups_of(dataset: Dataset) -> tuple[dict[Path, str], str | None]:
-    """The group of each picture that has one, as the dataset defines it, else recognised in the names.
+    """Returns the group of each picture, as the dataset defines it, or else as the file names suggest it.
 
     Args:
         dataset: the dataset.
 
     Returns:
-        The groups by picture, and the pattern if it was recognised in the names, else None.
+        The groups by picture, without pictures that belong to no group. If the groups are from file names, also the
+        regular expression that recognises them in the names; else None.
     """
     items = {item.image: item for items in dataset.splits.values() for item in items if not item.listed}
     given = {path: item.group for path, item in items.items() if item.group is not None}
@@ -64,17 +65,17 @@ def groups_of(dataset: Dataset) -> tuple[dict[Path, str], str | None]:
 
 
 def propose_split(dataset: Dataset, pairs: Iterable[Pair]) -> dict[str, tuple[Item, ...]]:
-    """A split that keeps groups, near copies of each other, and pictures of the same ground together.
+    """Returns a random split that keeps groups, near copies of each other, and pictures of the same ground together.
 
-    Ground is ignored if it joins more than half of the pictures, such as overlapping tiles of one scene: then no
-    split by places would leave enough pictures for each part.
+    Ground is ignored if it joins more than half of the pictures, as with overlapping tiles of one scene. Otherwise most
+    pictures would be in one split.
 
     Args:
         dataset: the dataset.
         pairs: its items, each once, with the facts about their files.
 
     Returns:
-        The items of each split, as `seeded_split` returns them, without items whose split the dataset defines.
+        The items of each split, as `seeded_split` returns them. Items whose split the dataset defines are left out.
     """
     given, _ = groups_of(dataset)
     facts = {pair.item.image: pair.picture for pair in pairs if pair.picture}
@@ -98,36 +99,37 @@ def propose_split(dataset: Dataset, pairs: Iterable[Pair]) -> dict[str, tuple[It
 
 
 def _roots(joined: _Joined, items: Iterable[Item]) -> dict[Path, Path]:
-    """The representative of each picture's group of joined pictures."""
+    """Returns, for each picture, the picture that represents all pictures joined with it."""
     return {item.image: joined.root(item.image) for item in items}
 
 
 class _Joined:
-    """A union-find structure of pictures that belong together."""
+    """A union-find structure of pictures that must stay in one split."""
 
     def __init__(self) -> None:
         self._above: dict[Path, Path] = {}
 
     def root(self, path: Path) -> Path:
-        """The picture that represents all pictures joined with this one."""
+        """Returns the picture that represents all pictures joined with this one."""
         while (above := self._above.get(path, path)) != path:
             self._above[path] = path = self._above.get(above, above)
         return path
 
     def join(self, one: Path, other: Path) -> None:
-        """Joins the groups of two pictures."""
+        """Joins two pictures and all pictures joined with either of them."""
         first, second = sorted((self.root(one), self.root(other)))
         if first != second:
             self._above[second] = first
 
 
 def _advice(dataset: Dataset) -> str:
+    """Returns a sentence with the solution, which depends on how the dataset defines its splits."""
     if dataset.unlisted:
         return "`--write-split` writes split lists that keep groups, places and near copies together."
     if dataset.layout in _READS_LISTS:
         return (
-            "Move the split lists away and run `atrous doctor` with --write-split: it writes lists that keep groups, "
-            "places and near copies together."
+            "Move the split lists to another folder, and run `atrous doctor` with --write-split. It writes lists that "
+            "keep groups, places and near copies together."
         )
     return f"Move all {dataset.nouns[0]}s of a group, with their masks, to one of the splits."
 
@@ -137,7 +139,7 @@ def _same_pictures(dataset: Dataset) -> Iterator[Finding]:
         shared = {item.image for item in items} & {item.image for item in others}
         yield from _counted(
             "same_picture",
-            f"{dataset.nouns[0].capitalize()}s listed both in {first} and in {second}; scores on them are meaningless.",
+            f"{dataset.nouns[0].capitalize()}s listed in both {first} and {second}; scores on them mean nothing.",
             sorted(shown(dataset, path) for path in shared),
         )
 
@@ -153,13 +155,14 @@ def _shared_groups(dataset: Dataset) -> Iterator[Finding]:
     else:
         how = "by their names"
         option = f"give --groups '{pattern}'" if len(pattern) <= LONGEST_PATTERN else f"write a {GROUPS_FILE}"
-        cure = f" If these names mean something else, ignore this; to group {noun}s by them, {option}."
+        cure = f" If these names mean something else, ignore this warning. To group {noun}s by them, {option}."
     for (first, items), (second, others) in _independent_splits(dataset.splits):
         one, other = (Counter(groups[item.image] for item in part if item.image in groups) for part in (items, others))
         yield from _counted(
             "shared_group",
-            f"Groups, {how}, with {noun}s both in {first} and in {second}, such as {such} of one patient or frames of "
-            f"one recording; scores on {second} are too high, because {noun}s of one group resemble each other.{cure}",
+            f"Groups, {how}, have {noun}s in both {first} and {second}. Such a group can be the {such} of one patient "
+            f"or the frames of one recording. Because {noun}s of one group resemble each other, scores on {second} are "
+            f"too high.{cure}",
             [
                 f"{group}: {counted(one[group], noun)} in {first}, {other[group]} in {second}"
                 for group in sorted(one.keys() & other.keys())
@@ -183,8 +186,9 @@ def _same_ground(by_split: Mapping[str, list[Pair]]) -> Iterator[Finding]:
         )
         yield from _counted(
             "same_ground",
-            f"Pictures of {second} that show ground of {first}, by their coordinates; scores on them are too high. "
-            "Keep pictures of one place in one split; if all tiles of a scene overlap, divide its area instead.",
+            f"Pictures of {second} show the same ground as pictures of {first}, according to their coordinates, so "
+            "scores on them are too high. Keep pictures of one place in one split. If all tiles of a scene overlap, "
+            "divide the area of the scene into splits.",
             [f"{second} {name} and {first} {names[twin]}" for name, twin in shared if twin is not None],
         )
 
@@ -200,8 +204,8 @@ def _near_identical(dataset: Dataset, by_split: Mapping[str, list[Pair]]) -> Ite
         found = copies.between([one.image for one in items], [one.image for one in others]) if items else ()
         yield from _counted(
             "near_identical",
-            f"{item.capitalize()}s of {second} that look nearly like one of {first}; scores on them are too high. Keep "
-            f"all {item}s of one {'patient' if item == 'volume' else 'object or scene'} in one split.",
+            f"{item.capitalize()}s of {second} look nearly like a {item} of {first}, so scores on them are too high. "
+            f"Keep all {item}s of one {'patient' if item == 'volume' else 'object or scene'} in one split.",
             [
                 f"{second} {other.name} is {first} {twin.name}, {pixel} for {pixel}"
                 if likeness is None
@@ -216,17 +220,17 @@ def _near_copies(dataset: Dataset, facts: Mapping[Path, PictureFacts]) -> NearCo
 
 
 def _independent_splits(splits: Mapping[str, Iterable[Any]]) -> Iterator[tuple[tuple, tuple]]:
-    """All pairs of splits, except where one is meant to contain the other, as VOC's trainval contains train."""
+    """Yields all pairs of splits, except if one is meant to contain the other, as VOC's trainval contains train."""
     for first, second in combinations(splits, 2):
         one, other = set(splits[first]), set(splits[second])
         if _are_apart(first, second) or not (one <= other or other <= one):
-            # the training split comes first: messages compare the other split with it
+            # messages compare the second split with the first, so the training split is first
             first, second = sorted((first, second), key=lambda name: (not name.startswith("train"), name))
             yield (first, splits[first]), (second, splits[second])
 
 
 def _are_apart(first: str, second: str) -> bool:
-    """Whether, by their names, two splits should share no picture: "trainaug" and "val", but not "trainval"."""
+    """Returns whether two names mean splits without common pictures, as "trainaug" and "val", but not "trainval"."""
     one, other = ({word for word in ("train", "val", "test") if word in name.lower()} for name in (first, second))
     return bool(one and other) and not one & other
 

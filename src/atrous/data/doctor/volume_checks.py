@@ -1,4 +1,4 @@
-"""All checks that only datasets of volumes need."""
+"""Runs the checks that are made only on datasets of volumes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from atrous.data.volumes.slices import AXES
 
 
 def find_volume_problems(dataset: Dataset, pairs: list[Pair]) -> tuple[list[Finding], list[Finding]]:
-    """Finds problems of whole volumes.
+    """Finds problems of volumes: their spacing, intensities and grids, and the positions of their masks.
 
     Args:
         dataset: the dataset, whose items are volumes.
         pairs: its volumes, each once.
 
     Returns:
-        Errors, which would stop a training, and warnings.
+        Errors, which would stop training, and warnings.
     """
     warnings = [
         *find_unusual_spacing(dataset, pairs),
@@ -33,11 +33,11 @@ def find_volume_problems(dataset: Dataset, pairs: list[Pair]) -> tuple[list[Find
 
 
 def slices_by_split(by_split: Mapping[str, list[Pair]], planes: tuple[str, ...]) -> dict[str, int]:
-    """Returns the number of slices of each split, over all planes.
+    """Returns the number of slices in each split, summed over all planes.
 
     Args:
         by_split: the volumes of each split.
-        planes: planes of the slices.
+        planes: planes of the slices: "axial", "coronal" or "sagittal".
     """
     return {
         name: sum(pair.volume.grid.shape[AXES[plane]] for pair in pairs if pair.volume for plane in planes)

@@ -1,4 +1,4 @@
-"""The facts about a volume that the checks of volumes need: intensities, a fingerprint, and how its mask fits."""
+"""Computes the facts about a volume that the checks need: intensities, a fingerprint, and the position of its mask."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ import numpy as np
 
 from atrous.data.volumes.grid import Grid
 
-#: Number of cells of a fingerprint along each axis, and of the cubes whose mean is removed from it.
+#: Number of cells of a fingerprint along each axis; cells along each side of the cubes whose means are removed.
 _CELLS, _CUBE = 16, 4
-#: Percentiles of the intensities of a contrast; the extremes of a scan are noise and metal.
+#: Percentiles that describe the intensities of a contrast; values beyond them are noise or metal.
 PERCENTILES = (1, 50, 99)
-#: About the largest number of voxels that are measured; more change percentiles and shares very little.
+#: Approximate largest number of voxels that are measured; more voxels change percentiles and shares very little.
 _SAMPLE = 2 * 10**6
 
 
 @dataclass(frozen=True, eq=False)
 class VolumeFacts:
-    """Further facts about a volume.
+    """The facts about a volume that a picture does not have.
 
     Attributes:
         grid: its grid, with RAS axes.
         mask_grid: the grid of its mask, with RAS axes; None if it has no mask or its mask cannot be read.
-        notes: sentences about what its file leaves open.
-        percentiles: C×3, `PERCENTILES` of each contrast, over its voxels with data that are not 0.
-        fits: how the foreground of its mask lies in the volume: rows for the mask as it is and mirrored left–right,
-            front–back and head–foot; columns for the share on dark voxels, such as air, and the standard deviation of
-            the intensities, as a share of their range. None without foreground, or if the shapes differ.
-        segments: names of the segments of its mask; () for a mask in NIfTI.
-        mask_notes: sentences about what is not read from its mask in DICOM.
+        notes: sentences about properties that its file does not state, such as its orientation.
+        percentiles: C×3, `PERCENTILES` of each of the C contrasts, over its voxels with data that are not 0.
+        fits: 4×2, two measures of the intensities under the foreground of its mask. The rows are the mask as it is, and
+            mirrored left–right, front–back and head–foot. The columns are the share of the foreground on dark voxels,
+            such as air, and the standard deviation of its intensities, as a share of the range of the volume. None if
+            the mask has no foreground, the volume no contrast, or the shapes differ.
+        segments: names of the segments of its mask in DICOM; () for a mask in NIfTI.
+        mask_notes: sentences about content of its mask in DICOM that is not read.
     """
 
     grid: Grid
@@ -43,10 +44,10 @@ class VolumeFacts:
 
 
 def intensities(values: np.ndarray) -> np.ndarray:
-    """Returns the percentiles of each contrast, over its finite voxels that are not 0; all 0 without such voxels.
+    """Returns `PERCENTILES` of each contrast, over its finite voxels that are not 0; all 0 without such voxels.
 
     Args:
-        values: X×Y×Z×C.
+        values: X×Y×Z×C intensities of C contrasts.
 
     Returns:
         C×3 float64.
@@ -62,20 +63,20 @@ def intensities(values: np.ndarray) -> np.ndarray:
 
 
 def _evenly(shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
-    """Returns the slices that choose about `_SAMPLE` voxels of a larger volume, at equal distances."""
+    """Returns slices that choose about `_SAMPLE` voxels of a larger volume, at equal distances."""
     every = slice(None, None, max(1, round((shape[0] * shape[1] * shape[2] / _SAMPLE) ** (1 / 3))))
     return every, every, every
 
 
 def fingerprint(values: np.ndarray) -> tuple[np.ndarray, float]:
-    """Returns a small picture of a volume for the search of copies, without its slow changes of brightness.
+    """Returns a fingerprint of a volume for the search of copies: 16×16×16 means without slow changes of brightness.
 
     Args:
         values: X×Y×Z, along right, anterior and superior.
 
     Returns:
         4096 float32 of mean 0 and length 1, all 0 for a blank volume; and their root mean square before they were
-        scaled, in grey levels of 1/255 of the range of the cells.
+        scaled to length 1, in grey levels. A grey level is 1/255 of the range of the means.
     """
     finite = np.isfinite(values)
     cells = values if finite.all() else np.where(finite, values, values[finite].mean() if finite.any() else 0)
@@ -103,16 +104,16 @@ def _means(values: np.ndarray, axis: int) -> np.ndarray:
 
 
 def mask_fits(values: np.ndarray, foreground: np.ndarray) -> np.ndarray | None:
-    """Returns how the foreground of a mask lies in its volume, as the mask is and mirrored.
+    """Measures the intensities under the foreground of a mask, for the mask as it is and for three mirrored masks.
 
-    Dark and bright voxels are divided by Otsu's threshold (IEEE Trans. SMC 9(1), 1979) of the whole volume.
+    Otsu's threshold of the whole volume divides its voxels into dark and bright ones (IEEE Trans. SMC 9(1), 1979).
 
     Args:
         values: X×Y×Z intensities.
         foreground: X×Y×Z booleans.
 
     Returns:
-        4×2, see `VolumeFacts.fits`; None without foreground or without contrast.
+        4×2, see `VolumeFacts.fits`; None if the mask has no foreground or the volume has no contrast.
     """
     every = _evenly(values.shape)
     values, foreground = values[every].astype(np.float32), foreground[every]

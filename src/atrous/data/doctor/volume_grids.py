@@ -1,4 +1,4 @@
-"""Checks the grids and the contrasts of volumes and their masks."""
+"""Checks the grids of volumes and their masks, and the numbers of contrasts of volumes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from atrous.errors import AtrousError, counted
 
 
 def find_other_grids(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
-    """Masks that are not on the grid of their volume.
+    """Yields an error if masks are not on the grids of their volumes.
 
     Args:
         dataset: the dataset.
@@ -31,7 +31,7 @@ def find_other_grids(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     if examples:
         yield Finding(
             "grid_mismatch",
-            "Masks are not on the grid of their volume, so their voxels are at other positions in the patient. "
+            "Masks are not on the grids of their volumes, so their voxels are at other positions in the patient. "
             "Resample each mask to the grid of its volume.",
             len(examples),
             tuple(examples[:SHOWN]),
@@ -41,13 +41,13 @@ def find_other_grids(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
 def find_wrong_contrasts(
     dataset: Dataset, pairs: list[Pair], slices: int, in_channels: int | None
 ) -> Iterator[Finding]:
-    """Volumes whose number of contrasts differs from the others, or does not give the channels of the model.
+    """Yields an error if volumes differ in their number of contrasts, or do not give the channels of the model.
 
     Args:
         dataset: the dataset.
         pairs: its volumes, each once.
-        slices: number of neighbouring slices that are channels.
-        in_channels: number of channels that the model takes; None for that of the volumes.
+        slices: number of neighbouring slices that are channels, ≥ 1.
+        in_channels: number of channels that the model takes, ≥ 1; None for the number that the volumes give.
     """
     counts = Counter(pair.picture.channels for pair in pairs if pair.picture)
     first = {pair.picture.channels: pair for pair in reversed(pairs) if pair.picture}
@@ -57,7 +57,7 @@ def find_wrong_contrasts(
         yield Finding(
             "mixed_contrasts",
             f"The volumes differ in their number of contrasts (their fourth dimension): {listed}. A model takes the "
-            "same number from each volume: write all volumes with the same contrasts.",
+            "same number from each volume, so write all volumes with the same contrasts.",
             counts[rare],
             tuple(f"{number}: {shown(dataset, first[number].item.image)}" for number in sorted(first)),
         )
@@ -65,13 +65,13 @@ def find_wrong_contrasts(
         contrasts = counted(next(iter(counts)), "contrast")
         yield Finding(
             "channels_without_a_way",
-            f"The model takes {in_channels} channels, and a slice has {given}: {contrasts} × {slices} neighbouring "
+            f"The model takes {in_channels} channels, but a slice gives {given}: {contrasts} × {slices} neighbouring "
             f"{'slice' if slices == 1 else 'slices'}. Leave model.in_channels out, or change data.slices.",
         )
 
 
 def volume_notes(pairs: list[Pair]) -> tuple[str, ...]:
-    """Returns the first notes on what the files of volumes and masks leave open, such as their orientation.
+    """Returns the first notes on volumes and their masks, such as a missing orientation, and the number of the others.
 
     Args:
         pairs: the volumes of a dataset, each once.

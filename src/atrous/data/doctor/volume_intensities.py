@@ -13,18 +13,20 @@ from atrous.data.doctor.outliers import outliers
 from atrous.data.doctor.scan import Pair
 from atrous.data.volume_items import input_of_slices
 
-#: Smallest shift of an outlier, as a share of the range of its intensities.
+#: Difference from the median position that an outlier exceeds, in ranges of its intensities.
 _SHIFT = 0.5
-#: Smallest ratio of an outlier's range to the median range.
+#: Ratio of an outlier's range to the median range, or the inverse ratio, that an outlier exceeds.
 _RATIO = 4.0
 
 
 def find_unusual_intensities(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
-    """Volumes of a single value, and volumes whose percentiles are robust outliers.
+    """Yields a warning of volumes with a single value, and of volumes whose percentiles are robust outliers.
 
-    The range is that from percentile 1 to 99. The position of the range (its middle divided by its size) and the
-    position of the median in the range do not depend on the scale. The scale is compared only if training keeps it:
-    MRI scanners have no common scale, and a contrast without window is divided by its own standard deviation.
+    The range of a volume extends from percentile 1 to 99. Three numbers of each volume are compared: the position of
+    the range (its middle divided by its size), the position of the median in the range, and the size of the range. The
+    first two do not depend on the scale of the intensities. The size is compared only if training keeps the scale. It
+    does not keep it for a contrast that is divided by its own standard deviation, such as MRI, which has no common
+    scale.
 
     Args:
         dataset: the dataset, whose first input determines the normalisation.
@@ -35,8 +37,8 @@ def find_unusual_intensities(dataset: Dataset, pairs: list[Pair]) -> Iterator[Fi
     if blank:
         yield Finding(
             "blank_volume",
-            "Volumes in which nearly all voxels have one value, so nothing can be learned from them. Remove them or "
-            "write them again.",
+            "Volumes in which nearly all voxels that are not 0 have one value, so nothing can be learned from them. "
+            "Remove them or write them again.",
             len(blank),
             tuple(blank[:SHOWN]),
         )
@@ -54,21 +56,21 @@ def find_unusual_intensities(dataset: Dataset, pairs: list[Pair]) -> Iterator[Fi
     if examples:
         yield Finding(
             "intensity_outlier",
-            "Volumes whose intensities are far from those of the other volumes (percentiles 1, 50 and 99 of the voxels "
-            "that are not 0). Check their unit, offset and scale, such as a missing rescale intercept of CT, and "
-            "whether they show the same kind of scan.",
+            "Volumes whose intensities (percentiles 1, 50 and 99 of the voxels that are not 0) are far from those of "
+            "the other volumes. Check their unit, offset and scale: the rescale intercept of a CT may be missing. Also "
+            "check whether they show the same kind of scan.",
             len(examples),
             tuple(list(examples.values())[:SHOWN]),
         )
 
 
 def _outliers(pairs: list[Pair], percentiles: np.ndarray, scaled: bool) -> Iterator[tuple[Pair, str]]:
-    """Yields the outliers among the volumes, given the N×3 percentiles of one contrast, each with a description.
+    """Yields the volumes that are outliers in one contrast, each with its percentiles as words.
 
     Args:
         pairs: N volumes.
-        percentiles: N×3 percentiles 1, 50 and 99.
-        scaled: whether the size of the range is compared, too.
+        percentiles: N×3, percentiles 1, 50 and 99 of one contrast.
+        scaled: whether the size of the range is also compared.
     """
     if not pairs:
         return

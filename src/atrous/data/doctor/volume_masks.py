@@ -11,18 +11,19 @@ from atrous.data.doctor.judge import SHOWN, Finding, shown
 from atrous.data.doctor.outliers import is_usual, outliers
 from atrous.data.doctor.scan import Pair
 
-#: Smallest difference of an outlier from the median share on dark voxels.
+#: Difference from the median share of foreground on dark voxels that an outlier exceeds.
 _OUTSIDE = 0.5
-#: Smallest differences from the median share on dark voxels and from the median deviation, if a mirrored mask fits.
+#: The same difference for masks that fit if mirrored, for the share on dark voxels and for the standard deviation.
 _MIRRORED = (0.05, 0.04)
 _DIRECTIONS = ("left and right", "front and back", "head and foot")
 
 
 def find_misplaced_masks(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
-    """Masks whose foreground lies on dark voxels far more than, or far less than, in the other volumes.
+    """Yields a warning of masks whose foreground is on dark voxels far more or far less often than in other volumes.
 
-    Only a comparison of volumes shows this, because the foreground may be dark itself, such as lungs. A smaller
-    difference, also of the deviation of the intensities, counts if the mirrored mask is as usual in both.
+    The foreground itself may be dark, such as lungs, so the masks are compared with each other. A smaller difference of
+    the share on dark voxels or of the standard deviation of the intensities is also reported, if both measures are
+    usual for a mirrored mask.
 
     Args:
         dataset: the dataset.
@@ -50,13 +51,14 @@ def find_misplaced_masks(dataset: Dataset, pairs: list[Pair]) -> Iterator[Findin
     if examples:
         yield Finding(
             "misplaced_mask",
-            "Masks that may not fit their volumes: the share of their foreground on dark voxels, such as air, or the "
-            "standard deviation of the intensities in it is far from that of the other volumes. Check whether the mask "
-            "belongs to the volume, and whether one of them is mirrored.",
+            "Masks that may not fit their volumes. The share of their foreground on dark voxels, such as air, or the "
+            "standard deviation of the intensities under their foreground is far from that of the other volumes. Check "
+            "whether each mask belongs to its volume, and whether the mask or the volume is mirrored.",
             len(examples),
             tuple(examples[:SHOWN]),
         )
 
 
 def _written(fit: np.ndarray) -> str:
+    """Returns the two measures of a row of `VolumeFacts.fits` as words."""
     return f"{fit[0]:.0%} on dark voxels, deviation {fit[1]:.0%} of the range"

@@ -1,4 +1,4 @@
-"""Reads every volume and mask of a dataset once and keeps only the facts that the checks need."""
+"""Reads every volume and mask of a dataset once, and returns only the facts that the checks need."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from atrous.data.volumes.slice_pixels import mask_values
 from atrous.data.volumes.slices import is_dicom_label, pictures_of
 from atrous.data.volumes.volume import Volume
 
-_READERS = 4  # number of threads at most: each holds a volume and its mask, of up to some hundred MB
+_READERS = 4  # largest number of threads, because each holds a volume and a mask of up to some hundred MB
 
 
 def survey_volumes(
     items: list[Item], classes: ClassTable | None, progress: Callable[[int, int], None] | None = None
 ) -> list[Pair]:
-    """Reads all volumes.
+    """Reads all volumes and their masks, with several threads.
 
     Args:
         items: the volumes to read.
@@ -36,8 +36,8 @@ def survey_volumes(
         progress: as in `survey`.
 
     Returns:
-        One pair per volume, in their order; damaged files become problems, not errors. The numbers of pixels are those
-        of voxels.
+        One pair per volume, in their order. Damaged files raise no error, but become `Pair.problems`. The numbers of
+        pixels are numbers of voxels.
     """
     return read_all(items, partial(_read_pair, classes=classes), progress, _READERS)
 
@@ -72,16 +72,16 @@ def _read_pair(item: Item, classes: ClassTable | None) -> Pair:
 def _read(path: Path, problems: list[str], reader: Callable[[Path], Volume]) -> Volume | None:
     try:
         return reader(path)
-    except Exception as error:  # of a decoder, or no memory: one file must not end the examination
+    except Exception as error:  # an error of a decoder, or no memory: one file must not end the examination
         problems.append(file_error(path, error))
         return None
 
 
 def _segment_names(mask: Path) -> tuple[str, ...]:
-    """Returns the names of a mask's segments, also if its voxels cannot be read, such as segments that overlap."""
+    """Returns the names of a mask's segments, also if its voxels cannot be read, for example if segments overlap."""
     try:
         return tuple(one.name for one in segments_of(label_file(mask)).values())
-    except Exception:  # reading the mask reported the error
+    except Exception:  # already reported when the mask was read
         return ()
 
 
@@ -91,12 +91,12 @@ def _mask_values(stored: Volume, path: Path) -> StoredMask:
     if values.dtype.kind == "f":
         values, nodata = whole_numbers(values, None, path)
     if values.min() >= 0 and values.max() <= np.iinfo(np.uint8).max:
-        values = values.astype(np.uint8)  # whose values are counted without sorting
+        values = values.astype(np.uint8)  # values of this type are counted without sorting
     return StoredMask(values, None, None if nodata is None else int(nodata), 1, False, None)
 
 
 def _describe_mask(stored: StoredMask, classes: ClassTable | None, valid: np.ndarray | None) -> MaskFacts:
-    """Returns the facts of a mask of X×Y×Z voxels, which are described as one picture of all axial slices."""
+    """Returns the facts about a mask of X×Y×Z voxels, from one picture in which all axial slices are stacked."""
 
     def stacked(voxels: np.ndarray) -> np.ndarray:
         slices = pictures_of(voxels, "axial")
@@ -119,7 +119,7 @@ def _describe_mask(stored: StoredMask, classes: ClassTable | None, valid: np.nda
 
 
 def _foreground(mask: MaskFacts) -> list[int]:
-    """Returns the values of a mask that mean a class other than the first; without class table, all except 0."""
+    """Returns the values of a mask that mean a class other than the first; without a class table, all except 0."""
     values = [value for value in mask.values if isinstance(value, int)]
     if mask.labels is None:
         return [value for value in values if value != 0]

@@ -1,4 +1,4 @@
-"""Proposes a class table for masks in DICOM-SEG and RT-STRUCT, from the names of their segments."""
+"""Proposes a class table for masks in DICOM-SEG and RT-STRUCT from the names of their segments or structures."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from atrous.data.mask_value_map import BACKGROUND_NAMES, MAX_CLASSES, ClassTable
 
 
 def proposal_of_segments(pairs: list[Pair]) -> Proposal | None:
-    """Returns a class table with one class for each name of a segment.
+    """Proposes a class table with a background and one class for each name of a segment.
 
-    Segments belong to classes by their names, so files may number their segments differently. Other names of the
-    background, such as "BG", are listed as its segments.
+    The name of a segment determines its class, so files may number their segments differently. Segments with another
+    name of the background, such as "BG", are listed as segments of the class "background".
 
     Args:
         pairs: the volumes of a dataset without a class table, each once.
 
     Returns:
-        The proposal; None if a mask is in NIfTI, if a segment has no name, or if there are too many names.
+        The proposal; None if a mask is in NIfTI, a segment has no name, all names mean the background, or there are too
+        many names.
     """
     volumes = [(pair.volume.segments, pair.mask) for pair in pairs if pair.volume is not None]
-    of_masks = [names for names, mask in volumes if names or mask is not None]  # a mask that is not read may have names
+    # A mask whose voxels cannot be read may still have names.
+    of_masks = [names for names, mask in volumes if names or mask is not None]
     found = {name.strip() for names in of_masks for name in names}
     names = sorted(name for name in found if name.lower() not in BACKGROUND_NAMES)
     if not names or not all(of_masks) or "" in found or len(names) >= MAX_CLASSES:
@@ -31,5 +33,5 @@ def proposal_of_segments(pairs: list[Pair]) -> Proposal | None:
     values = tuple((index,) for index in range(len(table)))
     segments = (beside, *((),) * len(names)) if beside else ()
     classes = ClassTable(table, default_colors(len(table)), values, segments=segments)
-    about = "In the proposed table, each name of a segment is a class."
-    return Proposal("none", f"The masks have {len(names)} different names of segments. {about}", classes, about)
+    about = "In the proposed table, each name is a class."
+    return Proposal("none", f"The segments in the masks have {len(names)} different names. {about}", classes, about)

@@ -10,14 +10,14 @@ from atrous.data.dataset import Dataset
 from atrous.data.doctor.judge import SHOWN, Finding, shown
 from atrous.data.doctor.scan import Pair
 
-#: Largest ratio of a voxel side to the median side along the same axis.
+#: Largest ratio of a voxel side to the median side along the same axis, or the inverse, for which nothing is reported.
 MOST = 2.0
-_FEWEST = 3  # fewest volumes from which a usual voxel size can be found
+_FEWEST = 3  # smallest number of volumes for which a usual voxel size is computed
 _AXES = ("left–right", "front–back", "head–foot")
 
 
 def find_unusual_spacing(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
-    """Volumes whose spacing differs from the median by more than a factor of `MOST` along an axis.
+    """Yields a warning of volumes whose spacing differs from the median by more than the factor `MOST` along an axis.
 
     Args:
         dataset: the dataset.
@@ -38,9 +38,9 @@ def find_unusual_spacing(dataset: Dataset, pairs: list[Pair]) -> Iterator[Findin
     if examples:
         yield Finding(
             "spacing_outlier",
-            f"Volumes whose voxels differ in size from the usual ones by more than a factor of {MOST:g}. Without "
-            "resampling, the same anatomy has another size in pixels there. Check the spacing and its unit in the "
-            "header, or set data.spacing in the recipe, which resamples volumes and masks.",
+            f"Volumes whose voxels differ in size from the median size by more than a factor of {MOST:g}. Without "
+            "resampling, the same anatomy has another size in pixels in these volumes. Check the spacing and its unit "
+            "in the header, or set data.spacing in the recipe to resample volumes and masks.",
             len(examples),
             tuple(examples[:SHOWN]),
         )

@@ -1,1 +1,1 @@
-"""The layouts that a dataset's folder may have, one file each."""
+"""The layouts that a dataset's folder may have; each module reads one of them."""

@@ -1,7 +1,8 @@
-"""The layout of ADE20K's scene parsing challenge: ``images/`` and ``annotations/``, each ``{training,validation}/``.
+"""The layout of ADE20K's scene parsing challenge: ``images/`` and ``annotations/``, with a folder for each split.
 
-Names and values: github.com/CSAILVision/sceneparsing, ``objectInfo150.txt`` (the first name of each line) and README;
-colours: its ``visualizationCode/color150.mat``, the same as in github.com/open-mmlab/mmsegmentation, ``ade.py``.
+The folders of the splits are ``training/`` and ``validation/``. Names and values are those of
+github.com/CSAILVision/sceneparsing, ``objectInfo150.txt`` (the first name of each line) and README. Colours are those
+of its ``visualizationCode/color150.mat``, which github.com/open-mmlab/mmsegmentation also uses in ``ade.py``.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def _color(code: str) -> Color:
     return int(code[:2], 16), int(code[2:4], 16), int(code[4:], 16)
 
 
-# 0 is "other objects", which the challenge does not score
+# 0 means "other objects", which the challenge does not score.
 ADE20K_CLASSES = ClassTable(
     names=tuple(" ".join(_NAMES.split()).split(", ")),
     colors=tuple(map(_color, _COLORS.split())),
@@ -59,7 +60,7 @@ _INFO = "objectInfo150.txt"
 
 
 def looks_like_ade20k(root: Path) -> bool:
-    """Returns whether ``root`` or its ``ADEChallengeData2016`` has these folders and ADE20K's names of files.
+    """Returns whether ``root`` or its subfolder ``ADEChallengeData2016`` has this layout and ADE20K's file names.
 
     The pictures must be named ``ADE_*``, or ``objectInfo150.txt`` must exist. The folders alone are not enough: retina
     datasets such as DRIVE often have the same folders.
@@ -86,7 +87,7 @@ def read_ade20k(root: Path, classes: ClassTable | None = None) -> Dataset:
     if base is None:
         raise AtrousError(
             f"{root}: the layout 'ade20k' needs images/training/ and annotations/training/, or "
-            "images/validation/ and annotations/validation/; they are missing."
+            "images/validation/ and annotations/validation/. These folders are missing."
         )
     folders = {name: folder for name, folder in _FOLDERS.items() if (base / "images" / folder).is_dir()}
     images = {name: pictures_in(base / "images" / folder) for name, folder in folders.items()}
@@ -103,7 +104,7 @@ def read_ade20k(root: Path, classes: ClassTable | None = None) -> Dataset:
 
 
 def _base_folder(root: Path) -> Path | None:
-    """Returns ``root`` or its ``ADEChallengeData2016``, whichever has pictures and masks of a split; else None."""
+    """Returns the first of ``root`` and its ``ADEChallengeData2016`` with pictures and masks of a split, or None."""
     for base in (root, root / "ADEChallengeData2016"):
         for folder in _FOLDERS.values():
             if (base / "images" / folder).is_dir() and (base / "annotations" / folder).is_dir():

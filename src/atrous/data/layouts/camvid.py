@@ -1,4 +1,4 @@
-"""The SegNet layout of CamVid: ``train/ trainannot/ train.txt``, and the same for ``val`` and ``test``."""
+"""The SegNet layout of CamVid: ``train/``, ``trainannot/`` and ``train.txt``; ``val`` and ``test`` likewise."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ CAMVID_CLASSES = ClassTable(
 
 
 def looks_like_camvid(root: Path) -> bool:
-    """Returns whether ``root`` has ``train/`` and ``trainannot/``, or these two folders of ``val`` or ``test``."""
+    """Returns whether ``root`` has ``train/`` and ``trainannot/``, or the two folders of ``val`` or ``test``."""
     return bool(_split_folders(root))
 
 
 def read_camvid(root: Path, classes: ClassTable | None = None) -> Dataset:
-    """Opens a dataset of this layout; a split without a list has all pictures of its folder.
+    """Opens a dataset of this layout; a split without a list contains all pictures of its folder.
 
     Args:
         root: the folder with ``train/`` and ``trainannot/``, or with the two folders of ``val`` or ``test``.
@@ -82,8 +82,8 @@ def read_camvid(root: Path, classes: ClassTable | None = None) -> Dataset:
         orphans += [path for stem, path in masks.items() if stem not in images]
     if not splits:
         raise AtrousError(
-            f"{root}: the layout 'camvid' needs train/ and trainannot/, or the two folders of val or test; "
-            "they are missing."
+            f"{root}: the layout 'camvid' needs train/ and trainannot/, or the two folders of val or test. "
+            "These folders are missing."
         )
     notes += unused_lists_note(root, used)
     first, truth = next(iter(splits.values())), [masks for _, masks in folders.values()]
@@ -92,9 +92,10 @@ def read_camvid(root: Path, classes: ClassTable | None = None) -> Dataset:
 
 
 def _list(pictures: Path, images: Mapping[str, Path]) -> Path | None:
-    """Returns the split list with the name of the folder of pictures and a suffix such as ``.txt``, or None.
+    """Returns the split list next to a folder of pictures with the same name and a suffix such as ``.txt``, or None.
 
-    If there is no ``.txt`` file, a ``.csv``, ``.tsv`` or ``.json`` file is used that names pictures of the folder.
+    If there is no ``.txt`` file, the list is the first ``.csv``, ``.tsv`` or ``.json`` file that names a picture of the
+    folder.
     """
     text = pictures.with_suffix(".txt")
     others = (pictures.with_suffix(suffix) for suffix in (".csv", ".tsv", ".json"))
@@ -102,6 +103,7 @@ def _list(pictures: Path, images: Mapping[str, Path]) -> Path | None:
 
 
 def _names_any(path: Path, images: Mapping[str, Path]) -> bool:
+    """Returns whether a file is a readable split list that names at least one of the pictures."""
     if not os.access(path, os.R_OK) or (path.suffix == ".json" and not is_list_of_names(path)):
         return False
     try:

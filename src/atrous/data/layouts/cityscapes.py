@@ -49,8 +49,8 @@ _COLORS = tuple(color for _, _, color in _CLASSES)
 _VOID_IDS = tuple(value for value in range(34) if value not in _IDS)
 
 CITYSCAPES_TRAIN_IDS = ClassTable(_NAMES, _COLORS, tuple((index,) for index in range(len(_NAMES))), (255,))
-# Two tables are needed: 7 means a traffic sign as a train id and road as a label id. Ignored pixels are written
-# as 0, "unlabeled". No mask contains −1 (license plate), because these polygons are not drawn; as a byte, −1 is 255.
+# Two tables are needed, because 7 means a traffic sign as a train id, but road as a label id. Ignored pixels are
+# written as 0, "unlabeled". −1 (license plate) would be 255 as a byte, but these polygons are not drawn in masks.
 CITYSCAPES_LABEL_IDS = ClassTable(_NAMES, _COLORS, tuple((value,) for value in _IDS), (*_VOID_IDS, 255, -1))
 
 _PICTURE = "_leftImg8bit"
@@ -66,9 +66,10 @@ def looks_like_cityscapes(root: Path) -> bool:
 def read_cityscapes(root: Path, classes: ClassTable | None = None) -> Dataset:
     """Opens a dataset of this layout with the masks ``*_gtFine_labelIds.png`` or ``*_gtFine_labelTrainIds.png``.
 
-    The kind of masks with more files is read, and label ids if both kinds have equally many. Both kinds have the same
-    19 classes. ``atrous predict --raw`` writes the values of the masks that a model was trained on; the benchmark's
-    server accepts label ids. The split test is left out: its published masks contain no class.
+    The kind of masks with more files is read; if both kinds have the same number of files, label ids are read. Both
+    kinds have the same 19 classes. ``atrous predict --raw`` writes the kind of values that a model was trained on, and
+    the benchmark's server accepts only label ids. The split test is left out, because its published masks contain no
+    class.
 
     Args:
         root: the folder with ``leftImg8bit/`` and ``gtFine/``.
@@ -82,13 +83,13 @@ def read_cityscapes(root: Path, classes: ClassTable | None = None) -> Dataset:
     names = [name for name in ("train", "val") if (pictures / name).is_dir()]
     if not (names and truth.is_dir()):
         raise AtrousError(
-            f"{root}: the layout 'cityscapes' needs leftImg8bit/train/ or leftImg8bit/val/, and gtFine/; "
-            "they are missing."
+            f"{root}: the layout 'cityscapes' needs leftImg8bit/train/ (or val/) and gtFine/. At least one of them is "
+            "missing."
         )
     images = {name: _frames(pictures / name, _PICTURE) for name in names}
     for name, found in images.items():
         if not found:
-            raise AtrousError(f"{pictures / name}: no file is named as in CITY/CITY_000000_000019{_PICTURE}.png.")
+            raise AtrousError(f"{pictures / name}: no file has a name such as CITY/CITY_000000_000019{_PICTURE}.png.")
     masks = {ending: {name: _frames(truth / name, ending) for name in names} for ending in _TABLES}
     ending, note = commonest_ending(masks, truth)
     splits, orphans = paired_splits(_named_as_pictures(images), _named_as_pictures(masks[ending]))

@@ -41,7 +41,7 @@ shelf, sky-other, skyscraper, snow, solid-other, stairs, stone, straw, structura
 towel, tree, vegetable, wall-brick, wall-concrete, wall-other, wall-panel, wall-stone, wall-tile, wall-wood,
 water-other, waterdrops, window-blind, window-other, wood
 """
-# mask values of the 11 COCO labels that occur in no picture: street sign, hat, shoe, eye glasses, plate, mirror,
+# Mask values of the 11 COCO labels that occur in no picture: street sign, hat, shoe, eye glasses, plate, mirror,
 # window, desk, door, blender, hair brush
 _UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 _VALUES = tuple(value for value in range(182) if value not in _UNUSED)
@@ -81,10 +81,10 @@ def looks_like_coco_stuff(root: Path) -> bool:
 def read_coco_stuff(root: Path, classes: ClassTable | None = None) -> Dataset:
     """Opens a dataset of this layout with the converted masks ``*_labelTrainIds.png`` or the published masks.
 
-    The kind of masks with more files is read, and the converted masks if both kinds have equally many. Both kinds have
-    the same 171 classes. The masks of the release of 10 000 pictures are published as MATLAB files, which cannot be
-    read. Only its converted masks are read (``*_labelTrainIds.png``, values 1 to 171, 0 for unlabelled), and its split
-    ``test`` is read as ``val``.
+    The kind of masks with more files is read; if both kinds have the same number of files, the converted masks are
+    read. Both kinds have the same 171 classes. The masks of the release of 10 000 pictures are published as MATLAB
+    files, which cannot be read. So only converted masks of this release are read (``*_labelTrainIds.png``, values 1 to
+    171, 0 for unlabelled). Its split ``test`` is read as ``val``.
 
     Args:
         root: the folder with ``images/`` and ``annotations/``.
@@ -98,7 +98,8 @@ def read_coco_stuff(root: Path, classes: ClassTable | None = None) -> Dataset:
     if release is None:
         raise AtrousError(
             f"{root}: the layout 'coco_stuff' needs images/train2017/ and annotations/train2017/, or images/val2017/ "
-            "and annotations/val2017/; they are missing. The release of 10,000 pictures has train2014/ or test2014/."
+            "and annotations/val2017/. These folders are missing. In the release of 10,000 pictures, they are named "
+            "train2014/ and test2014/."
         )
     folders = {name: folder for name, folder in release.folders.items() if (root / "images" / folder).is_dir()}
     images = {name: pictures_in(root / "images" / folder) for name, folder in folders.items()}
@@ -117,7 +118,7 @@ def read_coco_stuff(root: Path, classes: ClassTable | None = None) -> Dataset:
         *folders_of_masks,
         items=next(iter(splits.values())),
         default=release.tables[ending],
-        published=["labels.txt"],  # not read: its numbers count from 1, the values in masks from 0
+        published=["labels.txt"],  # not read: its numbers start at 1, but the values in masks start at 0
     )
     return Dataset(root, "coco_stuff", table, splits, (*notes, *more_notes), orphans)
 

@@ -45,6 +45,6 @@ LAYOUTS = {
         "images/training/ and annotations/training/)",
     ),
     "side_by_side": Layout(
-        side_by_side.looks_like_side_by_side, side_by_side.read_side_by_side, "a.jpg beside a_mask.png"
+        side_by_side.looks_like_side_by_side, side_by_side.read_side_by_side, "a.jpg and a_mask.png in one folder"
     ),
 }

@@ -23,17 +23,20 @@ _OF_ONE_LABEL = re.compile(r"task-\d+-annotation-\d+-by-.+-tag-(?P<label>.+)-\d+
 
 
 def masks_by_picture(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
-    """Matches masks to pictures by stem; a mask's stem may have an added word such as ``_mask``, a picture's ``_rgb``.
+    """Matches masks to pictures by their stems.
+
+    The stem of a mask may contain an additional word such as ``_mask``, and the stem of a picture a word such as
+    ``_rgb``.
 
     Args:
         images: the pictures by stem.
         masks: the masks by their own stem.
 
     Returns:
-        All masks; the key is the stem of the picture, or the mask's own stem if it has no picture.
+        All masks; the key is the stem of the picture, or the mask's own stem if no picture matches.
 
     Raises:
-        AtrousError: two masks fit one picture, no mask fits any picture, or each mask holds one label only.
+        AtrousError: two masks fit one picture, no mask fits any picture, or each mask file holds only one label.
     """
     if note := single_labels_note(masks.values()):
         raise AtrousError(note)
@@ -60,29 +63,39 @@ def masks_by_picture(images: Mapping[str, Path], masks: Mapping[str, Path]) -> d
 
 
 def single_labels_note(masks: Iterable[Path]) -> str | None:
-    """Returns a sentence on masks that Label Studio exported as one file for each label; None if there are none."""
+    """Returns a sentence about masks that Label Studio exported as one file per label; None if there are no such masks.
+
+    Args:
+        masks: the mask files.
+    """
     first = next((path for path in masks if _OF_ONE_LABEL.fullmatch(path.stem)), None)
     if first is None:
         return None
     label = _OF_ONE_LABEL.sub(r"\g<label>", first.stem)
     return (
-        f"{first} holds only the label '{label}': Label Studio exports one PNG for each label. Join the labels of each "
-        "picture into one mask of class numbers; docs/data.md, 'Label Studio', has a script for this."
+        f"{first} holds only the label '{label}', because Label Studio exports one PNG for each label. Join the labels "
+        "of each picture into one mask of class numbers. docs/data.md, 'Label Studio', has a script for this."
     )
 
 
 def is_named_as_mask(stem: str) -> str | None:
-    """Returns the stem without its mask word, such as "a" for "a_mask"; None if the stem has no mask word."""
+    """Returns the stem without its mask word, such as "a" for "a_mask"; None if the stem has no mask word.
+
+    Args:
+        stem: name of a file without its suffix.
+    """
     plain = _without_word(stem, _MASK_ENDING, _MASK_BEGINNING)
     return plain if plain != stem else None
 
 
 def _without_word(stem: str, *forms: re.Pattern[str]) -> str:
+    """Returns the part of a stem without the word that the first matching pattern finds, or the whole stem."""
     matched = (form.fullmatch(stem) for form in forms)
     return next((match["stem"] for match in matched if match), stem)
 
 
 def _no_mask_fits(images: Mapping[str, Path], masks: Mapping[str, Path]) -> AtrousError:
+    """Returns the error for masks without pictures, with a command that renames the masks if they have one ending."""
     image, mask = next(iter(images.values())), next(iter(masks.values()))
     note = (
         f"no mask in {mask.parent} has the name of a picture in {image.parent}. The first picture is '{image.name}', "

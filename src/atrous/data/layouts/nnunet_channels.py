@@ -1,4 +1,4 @@
-"""The channels that nnU-Net's dataset.json names, and the normalisation that follows from their names.
+"""Reads the names of channels in nnU-Net's dataset.json, and derives the normalisation from them.
 
 Source: github.com/MIC-DKFZ/nnUNet, ``documentation/dataset_format.md`` and ``map_channel_name_to_normalization.py``.
 """
@@ -15,14 +15,14 @@ from atrous.input_spec import IMAGE
 from atrous.json_yaml import read_json
 
 DATASET_FILE = "dataset.json"
-#: Name of a channel of Hounsfield units.
+#: Name of a channel of Hounsfield units, in lower case.
 _CT = "ct"
-#: Names of nnU-Net's other normalisations that are not those of atrous.
+#: Names, in lower case, for which nnU-Net uses a normalisation that atrous does not support.
 _OTHERS = ("nonorm", "rescale_to_0_1", "rescale_0_1", "rgb_to_0_1")
 
 
 def channel_names(root: Path) -> tuple[str, ...]:
-    """Returns the names of the channels in dataset.json, in their order; () if there is no such file or no names.
+    """Returns the names of the channels in dataset.json, in their order; () if the file or the names are missing.
 
     Args:
         root: the dataset's folder.
@@ -52,16 +52,16 @@ def channel_names(root: Path) -> tuple[str, ...]:
 def volumes_with_channels(names: tuple[str, ...]) -> tuple[InputFiles, tuple[str, ...]]:
     """Returns the input of volumes with named channels, and notes for the user.
 
-    CT is clipped to percentiles of the labelled voxels and normalised by their mean and deviation. Other channels are
-    normalised by their own mean and deviation in each volume.
+    CT is clipped to percentiles of the labelled voxels, and normalised by the mean and standard deviation of these
+    voxels. Other channels are normalised by their own mean and standard deviation in each volume.
 
     Args:
         names: names of the channels; () if they are unknown.
     """
     ct = [name.casefold() == _CT for name in names]
     notes = [
-        f"{DATASET_FILE} asks for the normalisation {name} of channel {index}, which is not supported: the channel is "
-        "normalised by its own mean and deviation in each volume."
+        f"{DATASET_FILE} gives channel {index} the normalisation {name}, which is not supported. The channel is "
+        "normalised by its own mean and standard deviation in each volume."
         for index, name in enumerate(names)
         if name.casefold() in _OTHERS
     ]
@@ -69,8 +69,8 @@ def volumes_with_channels(names: tuple[str, ...]) -> tuple[InputFiles, tuple[str
         return PICTURES_ALONE[0], tuple(notes)
     numbers = ", ".join(str(index) for index, one in enumerate(ct) if one)
     notes.append(
-        f"{DATASET_FILE} names CT (channel {numbers}): its values are clipped to percentiles 0.5 and 99.5 of the "
-        f"labelled voxels, which training measures. To change this, write an {INPUTS_FILE}."
+        f"{DATASET_FILE} names CT (channel {numbers}), so its values are clipped to percentiles 0.5 and 99.5 of the "
+        f"labelled voxels. Training measures these percentiles. To change the clipping, write an {INPUTS_FILE}."
     )
     window: Any = FOREGROUND if all(ct) else tuple(FOREGROUND if one else None for one in ct)
     return InputFiles(IMAGE, normalize="window", window=window), tuple(notes)

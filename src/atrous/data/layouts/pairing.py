@@ -1,4 +1,4 @@
-"""Functions that all layouts share: the picture files of a folder, their masks, and the classes of a dataset."""
+"""Functions that several layouts use: they find pictures in a folder, pair them with masks, and read class tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class NoClassesError(AtrousError):
     """The dataset does not define the classes of the values in its masks.
 
     Attributes:
-        notes: sentences about files that may have been meant to define the classes, but are not read.
+        notes: sentences about files that may be meant to define the classes, but are not read.
     """
 
     def __init__(self, message: str, notes: Iterable[str] = ()) -> None:
@@ -60,12 +60,12 @@ def classes_of(root: Path, given: ClassTable | None, default: ClassTable | None 
 
 
 def pictures_in(folder: Path, *, series: bool = False, labels: bool = False) -> dict[str, Path]:
-    """Returns the pictures and volumes of a folder by stem, sorted.
+    """Returns the pictures and volumes of a folder by stem.
 
     Args:
         folder: the folder, whose subfolders are not searched.
-        series: whether its subfolders and zips with a DICOM series are pictures, too, by their names.
-        labels: whether DICOM files and its subfolders with DICOM files are masks, too.
+        series: whether subfolders and ZIP files with a DICOM series also count as pictures.
+        labels: whether DICOM files, and subfolders with DICOM files, also count as masks.
 
     Raises:
         NoPicturesError: the folder is missing or contains no pictures.
@@ -80,8 +80,8 @@ def pictures_in(folder: Path, *, series: bool = False, labels: bool = False) -> 
         stem = volume_name(path)
         if stem in found:
             raise AtrousError(
-                f"{folder}: '{found[stem].name}' and '{path.name}' share the name '{stem}', by which pictures and "
-                "masks are matched; rename or remove one."
+                f"{folder}: '{found[stem].name}' and '{path.name}' share the name '{stem}'. Pictures and masks are "
+                "matched by this name, so rename or remove one of the two files."
             )
         found[stem] = path
     if not found:
@@ -110,14 +110,14 @@ def picture_files(folder: Path) -> list[Path]:
 
 
 def _series_places(folder: Path) -> list[Path]:
-    """The subfolders and the zips of a folder that hold DICOM files, sorted."""
+    """Returns the subfolders and the ZIP files of a folder that contain DICOM files, sorted."""
     with os.scandir(folder) as entries:
         inside = [folder / entry.name for entry in entries if not entry.name.startswith(".")]
     return sorted(path for path in inside if is_series(path) and holds_dicom(path, below=True, skipped=KNOWN_ENDINGS))
 
 
 def _label_places(folder: Path) -> list[Path]:
-    """The DICOM files of a folder, and its subfolders that hold DICOM files, sorted."""
+    """Returns the DICOM files of a folder, and its subfolders that contain DICOM files, sorted."""
     with os.scandir(folder) as entries:
         inside = [folder / entry.name for entry in entries if not entry.name.startswith(".")]
     files = {path for path in inside if path.suffix.lower() == ".dcm" and path.is_file()}
@@ -129,7 +129,7 @@ def paired(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Item,
 
     Args:
         images: the pictures by stem.
-        masks: the masks by the stem of their picture; a picture without a mask gets None.
+        masks: the masks by the stem of their picture; the mask of a picture without one is None.
     """
     return tuple(Item(name, image, masks.get(name)) for name, image in images.items())
 
@@ -159,7 +159,7 @@ def without_ending(files: Mapping[str, Path], ending: str) -> dict[str, Path]:
 
 
 def commonest_ending(kinds: Mapping[str, Mapping[str, Mapping[str, Path]]], folder: Path) -> tuple[str, str]:
-    """Returns the ending of the kind of masks with the most files; of several such kinds, the first.
+    """Returns the ending of the kind of masks with the most files; the first such kind if several have the same number.
 
     Args:
         kinds: masks by the ending of their names, then by split, then by the stem of their picture.
@@ -190,7 +190,7 @@ def withheld_split_note(split: str, pictures: Path) -> str:
         pictures: the folder, list or glob pattern of its pictures.
     """
     return (
-        f"There is no split '{split}': there are no masks for {pictures} (benchmarks do not publish the masks of test "
-        "pictures). `atrous predict` predicts masks for these pictures; with --raw, they have the values of the "
-        "dataset's masks."
+        f"There is no split '{split}', because there are no masks for {pictures}. Benchmarks do not publish the masks "
+        "of test pictures. `atrous predict` predicts masks for these pictures; with --raw, these masks have the "
+        "values of the dataset's masks."
     )

@@ -24,7 +24,7 @@ _LOSSY = frozenset({".jpg", ".jpeg", ".jfif", ".jpe"})
 
 
 def looks_like_side_by_side(root: Path) -> bool:
-    """Returns whether ``root``, or a folder in it for a split, contains pictures and their masks."""
+    """Returns whether ``root``, or the folder of a split in it, contains pictures together with their masks."""
     return any(_has_pairs(folder) for folder in (root, *split_folders_in(root).values()))
 
 
@@ -73,7 +73,7 @@ def read_side_by_side(root: Path, classes: ClassTable | None = None) -> Dataset:
 def _has_pairs(folder: Path) -> bool:
     try:
         images, masks = _pairs(folder)
-    except AtrousError:  # two masks for one picture; `read_side_by_side` reports this
+    except AtrousError:  # ambiguous names; `read_side_by_side` reports the error
         return True
     return bool(images.keys() & masks.keys())
 
@@ -97,7 +97,7 @@ def _pairs(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
             _put(masks, stem, paths[1 - paths.index(lossy[0])])
         elif len(paths) > 1:
             raise AtrousError(
-                f"{folder}: '{paths[0].name}' and '{paths[1].name}' share a stem; rename or remove one of them."
+                f"{folder}: '{paths[0].name}' and '{paths[1].name}' share a stem. Rename or remove one of them."
             )
         elif plain in files or (plain is not None and is_named_as_mask(plain) is None and lossy == []):
             _put(masks, plain, paths[0])
@@ -107,6 +107,7 @@ def _pairs(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
 
 
 def _put(masks: dict[str, Path], stem: str, path: Path) -> None:
+    """Adds a mask to ``masks``; raises AtrousError if the picture has another mask."""
     if stem in masks:
         raise AtrousError(
             f"'{masks[stem].name}' and '{path.name}' in {path.parent} may both be the mask of '{stem}'. Move one of "

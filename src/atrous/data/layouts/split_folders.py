@@ -1,8 +1,11 @@
-"""Layouts with a folder of pictures and a folder of masks for each split, as tools export them.
+"""Layouts with a folder of pictures and a folder of masks for each split, as many tools export them.
 
-The two folders are ``images/train`` and ``masks/train`` (in mmsegmentation, ``img_dir/train`` and ``ann_dir/train``),
-``train/images`` and ``train/masks``, ``train`` and ``train_masks``, or ``train_images`` and ``train_masks``. The splits
-``val`` and ``test`` have the same form.
+For the split ``train``, the two folders have one of these pairs of names; ``val`` and ``test`` have the same form:
+
+- ``images/train`` and ``masks/train`` (in mmsegmentation, ``img_dir/train`` and ``ann_dir/train``)
+- ``train/images`` and ``train/masks``
+- ``train`` and ``train_masks``
+- ``train_images`` and ``train_masks``
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ def read_split_folders(root: Path, classes: ClassTable | None = None) -> Dataset
     if not labelled:
         raise AtrousError(
             f"{root}: the layout 'split_folders' needs images/train/ and masks/train/, or train/images/ and "
-            "train/masks/, or train/ and train_masks/; they are missing."
+            "train/masks/, or train/ and train_masks/. These folders are missing."
         )
     notes = [withheld_split_note(name, images) for name, (images, masks) in folders.items() if not masks]
     for name, (pictures, part) in list(labelled.items()):
@@ -80,7 +83,11 @@ def folder_named(root: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def holds_pictures(folder: Path) -> bool:
-    """Returns whether the folder contains a picture; its subfolders are not searched."""
+    """Returns whether the folder contains a picture; its subfolders are not searched.
+
+    Args:
+        folder: an existing folder.
+    """
     return any(path.suffix.lower() in PICTURE_SUFFIXES and path.name[0] != "." for path in folder.iterdir())
 
 

@@ -1,10 +1,10 @@
 """The VOCdevkit layout: ``JPEGImages/``, ``SegmentationClass/`` and lists in ``ImageSets/Segmentation/``.
 
-If ``ImageSets/Segmentation/`` contains no lists, those directly in ``ImageSets/`` are used.
+If ``ImageSets/Segmentation/`` contains no lists, the lists directly in ``ImageSets/`` are used.
 
-The augmented set is read, too. It has grey masks for the pictures of SBD in ``SegmentationClassAug/``. Its lists are
-``trainaug.txt`` beside the other lists, or ``train_aug.txt`` in ``ImageSets/SegmentationAug/``. A line of a list is a
-name, or a pair of the form "/JPEGImages/x.jpg /SegmentationClassAug/x.png".
+The augmented set, whose additional masks are from SBD, is also read. Its grey masks are in ``SegmentationClassAug/``.
+Its lists are ``trainaug.txt`` in the folder of the other lists, or ``train_aug.txt`` in ``ImageSets/SegmentationAug/``.
+A line of a list is a name, or a pair of the form "/JPEGImages/x.jpg /SegmentationClassAug/x.png".
 
 Sources of the forms: github.com/kazuto1011/deeplab-pytorch, ``libs/datasets/voc.py`` (pairs);
 VainF/DeepLabV3Plus-Pytorch, ``datasets/voc.py`` (names); open-mmlab/mmsegmentation, ``voc_aug.py`` (names).
@@ -48,10 +48,10 @@ def looks_like_voc(root: Path) -> bool:
 def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
     """Opens a dataset of this layout; each list is a split, except a list ``test.txt`` without masks.
 
-    The lists are those in ``ImageSets/Segmentation/``, else those in ``ImageSets/`` itself, and also those in
-    ``ImageSets/SegmentationAug/``. A list with "aug" in its name or ``SegmentationClassAug`` in its lines takes its
-    masks from ``SegmentationClassAug/``. Any other list takes its masks from ``SegmentationClass/``. A mask that is
-    missing in one folder is taken from the other folder.
+    The lists are in ``ImageSets/Segmentation/``, or in ``ImageSets/`` if that folder has none. Lists in
+    ``ImageSets/SegmentationAug/`` are also used. A list with "aug" in its name or ``SegmentationClassAug`` in its lines
+    takes its masks from ``SegmentationClassAug/``. Any other list takes its masks from ``SegmentationClass/``. A mask
+    that is missing in one folder is taken from the other folder.
 
     Args:
         root: the folder with ``JPEGImages/`` and ``SegmentationClass/``, the ``VOCdevkit`` folder, or the folder above
@@ -64,7 +64,9 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
     """
     year = _year_folder(root)
     if year is None:
-        raise AtrousError(f"{root}: the layout 'voc' needs JPEGImages/ and SegmentationClass/; they are missing.")
+        raise AtrousError(
+            f"{root}: the layout 'voc' needs JPEGImages/ and SegmentationClass/. At least one of them is missing."
+        )
     images = pictures_in(year / "JPEGImages")
     added = pictures_in(year / _ADDED_MASKS) if (year / _ADDED_MASKS).is_dir() else {}
     masks = {**added, **pictures_in(year / _MASKS)}
@@ -75,7 +77,7 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
     without_split = [path for path in lists if [one.stem for one in lists] == ["default"]]
     for path in without_split:
         lists.remove(path)
-        notes.append(f"{path} names no split; CVAT writes such a list if there are no splits.")
+        notes.append(f"{path} names no split. CVAT writes a list with this name if there are no splits.")
     for path in lists:
         augmented = bool(added) and _is_augmented(path)
         items = listed(path, year / "JPEGImages", images, {**masks, **added} if augmented else masks)
@@ -95,7 +97,7 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
         notes.append(f"The splits are defined by {', '.join(str(path) for path in others)}.")
     else:
         check_no_list_is_unread(year, images)
-        # most VOC pictures have only boxes, so a picture without a mask is not an error here
+        # Most pictures of VOC have boxes but no masks, so a picture without a mask is not an error here.
         labelled = {stem: path for stem, path in images.items() if stem in masks}
         unlisted = paired(labelled, masks)
         splits, note = seeded_split(unlisted)
@@ -107,21 +109,21 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
 
 
 def _lists(sets: Path) -> list[Path]:
-    """Returns the lists, sorted by name; of lists with the same name, the one in ``SegmentationAug/`` is left out."""
+    """Returns the lists, sorted by name. A list in ``SegmentationAug/`` is left out if another list has its name."""
     published = sorted((sets / "Segmentation").glob("*.txt")) or sorted(sets.glob("*.txt"))
     by_name = {path.stem: path for path in (*(sets / "SegmentationAug").glob("*.txt"), *published)}
     return [by_name[name] for name in sorted(by_name)]
 
 
 def _is_augmented(path: Path) -> bool:
-    """Returns whether a list belongs to the augmented set, judged by its name and its lines."""
+    """Returns whether the name or a line of a list shows that it belongs to the augmented set."""
     return "aug" in path.stem.lower() or any(_ADDED_MASKS in (row.mask or row.image) for row in read_list(path, {}))
 
 
 def _year_folder(root: Path) -> Path | None:
-    """Returns the folder with ``JPEGImages/`` and ``SegmentationClass/``, None if there is none.
+    """Returns the folder with ``JPEGImages/`` and ``SegmentationClass/``, or None if it does not exist.
 
-    This is ``root``, or else the newest year in a folder one or two levels below it.
+    This is ``root``, or else the newest of its folders named ``VOC*`` or ``VOCdevkit/VOC*``.
     """
     below = sorted((path for path in root.glob("VOC*") if path.is_dir()), reverse=True)
     below += sorted((path for path in root.glob("VOCdevkit/VOC*") if path.is_dir()), reverse=True)

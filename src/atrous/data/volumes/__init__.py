@@ -1,1 +1,1 @@
-"""Volumes of CT and MRI: their files, their grids in the patient, and their slices."""
+"""Volumes of CT and MRI: their files, the positions of their voxels in the patient, and their slices."""

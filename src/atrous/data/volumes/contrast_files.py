@@ -1,6 +1,7 @@
-"""Contrasts of one volume in several files, numbered as in nnU-Net: ``case_0000.nii.gz``, ``case_0001.nii.gz``.
+"""Reads volumes with one file per contrast, numbered as in nnU-Net: ``case_0000.nii.gz``, ``case_0001.nii.gz``.
 
-Their place is the pattern ``case_????.nii.gz``, a path like that of any other volume. So one reader opens both.
+The path ``case_????.nii.gz`` stands for all files of a volume. This module calls it the place of the contrasts.
+Functions that read volumes take it like the path of any other volume.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from atrous.data.volumes.series_places import chosen_series
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError, counted
 
-#: Part of a place that stands for the number of a contrast.
+#: Part of the place of contrasts that stands for the number of a contrast.
 ANY_NUMBER = "_????"
 _NUMBERED = re.compile(r"(.+)_[0-9]{4}(\.nii|\.nii\.gz)", re.IGNORECASE)
 
@@ -61,8 +62,8 @@ def read_contrasts(place: Path) -> Volume:
         place: place of the contrasts.
 
     Returns:
-        The volume, with the position and the axes of the first file; its values have a type that holds those of all
-        files, at most float32.
+        The volume, with the position and the axes of the first file. The type of its values can represent the values of
+        all files, but it is never float64: float32 is used for it.
 
     Raises:
         AtrousError: as for `contrasts_shape`, or a file is damaged.
@@ -70,7 +71,7 @@ def read_contrasts(place: Path) -> Volume:
     contrasts_shape(place)
     parts = [read_nifti(file) for file in contrast_files(place)]
     dtype = np.result_type(*(part.values.dtype for part in parts))
-    dtype = np.float32 if dtype == np.float64 else dtype  # of int32 and float32
+    dtype = np.float32 if dtype == np.float64 else dtype  # int32 and float32 give float64
     values = np.empty((*parts[0].values.shape[:3], len(parts)), dtype, order="F")
     for contrast, part in enumerate(parts):
         values[..., contrast] = part.values[..., 0]
@@ -78,7 +79,7 @@ def read_contrasts(place: Path) -> Volume:
 
 
 def contrasts_shape(place: Path) -> tuple[Grid, int]:
-    """Returns the grid of the contrasts of a volume, with RAS axes, and their number, from the headers of their files.
+    """Reads the grid of a volume, with RAS axes, and its number of contrasts from the headers of the files.
 
     Args:
         place: place of the contrasts.
@@ -91,17 +92,17 @@ def contrasts_shape(place: Path) -> tuple[Grid, int]:
     for file in files:
         other, values = nifti_shape(file)
         if values != 1:
-            raise AtrousError(f"{file}: a file of one contrast has one value per voxel, and this file has {values}.")
+            raise AtrousError(f"{file}: a file of one contrast has one value per voxel, but this file has {values}.")
         check_same_grid(grid, other, str(files[0]), str(file))
     return grid, len(files)
 
 
 def check_contrasts_exist(place: Path, contrasts: int) -> None:
-    """Checks that the first contrasts of a volume have a file each.
+    """Checks that a file exists for each contrast that a model takes.
 
     Args:
-        place: any path; only the place of contrasts in several files is checked.
-        contrasts: number of contrasts that are needed, ≥ 1.
+        place: any path; paths that are not the place of contrasts are not checked.
+        contrasts: number of contrasts that are needed, ≥ 1; the contrasts 0 to ``contrasts`` − 1 are checked.
 
     Raises:
         AtrousError: a file is missing; the message names all missing files.
@@ -111,7 +112,7 @@ def check_contrasts_exist(place: Path, contrasts: int) -> None:
     files = [contrast_file(place, number) for number in range(contrasts)]
     if missing := [file.name for file in files if not file.exists()]:
         raise AtrousError(
-            f"{place}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing; "
+            f"{place}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. "
             f"{counted(contrasts, 'contrast')} {'is' if contrasts == 1 else 'are'} needed: "
             f"{', '.join(file.name for file in files)}."
         )
@@ -130,7 +131,7 @@ def contrast_file(place: Path, number: int) -> Path:
 
 
 def stored_files(place: Path) -> list[Path]:
-    """Returns the files or the folder that hold a volume or picture; the path itself if nothing is there.
+    """Returns the files, the folder or the ZIP file that hold a volume or picture; they need not exist.
 
     Args:
         place: path of a picture, a file of a volume, the place of a DICOM series, or the place of contrasts.

@@ -1,7 +1,7 @@
-"""The files of a DICOM series: of a folder, or of a zip, which is never unpacked to disk.
+"""Reads the files of a DICOM series from a folder, or from a ZIP file without unpacking it to disk.
 
-Messages contain no names of files and no texts of errors, because those may name a patient. Errors are raised without
-their cause for the same reason.
+File names and texts of errors may name a patient. So messages do not contain them, and errors are raised without their
+cause (``from None``).
 """
 
 from __future__ import annotations
@@ -17,29 +17,35 @@ from typing import Any, BinaryIO, NamedTuple
 
 from atrous.errors import AtrousError, missing_extra
 
-#: Errors of damaged, encrypted or unknown zips, while they are opened or their files are read.
+#: Errors that opening or reading a damaged, encrypted or unknown ZIP file may raise.
 ZIP_ERRORS = (OSError, EOFError, RuntimeError, ValueError, struct.error, zlib.error, zipfile.BadZipFile)
-#: Most files of a folder or a zip.
+#: Largest number of files in a folder or a ZIP file.
 MOST_FILES = 50_000
-#: Place of the size of the directory in a zip's last record, and the largest mean size of an entry, in bytes.
+#: Index of the size of the directory in a ZIP file's last record, and the largest mean size of an entry, in bytes.
 _DIRECTORY_BYTES, _ENTRY_BYTES = 5, 256
-#: A zip is refused if its uncompressed files have more than `ZIP_FREE` bytes together, and also more than `ZIP_RATIO`
-#: times the bytes of the zip. Compression makes CT files only two to five times smaller.
+#: A ZIP file is refused if the sum of its uncompressed files is larger than `ZIP_FREE` bytes, and also larger than
+#: `ZIP_RATIO` times the ZIP file. Compression makes CT files only two to five times smaller.
 ZIP_FREE, ZIP_RATIO = 2**26, 50
 #: Largest number of bytes that are read from the header of a file. Multi-frame files have some kilobytes per frame.
 HEADER_BYTES = 2**25
-#: Largest number of sequence items of a header: pydicom needs about 700 bytes for an item, which may have 8 bytes.
+#: Largest number of sequence items of a header. An item of 8 bytes needs about 700 bytes of memory in pydicom.
 _MOST_ITEMS = 500_000
 #: The tag of a sequence item (PS3.5 section 7.5), little-endian and big-endian.
 _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
-#: Largest ratio of size that compressed pixels may promise: that of deflate.
+#: Largest allowed ratio of the sizes of decompressed and compressed pixels; deflate cannot exceed it.
 _COMPRESSED = 1032
-#: Deflated Explicit VR: pydicom would inflate it without a limit.
+#: Transfer syntax Deflated Explicit VR, which is refused, because pydicom decompresses it without a limit of size.
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
 class SeriesFile(NamedTuple):
-    """A file of a folder or a zip: its number of bytes, its folder (or the zip), and a function that opens it."""
+    """A file of a folder or a ZIP file.
+
+    Attributes:
+        size: number of bytes, after decompression.
+        folder: folder of the file, or the ZIP file.
+        reader: function that opens the file for reading bytes.
+    """
 
     size: int
     folder: Path
@@ -48,13 +54,13 @@ class SeriesFile(NamedTuple):
 
 @contextmanager
 def series_files(path: Path) -> Iterator[list[SeriesFile]]:
-    """Lists the files of a folder or a zip, in the order of their names.
+    """Lists the files of a folder and its subfolders, or of a ZIP file, in the order of their names.
 
     Args:
-        path: a folder, with its subfolders, or a zip. The zip stays open inside the ``with`` block.
+        path: a folder or a ZIP file. The ZIP file is open inside the ``with`` block.
 
     Raises:
-        AtrousError: the zip is missing, damaged or encrypted, it expands too much, or there are too many files.
+        AtrousError: the ZIP file is missing, damaged or encrypted, it expands too much, or there are too many files.
     """
     if path.is_dir():
         paths = sorted(one for one in path.rglob("*") if one.is_file())
@@ -93,43 +99,45 @@ def one_file(path: Path) -> list[SeriesFile]:
 
 def _check_count(path: Path, count: int) -> None:
     if count > MOST_FILES:
-        raise AtrousError(f"{path}: there are {count} files; at most {MOST_FILES} are read. Give one series only.")
+        raise AtrousError(f"{path}: there are {count} files, but at most {MOST_FILES} are read. Give only one series.")
 
 
 def _check_directory(path: Path) -> None:
-    """Checks the size of a zip's directory, before zipfile makes an object of 370 bytes from each entry of 46 bytes."""
+    """Checks the size of a ZIP file's directory, because zipfile uses 370 bytes of memory for an entry of 46 bytes."""
     with path.open("rb") as file:
         end = zipfile._EndRecData(file)  # type: ignore[attr-defined] # the record that ZipFile uses, also of zip64
     if end and end[_DIRECTORY_BYTES] > MOST_FILES * _ENTRY_BYTES:
         raise AtrousError(
-            f"{path}: the directory of the zip has {end[_DIRECTORY_BYTES] / 1e6:.3g} MB, and at most {MOST_FILES} "
-            "files are read. Give one series only, with short file names."
+            f"{path}: the directory of the zip has {end[_DIRECTORY_BYTES] / 1e6:.3g} MB, but at most {MOST_FILES} "
+            "files are read. Give only one series, with short file names."
         )
 
 
 def _check_zip(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    """Checks number, sizes, encryption and compression of the files of a zip before any of them is unpacked.
+    """Checks number, sizes, encryption and compression of the files of a ZIP file before any of them is unpacked.
 
-    The sizes come from the zip's directory. They are upper bounds: zipfile returns no more bytes for a file.
+    The sizes are from the ZIP file's directory. They are upper bounds, because zipfile returns no more bytes.
     """
     _check_count(path, len(members))
     total, size = sum(one.file_size for one in members), path.stat().st_size
     if total > max(ZIP_FREE, ZIP_RATIO * size):
         raise AtrousError(
-            f"{path}: the zip of {size / 1e6:.4g} MB promises {total / 1e6:.4g} MB, more than {ZIP_RATIO} times its "
-            "size. It is damaged or malicious. If you trust it, give its content as a folder or as a zip without "
-            "compression."
+            f"{path}: the zip of {size / 1e6:.4g} MB promises {total / 1e6:.4g} MB, which is more than {ZIP_RATIO} "
+            "times its size. It is damaged or malicious. If you trust it, give its content as a folder or as a zip "
+            "without compression."
         )
     if any(one.flag_bits & 1 for one in members):
         raise AtrousError(f"{path}: the zip is encrypted. Give its content as a folder or as a zip without a password.")
     if any(one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for one in members):
-        raise AtrousError(f"{path}: the zip has members that are neither stored nor deflated; pack it again.")
+        raise AtrousError(
+            f"{path}: the zip has files that are neither stored nor deflated. Pack it again with one of these methods."
+        )
 
 
 class _BoundedReader:
-    """A file from which pydicom reads at most a number of bytes and of sequence items; skipped bytes do not count.
+    """A file that limits the bytes and the sequence items that pydicom reads from it; skipped bytes do not count.
 
-    pydicom would read a value of any length into memory, whatever the header promises.
+    Without a limit, pydicom reads a value of any length into memory.
     """
 
     def __init__(self, file: BinaryIO, most: int) -> None:
@@ -138,9 +146,11 @@ class _BoundedReader:
 
     @property
     def is_exceeded(self) -> bool:
+        """Whether more bytes or sequence items were requested than allowed."""
         return min(self._bytes, self._items) < 0
 
     def read(self, size: int) -> bytes:
+        """Reads bytes; raises ValueError if a limit is exceeded."""
         self._bytes -= size
         content = b"" if self.is_exceeded else self._file.read(size)
         if size <= HEADER_BYTES:
@@ -156,18 +166,18 @@ def read_dataset(
     """Reads some tags of a file.
 
     Args:
-        path: the folder or zip, for messages.
-        files: its files.
+        path: the folder or ZIP file, for messages.
+        files: files of the folder or ZIP file, from `series_files`.
         number: index of the file to read.
-        tags: keywords of the tags; None for all of them.
-        pixel_bytes: number of bytes of the pixels, as the header promises it; None to stop reading before the pixels.
+        tags: keywords of the tags; None for all tags.
+        pixel_bytes: number of bytes of the pixels according to the header; None to stop reading before the pixels.
 
     Returns:
-        A pydicom dataset; None if the file does not start as DICOM does.
+        A pydicom dataset; None if the file does not start with the preamble of DICOM.
 
     Raises:
         AtrousError: pydicom is not installed, the file is damaged, its header is larger than `HEADER_BYTES`, or its
-            pixels are more than twice as large as promised. Such values are not read into memory.
+            pixels are more than twice as large as ``pixel_bytes``. Values beyond these limits are not read into memory.
     """
     pydicom, file = pydicom_module(), None
     try:
@@ -185,25 +195,25 @@ def read_dataset(
             f"{path}: file {number + 1} in the order of names has a header of more than {HEADER_BYTES >> 20} MiB, or "
             "more pixels than its header promises. It is damaged or malicious. Export the series again."
         ) from None
-    raise AtrousError(f"{path}: the DICOM files are deflated (transfer syntax {_DEFLATED}); store them uncompressed.")
+    raise AtrousError(f"{path}: the DICOM files are deflated (transfer syntax {_DEFLATED}). Store them uncompressed.")
 
 
 def _transfer_syntax(file: Any) -> str:
-    """Reads the transfer syntax from a file that is at the end of its preamble."""
+    """Reads the transfer syntax from a file whose position is the end of its preamble."""
     from pydicom.filereader import _read_file_meta_info
 
     return str(_read_file_meta_info(file).get("TransferSyntaxUID", ""))
 
 
 def promised_bytes(dataset: Any, size: int) -> int:
-    """Returns the number of bytes of the pixels, after decompression, that the header of a grey file promises.
+    """Returns the number of bytes of the decompressed pixels of a grey file, computed from its header.
 
     Args:
         dataset: pydicom dataset with the tags of the pixels.
         size: number of bytes of the file.
 
     Raises:
-        ValueError: a file of this size cannot hold so many pixels. It is raised before memory is allocated for them.
+        ValueError: a file of this size cannot hold this number of pixels. The check needs no memory for the pixels.
     """
     count = int(dataset.get("NumberOfFrames") or 1)
     promised = count * int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) / 8
@@ -214,16 +224,16 @@ def promised_bytes(dataset: Any, size: int) -> int:
 
 @contextmanager
 def reading_tags(path: Path, number: int = 0) -> Iterator[None]:
-    """Turns the errors of pydicom into the error for a damaged file, while tags of a file are read.
+    """Replaces errors of pydicom by the error for a damaged file, while tags of a file are read.
 
-    pydicom decodes a tag when it is read, and its errors quote bytes of the file, which may name the patient.
+    pydicom decodes a tag only when it is accessed. Its errors quote bytes of the file, which may name the patient.
 
     Args:
-        path: the folder or zip, or a single file.
+        path: the folder or ZIP file, or a single file.
         number: index of the file.
 
     Raises:
-        AtrousError: an error was raised. The message of an AtrousError is kept, after the path.
+        AtrousError: an error was raised. If it was an AtrousError, its message is kept and follows the path.
     """
     try:
         yield
@@ -234,10 +244,10 @@ def reading_tags(path: Path, number: int = 0) -> Iterator[None]:
 
 
 def damaged(path: Path, number: int, error: Exception) -> AtrousError:
-    """Returns the error for a damaged file. It contains the number of the file, because the name may name a patient.
+    """Returns the error for a damaged file. Its message gives the number of the file, because names may name a patient.
 
     Args:
-        path: the folder or zip.
+        path: the folder or ZIP file.
         number: index of the file.
         error: the original error; the message contains only its type.
     """
@@ -251,12 +261,12 @@ def pydicom_module() -> Any:
     """Returns the module pydicom.
 
     Raises:
-        AtrousError: it is not installed.
+        AtrousError: pydicom is not installed.
     """
     try:
         import pydicom
     except ImportError as error:
         raise missing_extra("pydicom", "medical") from error
-    # Their warnings quote values of headers, which may name a patient.
+    # Warnings of these packages quote values of headers, which may name a patient.
     warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\.")
     return pydicom

@@ -1,8 +1,8 @@
-"""Writes DICOM-SEG: a mask as one BINARY segment per class, which references the slices of its series.
+"""Writes DICOM-SEG: a mask with one BINARY segment per class, which references the slices of its series.
 
-The object is a Segmentation IOD (PS3.3 A.51), encoded by highdicom. It belongs to the patient and the study of the
-series, and so holds their names, as every object of a study does. The preamble of the file holds the mark of this
-program (`atrous.software_tag`); PS3.10 section 7.1 leaves its 128 bytes to the application.
+The file is a Segmentation IOD (PS3.3 A.51), encoded by highdicom. Like every file of a study, it contains the names of
+the patient and the study. The preamble of the file contains the mark of this program (`atrous.software_tag`). According
+to PS3.10 section 7.1, the application chooses the 128 bytes of the preamble.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from atrous.errors import AtrousError, missing_extra, named
 from atrous.software_tag import sealed_dicom
 from atrous.version import __version__
 
-#: Category of a class with a code but no category, and both codes of a class without codes (PS3.16 CID 7150).
+#: `ANATOMY` is the category of a class with a code but no category. `TISSUE` is the category and the type of a class
+#: without codes (PS3.16 CID 7150).
 ANATOMY: Code = ("SCT", "91723000", "Anatomical Structure")
 TISSUE: Code = ("SCT", "85756007", "Tissue")
-#: Added to the SeriesNumber of the scan.
+#: Number that is added to the SeriesNumber of the scan to get the SeriesNumber of the segmentation.
 _SERIES_STEP = 1000
 #: Attributes by which a segmentation references its series.
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID", "FrameOfReferenceUID")
 #: Attributes that must be the same in all slices.
 _EQUAL = ("StudyInstanceUID", "FrameOfReferenceUID")
-#: Attributes of a patient and a study that a file must have, but that may be empty (PS3.3 C.7.1.1, C.7.2.1).
+#: Attributes of a patient and a study that a file must have, but whose values may be empty (PS3.3 C.7.1.1, C.7.2.1).
 _MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
     *("StudyTime", "ReferringPhysicianName", "PositionReferenceIndicator"),
@@ -42,8 +43,9 @@ _MAY_BE_EMPTY = (
 def write_dicom_seg(path: Path, labels: np.ndarray, like: Path, classes: ClassTable) -> None:
     """Writes a mask as DICOM-SEG on the grid of its DICOM series.
 
-    Each class is a segment in the order of the table, except a class named background. A segment may be empty. Voxels
-    of no class (255) belong to no segment. Slices without a segment have no frame.
+    Each class is a segment, in the order of the table; classes with a name of the background are left out. A segment
+    may be empty. Voxels of no class (255) belong to no segment. Slices in which all segments are empty have no frame,
+    unless the whole mask is empty.
 
     Args:
         path: file to write, atomically.
@@ -59,17 +61,19 @@ def write_dicom_seg(path: Path, labels: np.ndarray, like: Path, classes: ClassTa
     headers, order, grid = _sources(like)
     change = reorientation(grid)
     if labels.shape != change.ras_grid(grid).shape:
-        raise AtrousError(f"{like}: a mask of {labels.shape} voxels does not fit, {change.ras_grid(grid).shape}.")
+        raise AtrousError(
+            f"{like}: the mask has {labels.shape} voxels, but the series has {change.ras_grid(grid).shape}."
+        )
     number_of = np.zeros(256, np.uint8)
     number_of[_shown(classes)] = np.arange(1, len(segments) + 1)
-    slices = number_of[change.from_ras(labels).T]  # slices, rows, columns
+    slices = number_of[change.from_ras(labels).T]  # axes: slices, rows, columns
     content = _encoded(like, headers, np.ascontiguousarray(slices[order]), segments)
     with atomic_path(path) as file:
         file.write_bytes(sealed_dicom(content))
 
 
 def _encoded(like: Path, headers: list[Any], slices: np.ndarray, segments: list[Any]) -> bytes:
-    """Returns a DICOM-SEG file of segment numbers in the order of the source images."""
+    """Returns the content of a DICOM-SEG file, from segment numbers (0 for none) in the order of the source images."""
     highdicom = highdicom_module()
     try:
         found = highdicom.seg.Segmentation(
@@ -103,7 +107,7 @@ def highdicom_module() -> Any:
     """Returns the module highdicom.
 
     Raises:
-        AtrousError: it is not installed.
+        AtrousError: highdicom is not installed.
     """
     try:
         import highdicom
@@ -113,7 +117,7 @@ def highdicom_module() -> Any:
 
 
 def check_classes(classes: ClassTable) -> None:
-    """Checks, before any series is read, that the classes can be the segments of a DICOM-SEG.
+    """Checks that the classes can be the segments of a DICOM-SEG; it needs no series.
 
     Args:
         classes: names, colours and coded meanings of the classes.
@@ -125,14 +129,15 @@ def check_classes(classes: ClassTable) -> None:
 
 
 def check_sources(like: Path, classes: ClassTable) -> None:
-    """Checks, before a series is segmented, that a DICOM-SEG can reference it, by encoding a mask of one voxel.
+    """Checks that a DICOM-SEG can reference a series, by encoding a mask of one voxel before the series is segmented.
 
     Args:
         like: place of the DICOM series.
         classes: classes of the mask.
 
     Raises:
-        AtrousError: it cannot; the message names the missing attributes, or those that differ between the slices.
+        AtrousError: the series cannot be referenced; the message names the attributes that are missing or differ
+            between the slices.
     """
     headers, order, grid = _sources(like)
     slices = np.zeros((len(order), *grid.shape[1::-1]), np.uint8)
@@ -141,9 +146,9 @@ def check_sources(like: Path, classes: ClassTable) -> None:
 
 
 def _sources(like: Path) -> tuple[list[Any], list[int], Grid]:
-    """Returns the headers of a series, its slices in the order of the source images, and its grid.
+    """Returns the headers of a series, its grid, and, for each source image, the index of its slice in the grid.
 
-    The order is that of the files, or that of the frames of one file.
+    The source images are the files, or the frames of one file.
     """
     headers, frames, grid = series_headers(*chosen_series(like))
     first = headers[0]
@@ -152,16 +157,16 @@ def _sources(like: Path) -> tuple[list[Any], list[int], Grid]:
             raise AtrousError(
                 f"{like}: the headers lack {' and '.join(missing)}, which DICOM-SEG needs. Write NIfTI instead."
             )
-        if "ImageOrientationPatient" in first:  # highdicom refuses directions that were rounded differently
+        if "ImageOrientationPatient" in first:  # highdicom refuses differently rounded directions
             header.ImageOrientationPatient = first.ImageOrientationPatient
     if other := [name for name in _EQUAL if any(header.get(name) != first.get(name) for header in headers)]:
         raise AtrousError(
-            f"{like}: the slices differ in {' and '.join(other)}, and a DICOM-SEG belongs to one study and one frame "
-            "of reference. Move the slices of one study into a folder of their own, or write NIfTI instead."
+            f"{like}: the slices differ in {' and '.join(other)}, but a DICOM-SEG belongs to one study and one frame "
+            "of reference. Move the slices of one study into a separate folder, or write NIfTI instead."
         )
     if len({str(header.SOPInstanceUID) for header in headers}) < len(headers):
         raise AtrousError(
-            f"{like}: several slices have the same SOPInstanceUID, by which a DICOM-SEG references them. Export the "
+            f"{like}: several slices have the same SOPInstanceUID, but a DICOM-SEG references slices by it. Export the "
             "series again, or write NIfTI instead."
         )
     for name in _MAY_BE_EMPTY:
@@ -171,8 +176,8 @@ def _sources(like: Path) -> tuple[list[Any], list[int], Grid]:
         return headers, np.argsort([file for file, _ in frames]).tolist(), grid
     if len(headers) > 1 or len(frames) != int(first.get("NumberOfFrames") or 1):
         raise AtrousError(
-            f"{like}: the series has several files with several frames each; DICOM-SEG is written for files of one "
-            "frame, or for one file. Write NIfTI instead."
+            f"{like}: the series has several files with several frames, or only some frames of a file. DICOM-SEG is "
+            "written only for files of one frame, or for all frames of one file. Write NIfTI instead."
         )
     return headers, np.argsort([frame for _, frame in frames]).tolist(), grid
 
@@ -200,7 +205,7 @@ def _segments(classes: ClassTable) -> list[Any]:
 
 
 def _segment(highdicom: Any, classes: ClassTable, index: int, number: int) -> Any:
-    """Returns the description of a segment."""
+    """Returns highdicom's description of the segment of a class."""
     given = classes.codes[index] if classes.codes else ()
     kind, category = given if len(given) == 2 else (*given, ANATOMY) if given else (TISSUE, TISSUE)
     concept = highdicom.sr.CodedConcept
@@ -219,6 +224,6 @@ def _segment(highdicom: Any, classes: ClassTable, index: int, number: int) -> An
 
 
 def _label(name: str) -> str:
-    """Returns a class name as text of DICOM (LO, PS3.5 table 6.2-1): no backslash, no control characters."""
+    """Returns a class name as DICOM text of type LO (PS3.5 table 6.2-1): 64 printable characters, no backslash."""
     printable = "".join(one if one.isprintable() else " " for one in name.replace("\\", "/"))
     return " ".join(printable.split())[:64]

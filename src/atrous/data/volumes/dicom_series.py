@@ -1,10 +1,11 @@
-"""DICOM series: reads a folder of slices, or a zip of one, as a volume.
+"""Reads a DICOM series, a folder of slices or a ZIP file of them, as a volume.
 
-Order and distance of the slices come from ImagePositionPatient and ImageOrientationPatient (PS3.3 C.7.6.2.1.1), never
-from SliceThickness, SliceLocation or InstanceNumber. A series that is not a regular grid is refused.
+The order and distance of slices are computed from ImagePositionPatient and ImageOrientationPatient (PS3.3
+C.7.6.2.1.1), not from SliceThickness, SliceLocation or InstanceNumber. A series that is not a regular grid is refused.
+A single slice is an exception: its thickness is SpacingBetweenSlices or SliceThickness.
 
-Only the tags of `_PIXEL_TAGS` are read. Messages contain no text of the files but SeriesInstanceUID and Modality, and
-no file names, because those may name a patient.
+Files may name a patient. So only listed tags are read, except by `series_headers`. Of the texts in a file, messages
+contain only SeriesInstanceUID and Modality; they contain no file names.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from atrous.data.volumes.grid import Grid, reorientation
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError
 
-#: Most series of a folder.
+#: Largest number of series in a folder.
 _MOST_SERIES = 1000
-#: Largest difference of direction cosines within a series.
+#: Largest difference of direction cosines between the slices of a series.
 _COSINES = 1e-4
-#: Segmentations are pixels, but not of a scan. Prefix of their SOP class.
+#: Prefix of the SOP classes of segmentations, which have pixels, but are not scans.
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66."
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _TAGS = [
@@ -52,28 +53,28 @@ _PIXEL_TAGS = [
 
 
 class SeveralSeries(AtrousError):
-    """Error for a folder or a zip of several series, of which none is chosen.
+    """Error for a folder or a ZIP file of several series if the user has not chosen one.
 
     Args:
-        message: message that names the arguments by which a series is chosen.
+        message: message that names the arguments for the choice of a series.
         listed: SeriesInstanceUID, size and modality of each series, as text.
     """
 
-    def __init__(self, message: str, listed: str = "") -> None:  # pickled with its message only
+    def __init__(self, message: str, listed: str = "") -> None:  # pickle passes only the message
         super().__init__(message)
         self.listed = listed
 
 
 @dataclass(frozen=True, eq=False)
 class _Frame:
-    """The header of one slice: its file, its series, its place in the patient (LPS) and its scale."""
+    """The header of one slice: its file, its series, its position in the patient (axes LPS) and its scale."""
 
     file: int
     index: int
     series: str
     modality: str
     size: tuple[int, int]
-    place: np.ndarray | None  # position 0:3, direction of rows 3:6 and of columns 6:9, distance of rows, of columns
+    place: np.ndarray | None  # 11: position (3), directions of rows (3) and columns (3), PixelSpacing (2)
     slope: float
     intercept: float
     between: float | None
@@ -82,10 +83,10 @@ class _Frame:
     lossy: bool
     gray: bool
     has_table: bool
-    pixel_bytes: int  # of the whole file
+    pixel_bytes: int  # of all frames of the file
 
     def is_like(self, other: _Frame) -> bool:
-        """Whether two slices may belong to one volume."""
+        """Returns whether two slices may belong to one volume."""
         if (self.series, self.size) != (other.series, other.size) or (self.place is None) != (other.place is None):
             return False
         if self.place is None or other.place is None:
@@ -105,25 +106,26 @@ class _Series(NamedTuple):
 def read_series(path: Path, series: str | None = None) -> Volume:
     """Reads a DICOM series.
 
-    RescaleSlope and RescaleIntercept are applied slice by slice. Voxels of PixelPaddingValue are NaN.
+    RescaleSlope and RescaleIntercept are applied to each slice. Voxels with PixelPaddingValue are NaN.
 
     Args:
-        path: a folder, read with its subfolders, or a zip of one. Nothing of the zip is written to disk.
-        series: SeriesInstanceUID, or its first characters; needed if there is more than one series.
+        path: a folder, which is read with its subfolders, or a ZIP file, which is not unpacked to disk.
+        series: SeriesInstanceUID, or its first characters; needed if there are several series. None for the only one.
 
     Returns:
         The volume; its values are float32.
 
     Raises:
-        AtrousError: pydicom is not installed, the zip is damaged or expands too much, there is no series or more than
-            one, its slices do not form a regular grid, or its pixels cannot be decoded.
+        AtrousError: pydicom is not installed, the ZIP file is damaged or expands too much, there is no series, the
+            slices do not form a regular grid, or their pixels cannot be decoded.
+        SeveralSeries: there are several series, and ``series`` does not choose one of them.
     """
     with series_files(path) as files:
         frames, stored, notes = _planned(path, files, series)
         try:
             values = np.empty(stored.shape[::-1], np.float32)  # slice by slice
         except MemoryError as error:
-            raise AtrousError(f"{path}: the volume of {stored.shape} voxels does not fit into the memory.") from error
+            raise AtrousError(f"{path}: the volume of {stored.shape} voxels does not fit into memory.") from error
         slots: dict[int, list[int]] = {}
         for slot, frame in enumerate(frames):
             slots.setdefault(frame.file, []).append(slot)
@@ -135,23 +137,25 @@ def read_series(path: Path, series: str | None = None) -> Volume:
                 values[slot] = decode_slice(path, number, dataset, frame.index, frame.slope, frame.intercept)
                 padded |= bool(np.isnan(values[slot]).any())
     if any(frame.inverted for frame in frames):
-        notes += (f"{path.name} is MONOCHROME1 (large values are dark): its values are not inverted.",)
+        notes += (
+            f"{path.name} is MONOCHROME1 (large values are dark). Its values are read as they are, without inversion.",
+        )
     if any(frame.lossy for frame in frames):
-        notes += (f"{path.name} was compressed with loss: values are inexact, and so may be the edge of padding.",)
+        notes += (f"{path.name} is compressed with loss, so its values and the edges of its padding may be inexact.",)
     if padded:
-        notes += (f"{path.name} has voxels without data (PixelPaddingValue): they are NaN.",)
+        notes += (f"{path.name} has voxels without data (PixelPaddingValue), which are read as NaN.",)
     return Volume(reorientation(stored).to_ras(values.T[..., None]), stored, notes)
 
 
 def series_shape(path: Path, series: str | None = None) -> tuple[Grid, int]:
-    """Reads the grid of a DICOM series and its number of contrasts, from the headers.
+    """Reads the grid of a DICOM series from its headers.
 
     Args:
         path: as for `read_series`.
         series: as for `read_series`.
 
     Returns:
-        The grid with RAS axes, as of `Volume.grid`, and 1.
+        The grid with RAS axes, as in `Volume.grid`, and the number of contrasts, which is 1.
 
     Raises:
         AtrousError: as for `read_series`.
@@ -161,7 +165,7 @@ def series_shape(path: Path, series: str | None = None) -> tuple[Grid, int]:
 
 
 def stored_grid(path: Path, series: str | None = None) -> Grid:
-    """Reads the grid of a DICOM series from its headers, with the axes columns, rows and slices, as `Volume.stored`.
+    """Reads the grid of a DICOM series from its headers, with the axes columns, rows and slices, as in `Volume.stored`.
 
     Args:
         path: as for `read_series`.
@@ -175,16 +179,19 @@ def stored_grid(path: Path, series: str | None = None) -> Grid:
 
 
 def series_headers(path: Path, series: str | None = None) -> tuple[list[Any], list[tuple[int, int]], Grid]:
-    """Reads the headers of a DICOM series by which another object of the study references it; they name the patient.
+    """Reads the headers of a DICOM series that another file of the study needs to reference it.
+
+    These headers contain the name of the patient.
 
     Args:
         path: as for `read_series`.
         series: as for `read_series`.
 
     Returns:
-        The pydicom datasets of the files: the first one complete except for its pixels, the others only with the
-        attributes of their position and reference, because complete headers may fill the memory. For each slice in the
-        order of the grid, the index of its file and of its frame. The grid, as of `stored_grid`.
+        (headers, frames, grid). The headers are the pydicom datasets of the files, without pixels. The first one is
+        complete; the others have only the attributes of position and reference, because complete headers may fill the
+        memory. The frames are, for each slice in the order of the grid, the index of its header and of its frame in
+        that file. The grid is as in `stored_grid`.
 
     Raises:
         AtrousError: as for `read_series`.
@@ -199,7 +206,7 @@ def series_headers(path: Path, series: str | None = None) -> tuple[list[Any], li
 
 
 def _planned(path: Path, files: list[SeriesFile], series: str | None) -> _Series:
-    """Reads all headers, chooses the series, and orders its slices."""
+    """Reads all headers, chooses the series, and orders the slices of this series."""
     groups: list[list[_Frame]] = []
     skipped = count = 0
     for number in range(len(files)):
@@ -208,11 +215,11 @@ def _planned(path: Path, files: list[SeriesFile], series: str | None) -> _Series
             frames = [] if dataset is None else _frames(number, dataset, files[number].size)
         skipped, count = skipped + (not frames), count + len(frames)
         if count > MOST_FILES:
-            raise AtrousError(f"{path}: there are more than {MOST_FILES} slices. Give one series only.")
+            raise AtrousError(f"{path}: there are more than {MOST_FILES} slices. Give only one series.")
         for frame in frames:
             group = next((one for one in reversed(groups) if one[0].is_like(frame)), None)
             if group is None and len(groups) == _MOST_SERIES:
-                raise AtrousError(f"{path}: there are more than {_MOST_SERIES} series. Give one series only.")
+                raise AtrousError(f"{path}: there are more than {_MOST_SERIES} series. Give only one series.")
             if group is None:
                 groups.append([frame])
             else:
@@ -225,18 +232,18 @@ def _planned(path: Path, files: list[SeriesFile], series: str | None) -> _Series
     ordered = _ordered(path, frames)
     if not skipped:
         return ordered
-    note = f"{path.name}: {skipped} of {len(files)} files are not DICOM images of a scan and are not read."
+    note = f"{path.name}: {skipped} of {len(files)} files are not DICOM images of a scan, so they are not read."
     return ordered._replace(notes=(note, *ordered.notes))
 
 
 def is_scan(dataset: Any) -> bool:
-    """Returns whether a DICOM dataset is an image of a scan: it has pixels and is not a segmentation.
+    """Returns whether a DICOM dataset is an image of a scan, that is, it has pixels and is not a segmentation.
 
     Args:
-        dataset: pydicom dataset with its SOPClassUID, Rows, Columns and BitsStored.
+        dataset: pydicom dataset, read with the tags SOPClassUID, Rows, Columns and BitsStored.
 
     Raises:
-        ValueError: the file is an image whose header ends early; without this error, its slice would be missing.
+        ValueError: the file is an image whose header ends early. Without this error, its slice would be left out.
     """
     has_pixels = all(name in dataset for name in ("Rows", "Columns", "BitsStored"))
     if not has_pixels and "Image Storage" in getattr(dataset.file_meta.get("MediaStorageSOPClassUID"), "name", ""):
@@ -245,7 +252,7 @@ def is_scan(dataset: Any) -> bool:
 
 
 def _frames(number: int, dataset: Any, size: int) -> list[_Frame]:
-    """Returns the slices of a file; none if it is not an image of a scan."""
+    """Returns the headers of the slices in a file; [] if it is not an image of a scan."""
     if not is_scan(dataset):
         return []
     count = int(dataset.get("NumberOfFrames") or 1)
@@ -258,14 +265,14 @@ def _frames(number: int, dataset: Any, size: int) -> list[_Frame]:
         raise ValueError("the kind of pixel is not clear")
     shared, each = (dataset.get(name) or [] for name in _GROUPS)
     common = shared[0] if shared else {}
-    if count > 1 and len(each) != count:  # such as ultrasound: pictures over time, without a position of each
+    if count > 1 and len(each) != count:  # such as ultrasound over time: frames have no position
         frame = replace(_frame(number, 0, dataset, pixel_bytes, common, {}), place=None)
         return [replace(frame, index=index) for index in range(count)]
     return [_frame(number, index, dataset, pixel_bytes, common, each[index] if each else {}) for index in range(count)]
 
 
 def _frame(number: int, index: int, dataset: Any, pixel_bytes: int, common: Any, own: Any) -> _Frame:
-    """Reads the header of one slice: from the file, from the groups that all its frames share, or from its own."""
+    """Reads the header of one slice from its own groups, else from the groups of all frames, else from the file."""
 
     def value(name: str, group: str) -> Any:
         for part in (own, common):
@@ -314,7 +321,7 @@ def _frame(number: int, index: int, dataset: Any, pixel_bytes: int, common: Any,
 
 
 def _chosen(path: Path, groups: list[list[_Frame]], series: str | None) -> list[_Frame]:
-    """Returns the slices of the series that the user named, or of the only one."""
+    """Returns the slices of the series that the user named, or of the only series."""
     wanted = [group for group in groups if series is None or group[0].series == series]
     if not wanted:
         wanted = [group for group in groups if group[0].series.startswith(series or "")]
@@ -322,17 +329,17 @@ def _chosen(path: Path, groups: list[list[_Frame]], series: str | None) -> list[
         return wanted[0]
     listed = "; ".join(_in_words(group) for group in (wanted or groups)[:20])
     if not wanted:
-        raise AtrousError(f"{path}: no SeriesInstanceUID starts with {series!r}. There are: {listed}.")
+        raise AtrousError(f"{path}: no SeriesInstanceUID starts with {series!r}. The series are: {listed}.")
     if len({group[0].series for group in wanted}) > 1:
         what = f"there are {len(wanted)} series" + (f" that start with {series!r}" if series else "")
         raise SeveralSeries(
-            f"{path}: {what}: {listed}. Give one of them as {path}/SeriesInstanceUID, in Python also by the argument "
-            "series; or give a folder of one series.",
+            f"{path}: {what}: {listed}. Choose one as {path}/SeriesInstanceUID, or, in Python, with the argument "
+            "series. Or give a folder of one series.",
             listed,
         )
     raise AtrousError(
         f"{path}: the slices of the series have {len(wanted)} different sizes, directions or pixel distances: {listed}."
-        " Move those of one volume into a folder or a zip of their own."
+        " Move the slices of one volume into a separate folder or zip."
     )
 
 
@@ -345,13 +352,15 @@ def _in_words(group: list[_Frame]) -> str:
 
 
 def _ordered(path: Path, frames: list[_Frame]) -> _Series:
-    """Orders the slices of a series."""
+    """Orders the slices of a series, and computes their grid."""
     if not all(frame.gray for frame in frames):
         raise AtrousError(
-            f"{path}: the slices are in colour; a volume has one value per voxel. Give the original scan."
+            f"{path}: the slices are in colour, but a volume has one value per voxel. Give the original scan."
         )
     if any(frame.has_table for frame in frames):
-        raise AtrousError(f"{path}: the values are scaled by a table (Modality LUT), which is not read. Use .nii.gz.")
+        raise AtrousError(
+            f"{path}: a table (Modality LUT) scales the values, which is not supported. Convert the scan to .nii.gz."
+        )
     places = np.array([frame.place for frame in frames if frame.place is not None])
     if not len(places):
         raise AtrousError(
@@ -366,8 +375,10 @@ def _ordered(path: Path, frames: list[_Frame]) -> _Series:
 
 
 def _distance_of_one(path: Path, frame: _Frame) -> tuple[float, str]:
-    """Returns the side of a single slice along its normal, with a note."""
+    """Returns the voxel side of a single slice along its normal, and a note about its source."""
     for name, side in (("SpacingBetweenSlices", frame.between), ("SliceThickness", frame.thickness)):
         if side is not None and np.isfinite(side) and side > 0:
-            return side, f"{path.name} has one slice: the voxel side of {side:.4g} mm is its {name}."
-    raise AtrousError(f"{path}: there is one slice, without SpacingBetweenSlices or SliceThickness. Give all slices.")
+            return side, f"{path.name} has one slice. Its voxel side along the normal is {name}, {side:.4g} mm."
+    raise AtrousError(
+        f"{path}: there is only one slice, without SpacingBetweenSlices or SliceThickness. Give all slices."
+    )

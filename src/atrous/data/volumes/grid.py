@@ -1,4 +1,4 @@
-"""The position of a volume's voxels in the patient, and the change from a file's axes to right, anterior, superior."""
+"""The grid of a volume: the positions of its voxels, and the reordering of a file's axes to patient directions."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import numpy as np
 
 from atrous.errors import AtrousError
 
-#: Largest distance between the corners of two grids that are the same, as a share of the smallest voxel side. Files
-#: round their affine to float32 or to a few decimal digits.
+#: Largest distance between the corners of two grids that count as the same, as a share of the smallest voxel side. The
+#: tolerance is needed because files round their affine to float32 or to a few decimal digits.
 SAME_GRID = 0.1
-#: Letters of the directions in the patient, negative and positive: left–right, posterior–anterior, inferior–superior.
+#: Letters of the negative and positive directions: left and right, posterior and anterior, inferior and superior.
 _LETTERS = ("LR", "PA", "IS")
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """The voxel grid of a volume.
+    """The voxel grid of a volume, with its position in the patient.
 
     Args:
         shape: number of voxels along each of the three axes, each ≥ 1.
-        affine: 4×4 float64, maps voxel indices to millimetres to the patient's right, anterior and superior (RAS), as
-            in NIfTI and nibabel. The centre of voxel (0, 0, 0) is at ``affine[:3, 3]``.
+        affine: 4×4 float64 that maps voxel indices to positions, in millimetres to the patient's right, anterior and
+            superior (RAS), as in NIfTI and nibabel. The centre of voxel (0, 0, 0) is at ``affine[:3, 3]``.
 
     Raises:
-        AtrousError: the affine has values that are not finite, or two of its axes have the same direction.
+        AtrousError: the affine is not 4×4 finite numbers with the last row 0, 0, 0, 1, or it is singular.
     """
 
     shape: tuple[int, int, int]
@@ -42,20 +42,20 @@ class Grid:
         sides = np.linalg.norm(affine[:3, :3], axis=0)
         if not (sides > 0).all() or abs(np.linalg.det(affine[:3, :3] / sides)) < 1e-3:
             raise AtrousError(
-                f"the affine is singular: two axes have one direction, or a voxel has no size: {affine.tolist()}."
+                f"the affine is singular, because axes are not independent or a voxel has no size: {affine.tolist()}."
             )
         affine.flags.writeable = False
         object.__setattr__(self, "affine", affine)
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Distance of neighbouring voxels along each axis, in millimetres."""
+        """The distance of neighbouring voxels along each axis, in millimetres."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
         return x, y, z
 
     @property
     def axes(self) -> str:
-        """The direction in the patient that is nearest to each axis, such as "RAS" or "LPS"."""
+        """The nearest direction in the patient for each axis, such as "RAS" or "LPS"."""
         order, reverse = reorientation(self)
         letters = [""] * 3
         for direction, (axis, reversed_) in enumerate(zip(order, reverse, strict=True)):
@@ -66,7 +66,7 @@ class Grid:
         """Returns the positions of voxels.
 
         Args:
-            voxels: N×3 indices; fractions are positions between voxels.
+            voxels: N×3 voxel indices; fractions mean positions between voxels.
 
         Returns:
             N×3 millimetres to the patient's right, anterior and superior.
@@ -75,11 +75,11 @@ class Grid:
 
 
 class Reorientation(NamedTuple):
-    """The change from the axes of a file to axes that point right, anterior and superior.
+    """The order and reversal of a file's axes that makes them point right, anterior and superior (RAS).
 
     Attributes:
-        order: for each of right, anterior and superior, the axis of the file that is nearest to it.
-        reverse: for each of them, whether that axis points the opposite way.
+        order: for each of right, anterior and superior, the axis of the file that is nearest to this direction.
+        reverse: for each of right, anterior and superior, whether this axis points in the opposite direction.
     """
 
     order: tuple[int, int, int]
@@ -89,17 +89,21 @@ class Reorientation(NamedTuple):
         """Returns a view with the axes right, anterior, superior.
 
         Args:
-            values: array of the file; axes after the first three stay.
+            values: array of the file; axes after the first three keep their place.
         """
         return self._reversed(values.transpose(*self.order, *range(3, values.ndim)))
 
     def from_ras(self, values: np.ndarray) -> np.ndarray:
-        """Returns a view with the axes of the file: the inverse of `to_ras`."""
+        """Returns a view with the axes of the file: the inverse of `to_ras`.
+
+        Args:
+            values: array with the axes right, anterior, superior; further axes keep their place.
+        """
         back = np.argsort(self.order).tolist()
         return self._reversed(values).transpose(*back, *range(3, values.ndim))
 
     def ras_grid(self, grid: Grid) -> Grid:
-        """Returns the grid of `to_ras`'s result; every voxel keeps its position.
+        """Returns the grid of the result of `to_ras`, in which every voxel keeps its position in the patient.
 
         Args:
             grid: grid of the file.
@@ -117,10 +121,10 @@ class Reorientation(NamedTuple):
 
 
 def reorientation(grid: Grid) -> Reorientation:
-    """Returns the change that brings a grid nearest to right, anterior and superior.
+    """Returns the order and reversal of axes that is nearest to right, anterior and superior.
 
-    Of the six orders of the axes, it is the one whose axes have the largest sum of |cosine| to the three directions.
-    Oblique volumes stay oblique: nothing is resampled.
+    Of the six possible orders, the order whose axes have the largest sum of |cosine| to the three directions is chosen.
+    Oblique volumes stay oblique, because nothing is resampled.
 
     Args:
         grid: grid of a file.
@@ -142,7 +146,7 @@ def check_same_grid(one: Grid, other: Grid, name: str, other_name: str) -> None:
 
     Raises:
         AtrousError: the shapes differ, or a corner of one grid is more than a tenth of a voxel side from the same
-            corner of the other; the message shows both grids.
+            corner of the other grid; the message shows both grids.
     """
     if one.shape == other.shape:
         corners = np.array(np.meshgrid(*((0, side - 1) for side in one.shape))).reshape(3, -1).T
@@ -159,7 +163,11 @@ def check_same_grid(one: Grid, other: Grid, name: str, other_name: str) -> None:
 
 
 def in_words(grid: Grid) -> str:
-    """Returns a grid's size, voxel sides and affine, for messages."""
+    """Returns a grid's shape, voxel sides and affine as text for messages.
+
+    Args:
+        grid: the grid.
+    """
     size = "×".join(map(str, grid.shape))
     sides = "×".join(f"{side:.4g}" for side in grid.spacing)
     rows = "; ".join(" ".join(f"{value:.5g}" for value in row) for row in grid.affine[:3])

@@ -1,4 +1,4 @@
-"""NIfTI files: reads a volume with its grid, and writes a mask on the exact grid of another file."""
+"""Reads volumes from NIfTI files, and writes masks to NIfTI files on the grid of the scan."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from atrous.errors import AtrousError, missing_extra
 from atrous.software_tag import UNSEALED, sealed_nifti
 
 SUFFIXES = (".nii", ".nii.gz")
-#: Largest ratio of size that deflate reaches; a compressed file that promises more is damaged or malicious.
+#: Largest ratio of the sizes of decompressed and compressed data that deflate can reach. A file whose header gives a
+#: larger ratio is damaged or malicious.
 _DEFLATE = 1032
 #: Millimetres per unit of length of a NIfTI header: unknown, metre, millimetre, micrometre.
 _MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
@@ -28,19 +29,21 @@ _TEXTS = ("descrip", "data_type", "db_name", "aux_file", "intent_name")
 def read_nifti(path: Path) -> Volume:
     """Reads a NIfTI file.
 
-    Slope and intercept of the header are applied. The affine is the header's sform, else its qform. A
-    form whose code is 0 does not exist; if one of two forms is damaged or singular, the other one is used, with a note.
+    Slope and intercept of the header are applied. The affine is the header's sform, or else its qform. A form with code
+    0 counts as missing. If one of two forms is damaged or singular, the other form is used, and a note states it. If
+    both are missing, the axes are taken as right, anterior and superior, also with a note.
 
     Args:
-        path: a ``.nii`` or ``.nii.gz`` file of two to five dimensions; every dimension after the third counts as
-            contrasts or points in time.
+        path: a ``.nii`` or ``.nii.gz`` file of two to five dimensions. Dimensions after the third are contrasts or
+            points in time.
 
     Returns:
-        The volume; its values have the type of the file, or float32 if they are scaled or float64.
+        The volume; its values have the type of the file, or float32 if they are scaled or are floats of more
+            than 4 bytes.
 
     Raises:
-        AtrousError: nibabel is not installed, the file is missing, damaged or not NIfTI, its numbers are complex or
-            colours, or its affine is unusable.
+        AtrousError: nibabel is not installed, the file is missing, damaged or not NIfTI, its values are complex numbers
+            or colours, or its affine is unusable.
     """
     image = _opened(path)
     header = image.header
@@ -53,17 +56,18 @@ def read_nifti(path: Path) -> Volume:
 
 
 def _scaled(proxy: Any, stored: Grid) -> np.ndarray:
-    """Returns the X×Y×Z×C values of a file. Scaled values and long floats become float32, one slice after the other.
+    """Returns the X×Y×Z×C values of a file; scaled values and floats of more than 4 bytes become float32.
 
-    nibabel would allocate float64 for the whole volume: four times the size of an int16 scan.
+    Slices are converted one after the other. nibabel would allocate float64 for the whole volume, four times the size
+    of an int16 scan.
     """
     raw, slope, intercept = np.asanyarray(proxy.get_unscaled()), float(proxy.slope), float(proxy.inter)
     raw = raw.reshape(*stored.shape, -1)
     is_scaled = (slope, intercept) != (1, 0)
     if not is_scaled and (raw.dtype.kind != "f" or raw.dtype.itemsize <= 4):
         return raw
-    values = np.empty(raw.shape, np.float32, order="F")  # the order of the file
-    with np.errstate(over="ignore", invalid="ignore"):  # values that become infinite hold no data
+    values = np.empty(raw.shape, np.float32, order="F")  # voxels of a slice are neighbours, as in the file
+    with np.errstate(over="ignore", invalid="ignore"):  # values that become infinite count as no data
         for index in range(raw.shape[2]):
             part = raw[:, :, index]
             values[:, :, index] = part.astype(np.float64) * slope + intercept if is_scaled else part
@@ -71,13 +75,13 @@ def _scaled(proxy: Any, stored: Grid) -> np.ndarray:
 
 
 def nifti_shape(path: Path) -> tuple[Grid, int]:
-    """Reads the grid of a NIfTI file and its number of contrasts, from its header.
+    """Reads the grid and the number of contrasts of a NIfTI file from its header.
 
     Args:
         path: as for `read_nifti`.
 
     Returns:
-        The grid with RAS axes, as of `Volume.grid`, and the number of contrasts.
+        The grid with RAS axes, as in `Volume.grid`, and the number of contrasts.
 
     Raises:
         AtrousError: as for `read_nifti`.
@@ -88,7 +92,7 @@ def nifti_shape(path: Path) -> tuple[Grid, int]:
 
 
 def nifti_notes(path: Path) -> tuple[str, ...]:
-    """Returns sentences for the user about what the header of a NIfTI file leaves open, such as its orientation.
+    """Returns notes for the user on the position in a NIfTI header: missing, unusable or contradictory affines.
 
     Args:
         path: as for `read_nifti`.
@@ -100,16 +104,16 @@ def nifti_notes(path: Path) -> tuple[str, ...]:
 
 
 def write_nifti_mask(path: Path, labels: np.ndarray, like: Path, *, packed: bool) -> None:
-    """Writes a mask whose header has the affine, the axes and the units of another file, bit by bit.
+    """Writes a mask whose header has exactly the affine, the axes and the units of the segmented file.
 
-    Texts of that header are left out, because they may name a patient. The mark of this program takes the place of
-    descrip.
+    Texts in the header are left out, because they may name a patient. The field descrip contains the mark of this
+    program.
 
     Args:
         path: file to write, atomically.
         labels: X×Y×Z whole numbers along right, anterior and superior, as in `Volume`.
         like: NIfTI file that was segmented.
-        packed: whether to compress the file, as for ``.nii.gz``.
+        packed: whether to compress the file with gzip, as for ``.nii.gz``.
 
     Raises:
         AtrousError: the mask does not have the shape of the file, or a file cannot be read or written.
@@ -118,7 +122,9 @@ def write_nifti_mask(path: Path, labels: np.ndarray, like: Path, *, packed: bool
     stored, _ = _grid(source.header, like)
     change = reorientation(stored)
     if labels.shape != change.ras_grid(stored).shape:
-        raise AtrousError(f"{like}: a mask of {labels.shape} voxels does not fit, {change.ras_grid(stored).shape}.")
+        raise AtrousError(
+            f"{like}: the mask has {labels.shape} voxels, but the volume has {change.ras_grid(stored).shape}."
+        )
     header = source.header.copy()
     values = np.asfortranarray(change.from_ras(labels)).reshape(header.get_data_shape()[:3])
     header.extensions.clear()
@@ -134,12 +140,12 @@ def write_nifti_mask(path: Path, labels: np.ndarray, like: Path, *, packed: bool
 
 
 def write_nifti_on_grid(path: Path, labels: np.ndarray, stored: Grid, *, packed: bool) -> None:
-    """Writes a mask whose affine and axes are those of a grid; sform and qform are equal up to float32.
+    """Writes a mask with the affine and the axes of a grid; sform and qform are equal up to rounding to float32.
 
     Args:
         path: file to write, atomically.
         labels: X×Y×Z whole numbers along right, anterior and superior, as in `Volume`.
-        stored: grid of the scan with its own axes, as `Volume.stored`.
+        stored: grid of the scan with the axes of its file, as in `Volume.stored`.
         packed: as for `write_nifti_mask`.
 
     Raises:
@@ -148,9 +154,9 @@ def write_nifti_on_grid(path: Path, labels: np.ndarray, stored: Grid, *, packed:
     """
     nibabel, change = _nibabel(), reorientation(stored)
     if labels.shape != change.ras_grid(stored).shape:
-        raise AtrousError(f"a mask of {labels.shape} voxels does not fit a grid of {change.ras_grid(stored).shape}.")
+        raise AtrousError(f"the mask has {labels.shape} voxels, but the grid has {change.ras_grid(stored).shape}.")
     values = np.asfortranarray(change.from_ras(labels))
-    image = nibabel.Nifti1Image(values, stored.affine, dtype=values.dtype)  # it refuses int64 unless it is named
+    image = nibabel.Nifti1Image(values, stored.affine, dtype=values.dtype)  # int64 is refused unless dtype names it
     image.set_sform(stored.affine, code="scanner")
     image.set_qform(stored.affine, code="scanner")
     image.header.set_xyzt_units("mm")
@@ -159,14 +165,14 @@ def write_nifti_on_grid(path: Path, labels: np.ndarray, stored: Grid, *, packed:
 
 
 def _write(path: Path, image: Any, packed: bool) -> None:
-    """Writes an image whose descrip is `UNSEALED`, with the checksum of its voxels."""
+    """Writes an image, and replaces `UNSEALED` in its descrip by the mark with the checksum of its voxels."""
     content = sealed_nifti(image.to_bytes())
     with atomic_path(path) as file:
         file.write_bytes(gzip.compress(content, mtime=0) if packed else content)
 
 
 def _opened(path: Path) -> Any:
-    """Opens a NIfTI file without its values, and checks that the file can hold as many values as it promises."""
+    """Opens a NIfTI file without reading its values, and checks that its size is enough for the shape in its header."""
     nibabel = _nibabel()
     try:
         size = path.stat().st_size
@@ -179,23 +185,23 @@ def _opened(path: Path) -> Any:
     except Exception as error:  # nibabel raises many types for damaged headers
         raise AtrousError(f"{path}: the file is damaged or not NIfTI: {error or type(error).__name__}.") from error
     if not isinstance(image, nibabel.Nifti1Image | nibabel.Nifti2Image):
-        raise AtrousError(f"{path}: this is not NIfTI but {type(image).__name__}; convert it to .nii.gz.")
+        raise AtrousError(f"{path}: this is not NIfTI but {type(image).__name__}. Convert it to .nii.gz.")
     shape, dtype = image.header.get_data_shape(), image.header.get_data_dtype()
     if not 2 <= len(shape) <= 5 or min(shape) < 1:
-        raise AtrousError(f"{path}: a volume has two to five dimensions of at least 1, and the file has {shape}.")
+        raise AtrousError(f"{path}: a volume has two to five dimensions of at least 1, but the file has {shape}.")
     if dtype.kind not in "iuf":
-        raise AtrousError(f"{path}: the values are {dtype}; only whole numbers and real numbers are read.")
+        raise AtrousError(f"{path}: the values are {dtype}, but only whole numbers and real numbers are read.")
     needed = int(np.prod(shape, dtype=np.float64)) * dtype.itemsize
     if needed > size * (_DEFLATE if path.name.lower().endswith(".gz") else 1):
         raise AtrousError(
-            f"{path}: the file is damaged: its header promises {needed / 1e6:.4g} MB, which {size / 1e6:.4g} MB cannot "
-            "hold."
+            f"{path}: the file is damaged: its header promises {needed / 1e6:.4g} MB, more than a file of "
+            f"{size / 1e6:.4g} MB can hold."
         )
     return image
 
 
 def _grid(header: Any, path: Path) -> tuple[Grid, tuple[str, ...]]:
-    """Returns the grid of a header in millimetres, and notes on what the header leaves open."""
+    """Returns the grid of a header in millimetres, and notes on a missing, unusable or contradictory affine."""
     grids, errors = {}, {}
     for name in ("sform", "qform"):
         if int(header[f"{name}_code"]) != 0:
@@ -209,7 +215,7 @@ def _grid(header: Any, path: Path) -> tuple[Grid, tuple[str, ...]]:
     if not grids:
         x, y, z = (abs(float(side)) or 1.0 for side in header["pixdim"][1:4])
         note = (
-            f"{path.name} does not state its orientation (sform_code and qform_code are 0): its axes are taken as "
+            f"{path.name} does not state its orientation (sform_code and qform_code are 0), so its axes are taken as "
             "right, anterior, superior. Check left and right."
         )
         return _in_millimetres(header, np.diag([x, y, z, 1.0])), (note,)
@@ -220,7 +226,7 @@ def _grid(header: Any, path: Path) -> tuple[Grid, tuple[str, ...]]:
             check_same_grid(grid, grids["qform"], "the sform", "the qform")
         except AtrousError:
             notes.append(
-                f"{path.name} has two positions that differ (sform and qform): the sform is used. Other programs may "
+                f"{path.name} has two different affines (sform and qform), and the sform is used. Other programs may "
                 "use the qform."
             )
     return grid, tuple(notes)
@@ -231,12 +237,12 @@ def _form(header: Any, name: str) -> Grid:
     try:
         affine = getattr(header, f"get_{name}")()
     except Exception as error:  # nibabel raises several types for damaged quaternions and sides
-        raise AtrousError(f"its numbers are not a turn and three sides ({error}).") from error
+        raise AtrousError(f"its numbers are not a rotation and three voxel sides ({error}).") from error
     return _in_millimetres(header, affine)
 
 
 def _in_millimetres(header: Any, affine: np.ndarray) -> Grid:
-    """Returns the grid of an affine in the header's unit of length."""
+    """Returns the grid, in millimetres, of an affine in the header's unit of length."""
     x, y, z = (*header.get_data_shape()[:3], 1)[:3]
     return Grid((x, y, z), np.diag([_MILLIMETRES.get(int(header["xyzt_units"]) % 8, 1.0)] * 3 + [1.0]) @ affine)
 

@@ -1,4 +1,4 @@
-"""Reads the masks of resampled volumes: class indices on the target grid of the scan."""
+"""Reads the masks of resampled volumes as class indices on the resampled grid of the scan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from atrous.data.volumes.slices import SlicePlace, is_dicom_label, pictures_of, 
 from atrous.data.volumes.volume import Volume
 from atrous.input_spec import Spacing
 
-#: Reads a slice of a mask as H×W class indices, from the path of the slice and the path of the scan's slice.
+#: Function that reads a slice of a mask as H×W class indices. Its arguments are the path of the slice of the mask, and
+#: the path of the same slice of the scan.
 ReadSlice = Callable[[Path, Path], np.ndarray]
 
 
@@ -25,11 +26,11 @@ def read_resampled_label(
     """Reads a slice of a mask on the target grid of its scan.
 
     Args:
-        place: place of the slice; its number counts the slices of the target grid.
+        place: place of the slice; its index counts the slices of the target grid.
         scan: file or DICOM series of the scan.
-        spacing: target spacing, in millimetres.
+        spacing: target spacing along right, anterior and superior, in millimetres.
         classes: class table of the dataset.
-        read: reads slices of the mask on the grid of its file.
+        read: function that reads slices of the mask on the grid of its file.
 
     Returns:
         H×W uint8 class indices, 255 = ignore.
@@ -50,7 +51,7 @@ def read_resampled_label(
         file = label_file(place.file) if is_dicom_label(place.file) else place.file
         key = (str(file), *stamp(file), str(scan), *stamp(scan), repr(classes), repr(spacing))
     except OSError:
-        return read(place.path, SlicePlace(scan, place.plane, place.index).path)  # raises the error
+        return read(place.path, SlicePlace(scan, place.plane, place.index).path)  # raises the error of the file
     return with_neighbours(pictures_of(kept(key, decode).values, place.plane), place.index, 1)[..., 0]
 
 
@@ -59,9 +60,9 @@ def mask_labels(mask: Path, scan: Path, shape: tuple[int, int, int], read: ReadS
 
     Args:
         mask: file of the mask.
-        scan: file of the scan, whose grid a mask in DICOM has.
+        scan: file of the scan; a mask in DICOM is read on its grid.
         shape: number of voxels of the volume along right, anterior and superior.
-        read: reads a slice of the mask.
+        read: function that reads a slice of the mask.
     """
     labels = np.empty(shape, np.uint8)
     for index, picture in enumerate(pictures_of(labels, "axial")):

@@ -1,7 +1,8 @@
 """Resamples volumes and masks to a common voxel size, and probabilities back to the grid of the scan.
 
+Interpolation is linear, except along the coarse axis of an anisotropic volume, where the nearest voxel is taken.
 Source: nnU-Net (Isensee et al., Nature Methods 18, 2021), github.com/MIC-DKFZ/nnUNet, ``default_experiment_planner.py``
-and ``default_resampling.py``: linear in general, nearest along the coarse axis of an anisotropic volume.
+and ``default_resampling.py``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError
 from atrous.input_spec import Spacing
 
-#: Ratio of voxel sides above which a volume is anisotropic: ``ANISO_THRESHOLD`` of nnU-Net.
+#: Ratio of voxel sides above which a volume is anisotropic; nnU-Net's ``ANISO_THRESHOLD``.
 ANISOTROPIC = 3.0
 #: Percentile of the spacings along the coarse axis that becomes the target spacing of anisotropic volumes.
 COARSE_PERCENTILE = 10
@@ -33,14 +34,14 @@ class _Taps(NamedTuple):
 
 
 def median_spacing(grids: Sequence[Grid]) -> Spacing:
-    """Returns the target spacing for a set of volumes: the median along each axis.
+    """Returns the target spacing for a set of volumes: the median along each axis, with one exception.
 
-    The volumes are anisotropic if the coarsest median spacing is more than `ANISOTROPIC` times the others, and the
-    median number of voxels along this axis is less than a third of the others. The target along this axis is then
-    percentile 10 of its spacings, but not less than the other two.
+    The volumes are anisotropic if the coarsest median spacing is more than `ANISOTROPIC` times each of the other two,
+    and the median number of voxels along this axis is less than a third of each of the other two. The target along this
+    axis is then percentile 10 of its spacings, but not less than the targets along the other axes.
 
     Args:
-        grids: grids of the volumes, with RAS axes; at least one.
+        grids: grids of the volumes, at least one, with RAS axes.
 
     Returns:
         Millimetres along right, anterior and superior.
@@ -59,8 +60,8 @@ def median_spacing(grids: Sequence[Grid]) -> Spacing:
 def target_grid(grid: Grid, spacing: Spacing) -> Grid:
     """Returns the grid of a resampled volume: the same part of the patient, with voxels of nearly the target size.
 
-    The number of voxels along each axis is the rounded ratio of the extent and the target spacing, at least 1. So the
-    spacing of the result differs from the target by less than half a voxel over the whole extent.
+    The number of voxels along each axis is the extent divided by the target spacing, rounded, and at least 1. Rounding
+    changes the spacing slightly, because the extent of the result is exactly that of the volume.
 
     Args:
         grid: grid of the volume, with RAS axes.
@@ -77,7 +78,7 @@ def target_grid(grid: Grid, spacing: Spacing) -> Grid:
     if counts.prod() > MOST_VOXELS:
         raise AtrousError(
             f"at a spacing of {_listed(spacing)} mm, the volume of {_listed(extents)} mm would have "
-            f"{counts.prod():.3g} voxels; at most {MOST_VOXELS:.3g} are allowed. Check the spacing in the volume's "
+            f"{counts.prod():.3g} voxels, but at most {MOST_VOXELS:.3g} are allowed. Check the spacing in the volume's "
             "header, or train with a larger data.spacing."
         )
     x, y, z = counts.astype(int).tolist()
@@ -90,17 +91,18 @@ def target_grid(grid: Grid, spacing: Spacing) -> Grid:
 
 
 def nearest_axis(grid: Grid, spacing: Spacing) -> int | None:
-    """Returns the axis along which values are copied from the nearest voxel, not interpolated.
+    """Returns the axis along which values are copied from the nearest voxel and not interpolated.
 
-    It is the coarse axis of a volume whose voxel sides differ by more than a factor of `ANISOTROPIC`; if the volume's
-    do not, that of the target spacing. Along it, neighbouring slices are too far apart for an interpolation.
+    If the voxel sides of the volume differ by more than a factor of `ANISOTROPIC`, this is the axis of the largest
+    side. Otherwise, the same rule is applied to the target spacing. Neighbouring slices along such an axis are too far
+    apart for interpolation.
 
     Args:
         grid: grid of the volume, with RAS axes.
         spacing: target spacing along each axis, in millimetres.
 
     Returns:
-        0, 1 or 2; None if neither is anisotropic, or if two axes are equally coarse.
+        0, 1 or 2; None if neither spacing is anisotropic, or if two axes of the anisotropic spacing are equally coarse.
     """
     for sides in (np.array(grid.spacing), np.array(spacing)):
         if sides.max() > ANISOTROPIC * sides.min():
@@ -117,12 +119,13 @@ def resampled(
     Args:
         volume: the volume.
         spacing: target spacing along right, anterior and superior, in millimetres.
-        missing: values that mean "no data", as in `Input.missing`. A target voxel holds no data (NaN) if more than half
-            of the weight of its source voxels has none; otherwise, it is the weighted mean of those that have.
-        values: X'×Y'×Z'×C float32 array for the result, such as a memory map; None for a new one.
+        missing: values that mean "no data", as in `Input.missing`. A target voxel holds no data (NaN) if source voxels
+            without data have more than half of the weight. Otherwise, it is the weighted mean of the source voxels with
+            data.
+        values: X'×Y'×Z'×C float32 array for the result, such as a memory map; None for a new array.
 
     Returns:
-        The volume of float32 values, whose grid has RAS axes; the given volume if the number of voxels stays the same.
+        The volume with float32 values and RAS axes; the given volume if the number of voxels stays the same.
 
     Raises:
         AtrousError: as for `target_grid`.
@@ -138,7 +141,9 @@ def resampled(
 
 
 def resampled_labels(labels: np.ndarray, shape: tuple[int, int, int], nearest: int | None) -> np.ndarray:
-    """Returns class indices on another grid of the same extent: the class with the largest interpolated share.
+    """Returns class indices on another grid of the same extent; each voxel gets the class with the largest share.
+
+    The share of a class is interpolated from a mask that is 1 for this class and 0 elsewhere.
 
     Args:
         labels: X×Y×Z uint8 class indices; 255 (ignore) is interpolated like a class.
@@ -146,7 +151,7 @@ def resampled_labels(labels: np.ndarray, shape: tuple[int, int, int], nearest: i
         nearest: axis along which the nearest voxel is taken, as `nearest_axis` returns it; None for no axis.
 
     Returns:
-        X'×Y'×Z' uint8. If two classes have equal shares, the one with the smaller index.
+        X'×Y'×Z' uint8. If two classes have equal shares, the class with the smaller index is chosen.
     """
     found = np.empty(shape, np.uint8)
     taps = [_taps(*sides, axis == nearest) for axis, sides in enumerate(zip(labels.shape, shape, strict=True))]
@@ -155,7 +160,7 @@ def resampled_labels(labels: np.ndarray, shape: tuple[int, int, int], nearest: i
         largest, chosen = np.full(shape[:2], -1, np.float32), found[:, :, index]
         for label in np.union1d(first, second):
             share = _plane((first == label).astype(np.float32), (second == label).astype(np.float32), weight, taps)
-            larger = share > largest + 1e-6  # rounding must not decide between equal shares
+            larger = share > largest + 1e-6  # so that rounding does not decide between equal shares
             largest[larger], chosen[larger] = share[larger], label
     return found
 
@@ -163,10 +168,10 @@ def resampled_labels(labels: np.ndarray, shape: tuple[int, int, int], nearest: i
 def labels_of_probabilities(
     probabilities: np.ndarray, shape: tuple[int, int, int], nearest: int | None
 ) -> Iterator[np.ndarray]:
-    """Yields the most probable class of each voxel on another grid of the same extent, one axial slice at a time.
+    """Yields the axial slices of a mask on another grid of the same extent, with the most probable class of each voxel.
 
     Args:
-        probabilities: X×Y×Z×K float32 probabilities, or sums of them; may be a memory map.
+        probabilities: X×Y×Z×K float32 probabilities of K classes, or sums of probabilities; may be a memory map.
         shape: X'×Y'×Z', number of voxels of the result.
         nearest: as for `resampled_labels`.
 
@@ -180,7 +185,7 @@ def labels_of_probabilities(
 def _planes(
     values: np.ndarray, shape: Sequence[int], nearest: int | None, missing: Sequence[float] = ()
 ) -> Iterator[np.ndarray]:
-    """Yields the resampled axial slices, each X'×Y'×C float32, so that temporary arrays have the size of a slice."""
+    """Yields the resampled axial slices, each X'×Y'×C float32; temporary arrays have the size of a slice."""
     taps = [_taps(*sides, axis == nearest) for axis, sides in enumerate(zip(values.shape[:3], shape, strict=True))]
     for low, high, weight in zip(*taps[2], strict=True):
         both = [values[:, :, index].astype(np.float32) for index in (low, high)]
@@ -212,10 +217,10 @@ def _along(plane: np.ndarray, taps: _Taps, axis: int) -> np.ndarray:
 
 
 def _taps(count: int, wanted: int, nearest: bool) -> _Taps:
-    """Returns the source voxels of an axis with ``count`` voxels that becomes one of ``wanted`` voxels.
+    """Returns the source voxels for the resampling of an axis from ``count`` to ``wanted`` voxels.
 
-    Voxel centres are at half-integer positions of the same extent, as for pictures that are resized. Beyond the centre
-    of the outermost voxels, their value is repeated.
+    Both grids have the same extent, and voxel centres are at half-integer positions, as for pictures that are resized.
+    Beyond the centres of the outermost voxels, their values are repeated.
     """
     place = ((np.arange(wanted) + 0.5) * count / wanted - 0.5).clip(0, count - 1)
     low = np.floor(place + 0.5 if nearest else place).astype(int).clip(0, count - 1)
@@ -224,4 +229,5 @@ def _taps(count: int, wanted: int, nearest: bool) -> _Taps:
 
 
 def _listed(numbers: Sequence[float] | np.ndarray) -> str:
+    """Returns numbers as text, such as "1×1×2.5"."""
     return "×".join(f"{number:.4g}" for number in numbers)

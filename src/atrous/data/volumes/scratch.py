@@ -1,7 +1,7 @@
-"""Scratch files: decoded volumes on disk, for volumes that do not fit into memory together.
+"""Scratch files: decoded volumes on disk, for datasets whose volumes do not all fit into memory.
 
 Training reads slices in random order. Without scratch files, it would decompress a whole volume for almost every slice.
-The files are private to the user. They are removed when the main process ends; those of a killed process are removed
+Only the user can read the files. They are removed when the main process ends. Files of a killed process are removed
 when the next process needs scratch files.
 """
 
@@ -29,12 +29,12 @@ from atrous.errors import AtrousError
 from atrous.file_lock import lock_file
 from atrous.json_yaml import read_json
 
-#: Environment variable with the folder of scratch files; the system's folder of temporary files by default.
+#: Environment variable with the folder of scratch files; without it, the system's folder of temporary files is used.
 VARIABLE = "ATROUS_SCRATCH"
-#: Number of values that are copied at once into a file.
+#: Approximate number of values that are copied into a file at once.
 _BLOCK = 2**24
 
-#: The locks of this process's folders, held until it ends.
+#: The locks of this process's folders, which are held until the process ends.
 _locks = ExitStack()
 _locked: set[Path] = set()
 
@@ -43,7 +43,7 @@ def open_scratch(key: tuple[object, ...]) -> Volume | None:
     """Returns a volume whose values are read from its scratch file; None if there is no such file.
 
     Args:
-        key: the volume's path and version, as given to `with_scratch`.
+        key: path and version of the volume, as given to `with_scratch`.
     """
     file = _file(key)
     try:
@@ -51,7 +51,7 @@ def open_scratch(key: tuple[object, ...]) -> Volume | None:
             return None
         record = read_json(file.with_suffix(".json"))
         values = np.lib.format.open_memmap(file, "r")
-    except (OSError, AtrousError):  # removed meanwhile
+    except (OSError, AtrousError):  # removed by another process
         return None
     return Volume(values, Grid(tuple(record["shape"]), np.array(record["affine"])), tuple(record["notes"]))
 
@@ -60,11 +60,11 @@ def with_scratch(key: tuple[object, ...], volume: Volume) -> Volume:
     """Writes a volume to a scratch file.
 
     Args:
-        key: the volume's path and version.
+        key: path and version of the volume, such as its size and time of change.
         volume: the decoded volume.
 
     Returns:
-        The same volume, with its values on disk; the given volume if the disk is full or read-only.
+        The same volume with its values on disk; the given volume if the disk has too little free space or is read-only.
     """
     file, values = _file(key), volume.values
     record = {"shape": volume.stored.shape, "affine": volume.stored.affine.tolist(), "notes": volume.notes}
@@ -87,10 +87,10 @@ def with_scratch(key: tuple[object, ...], volume: Volume) -> Volume:
 
 @contextmanager
 def scratch_file(suffix: str = "") -> Iterator[Path]:
-    """Gives an empty scratch file, readable by its user only, that is removed when the context ends.
+    """Creates an empty scratch file that only its user can read, and removes it when the context ends.
 
     Args:
-        suffix: end of its name.
+        suffix: end of the file name.
 
     Raises:
         AtrousError: the folder of scratch files cannot be written to.
@@ -101,7 +101,7 @@ def scratch_file(suffix: str = "") -> Iterator[Path]:
         handle, name = tempfile.mkstemp(suffix, dir=folder)
     except OSError as error:
         raise AtrousError(
-            f"{folder}: no scratch file can be written ({error.strerror or error}): set the environment variable "
+            f"{folder}: no scratch file can be written ({error.strerror or error}). Set the environment variable "
             f"{VARIABLE} to another folder."
         ) from error
     os.close(handle)
@@ -112,25 +112,27 @@ def scratch_file(suffix: str = "") -> Iterator[Path]:
 
 
 def scratch_folder() -> Path:
-    """Returns the folder of this process and of its workers; it need not exist."""
+    """Returns the folder of the scratch files of this process and of its workers; it need not exist."""
     parent = multiprocessing.parent_process()
     return _all_folders() / f"{_host()}-{parent.pid if parent is not None else os.getpid()}"
 
 
 def _all_folders() -> Path:
+    """Returns the folder that contains the folders of all processes of the user."""
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
     return Path(os.environ.get(VARIABLE) or tempfile.gettempdir()) / f"atrous-volumes-{user}"
 
 
 def _file(key: tuple[object, ...]) -> Path:
+    """Returns the scratch file of a volume, which need not exist."""
     return scratch_folder() / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.npy"
 
 
 def _make_folder(folder: Path) -> None:
-    """Creates the folder of this process, readable by its user only, and removes those of processes that have ended.
+    """Creates the folder of this process, which only its user can read, and removes folders of ended processes.
 
-    A process locks its folder as long as it runs. Folders of other hosts are kept, because some network disks have no
-    locks.
+    A process locks its folder while it runs. Folders of other hosts are not removed, because some network disks do not
+    support locks.
     """
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if hasattr(os, "getuid") and folder.parent.stat().st_uid != os.getuid():
@@ -139,7 +141,7 @@ def _make_folder(folder: Path) -> None:
         return
     for other in folder.parent.glob(f"{_host()}-*"):
         with suppress(OSError), lock_file(other / "lock") as ended:
-            if ended:  # also an older folder of the same process number
+            if ended:  # also a folder of an earlier process with the number of this one
                 shutil.rmtree(other, ignore_errors=True)
     folder.mkdir(exist_ok=True, mode=0o700)
     _locks.enter_context(lock_file(folder / "lock"))
@@ -147,11 +149,12 @@ def _make_folder(folder: Path) -> None:
 
 
 def _host() -> str:
+    """Returns the name of this computer for file names."""
     return re.sub(r"\W", "_", socket.gethostname()) or "host"
 
 
 def remove_scratch() -> None:
-    """Removes the scratch files of this process; does nothing in its workers, which share them."""
+    """Removes the scratch files of this process; does nothing in a worker, which uses files of its parent."""
     if multiprocessing.parent_process() is None:
         shutil.rmtree(scratch_folder(), ignore_errors=True)
 

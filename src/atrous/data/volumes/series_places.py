@@ -1,7 +1,7 @@
-"""The places of DICOM series: the folder or the zip of a series, or the place of one series among several.
+"""The places of DICOM series: the path by which each series is named.
 
-A folder or a zip with one series is the place of that series. One of several series has a path below the folder or the
-zip, as a slice has one below its volume: ``study/1.2.840.113`` is the series of ``study`` with this SeriesInstanceUID.
+The place of a single series is its folder or ZIP file. If a folder or ZIP file contains several series, the place of a
+series is that path followed by its SeriesInstanceUID: ``study/1.2.840.113`` is the series 1.2.840.113 of ``study``.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from atrous.data.volumes.dicom_files import ZIP_ERRORS, SeriesFile, pydicom_modu
 from atrous.data.volumes.dicom_series import is_scan
 from atrous.errors import AtrousError
 
-#: Characters at the end of a SeriesInstanceUID by which file names distinguish the series of a study.
+#: Number of characters at the end of a SeriesInstanceUID that file names contain, to distinguish the series of a study.
 _ENDING = 8
 _TAGS = ["SOPClassUID", "SeriesInstanceUID", "Rows", "Columns", "BitsStored"]
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 
 
 def is_series(path: Path) -> bool:
-    """Returns whether a path is read as a DICOM series: a folder, a zip, or a SeriesInstanceUID below one of them.
+    """Returns whether a path is read as a DICOM series: a folder, a ZIP file, or one of them and a SeriesInstanceUID.
 
     Args:
         path: any path.
@@ -31,13 +31,13 @@ def is_series(path: Path) -> bool:
 
 
 def chosen_series(path: Path) -> tuple[Path, str | None]:
-    """Splits the place of a series into its folder or zip and its SeriesInstanceUID.
+    """Splits the place of a series into its folder or ZIP file and its SeriesInstanceUID.
 
     Args:
         path: any path.
 
     Returns:
-        The folder or zip and the UID; for a path that names no UID, the path and None.
+        The folder or ZIP file, and the UID; for a path without a UID, the path and None.
     """
     if _UID.fullmatch(path.name) and _holds_files(path.parent) and not path.exists():
         return path.parent, path.name
@@ -45,7 +45,7 @@ def chosen_series(path: Path) -> tuple[Path, str | None]:
 
 
 def series_name(path: Path) -> str:
-    """Returns the name of a series for file names: of its folder or zip, and the end of its UID if the path has one.
+    """Returns a name of a series for file names: the name of its folder or ZIP file, and the end of its UID if given.
 
     Args:
         path: place of a series.
@@ -56,37 +56,38 @@ def series_name(path: Path) -> str:
 
 
 def holds_dicom(path: Path, *, below: bool, skipped: frozenset[str] = frozenset()) -> bool:
-    """Returns whether a folder or a zip holds a DICOM file, from the first 132 bytes of its files.
+    """Returns whether a folder or a ZIP file contains a DICOM file, judged by the first 132 bytes of its files.
 
     Args:
-        path: folder or zip.
-        below: whether to search the folder's subfolders.
-        skipped: suffixes of files that are not opened, because their format is known.
+        path: folder or ZIP file.
+        below: whether to search the subfolders of the folder.
+        skipped: suffixes of files that are not opened, in lower case, because their format is known.
     """
     return any(_is_dicom(file) for file in _openers(path, below, skipped))
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Returns whether a file starts as DICOM files do.
+    """Returns whether a file exists and starts with the preamble of DICOM.
 
     Args:
-        path: file.
+        path: the file.
     """
     return path.is_file() and _is_dicom(SeriesFile(0, path.parent, lambda: path.open("rb")))
 
 
 def series_in(path: Path) -> list[Path]:
-    """Lists the DICOM series of a folder or a zip, from the headers of all files; segmentations are not listed.
+    """Lists the DICOM series in a folder or a ZIP file, from the headers of all files; segmentations are not listed.
 
     Args:
-        path: folder, listed with its subfolders, or zip.
+        path: folder, which is searched with its subfolders, or ZIP file.
 
     Returns:
-        The place of each series, sorted. It is the deepest folder that holds all its slices, if no other series has
-        slices there. A folder with a damaged file is listed, too, so that reading it names the damage.
+        The sorted places of the series. The place of a series is the deepest folder that contains all its slices. If
+        this folder also contains slices of another series, the SeriesInstanceUID is added. A folder with a damaged file
+        is also listed, so that the error is raised when it is read.
 
     Raises:
-        AtrousError: pydicom is not installed, the zip is damaged or expands too much, or there are too many files.
+        AtrousError: pydicom is not installed, the ZIP file is damaged or expands too much, or there are too many files.
     """
     pydicom_module()
     folders: dict[str, set[Path]] = {}
@@ -95,7 +96,7 @@ def series_in(path: Path) -> list[Path]:
         for number, file in enumerate(files):
             try:
                 uid = _uid(path, files, number)
-            except Exception:  # pydicom decodes a tag when it is read
+            except Exception:  # pydicom raises many types, also when a tag is accessed
                 damaged.add(file.folder)
                 continue
             if uid is not None:
@@ -106,7 +107,7 @@ def series_in(path: Path) -> list[Path]:
 
 
 def _place(folder: Path, uid: str, folders: dict[str, set[Path]]) -> Path:
-    """Returns the place of a series whose slices lie in a folder and its subfolders."""
+    """Returns the place of a series whose slices are in a folder and its subfolders."""
     others = (one for other, found in folders.items() if other != uid for one in found)
     if any(one == folder or one.is_relative_to(folder) for one in others) and _UID.fullmatch(uid):
         return folder / uid
@@ -116,7 +117,7 @@ def _place(folder: Path, uid: str, folders: dict[str, set[Path]]) -> Path:
 def _uid(path: Path, files: list[SeriesFile], number: int) -> str | None:
     """Returns the SeriesInstanceUID of a file; None for a file that is not an image of a scan.
 
-    Images without a UID belong to one series if they are in one folder.
+    Images without a UID belong to one series if they are in the same folder.
     """
     dataset = read_dataset(path, files, number, _TAGS)
     if dataset is None or not is_scan(dataset):
@@ -125,16 +126,17 @@ def _uid(path: Path, files: list[SeriesFile], number: int) -> str | None:
 
 
 def _holds_files(path: Path) -> bool:
+    """Returns whether a path is a folder, or has the suffix of a ZIP file."""
     return path.suffix.lower() == ".zip" or path.is_dir()
 
 
 def _openers(path: Path, below: bool, skipped: frozenset[str]) -> Iterator[SeriesFile]:
-    """Yields the files of a folder or a zip one after the other, so that a search can stop early."""
+    """Yields the files of a folder or a ZIP file one after the other, so that a search can stop early."""
     if not path.is_dir():
         try:
             with series_files(path) as files:
                 yield from files
-        except AtrousError:  # reading it names the damage
+        except AtrousError:  # the error is raised when the ZIP file is read
             return
         return
     for folder, folders, names in os.walk(path):

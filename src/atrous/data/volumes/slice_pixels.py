@@ -1,4 +1,4 @@
-"""Reads the slices of volumes: as stored, as the input of a model, and as masks."""
+"""Reads slices of volumes: with stored values, as the input of a model, and as masks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError, counted
 from atrous.input_spec import Input, Spacing
 
-#: Smallest whole number from which on float32 does not represent all whole numbers.
+#: Whole numbers below this one are exact in float32.
 EXACT = 2**24
 
 
@@ -38,7 +38,7 @@ def slice_pixels(place: SlicePlace, spacing: Spacing | None = None, missing: Seq
 
     Args:
         place: place of the slice.
-        spacing: as for `read_volume`; the number of the slice counts the slices of the resampled volume.
+        spacing: as for `read_volume`; the index of the slice then counts the slices of the resampled volume.
         missing: as for `read_volume`.
 
     Raises:
@@ -52,16 +52,17 @@ def read_slice(place: SlicePlace, one: Input) -> tuple[np.ndarray, np.ndarray | 
 
     Args:
         place: place of the middle slice.
-        one: input of the model. Contrasts that are normalised by their own mean and deviation have those of the whole
-            volume, over its voxels that are not 0. With a spacing, the volume is resampled first, and the number of
-            the slice counts its slices then.
+        one: input of the model. The mean and standard deviation for contrasts that are normalised by their own values
+            are those of the whole volume, over its voxels that are not 0. With a spacing, the volume is resampled
+            first, and the index of the slice counts the slices of the resampled volume.
 
     Returns:
-        H×W×C float32, and H×W booleans, False where the middle slice holds no data; None for data everywhere. Voxels
-        without data have the mean of the input.
+        H×W×C float32, and H×W booleans, False where the middle slice holds no data, or None if it has data everywhere.
+        Voxels without data have the mean of the input as their value.
 
     Raises:
-        AtrousError: as for `read_volume`; there is no such slice; or the volume has another number of contrasts.
+        AtrousError: as for `read_volume`, there is no such slice, or the volume has another number of contrasts than
+            the model takes.
     """
     try:
         volume = read_volume(place.file, one.spacing, one.missing)
@@ -76,14 +77,14 @@ def volume_pixels(volume: Volume, plane: str, index: int, one: Input) -> tuple[n
     Args:
         volume: the volume.
         plane: plane of the slice.
-        index: number of the middle slice.
+        index: index of the middle slice, from 0.
         one: input of the model, as for `read_slice`.
 
     Returns:
-        As `read_slice`.
+        As for `read_slice`.
 
     Raises:
-        AtrousError: there is no such slice, or the volume has another number of contrasts.
+        AtrousError: there is no such slice, or the volume has another number of contrasts than the model takes.
     """
     check_contrasts(volume.values.shape[3], one)
     values = with_neighbours(pictures_of(volume.values, plane), index, one.slices).astype(np.float32)
@@ -98,12 +99,12 @@ def volume_pixels(volume: Volume, plane: str, index: int, one: Input) -> tuple[n
         own = one.standardised
         values = (values - np.where(own, mean, np.float32(0))) / np.where(own, std, np.float32(1))
     if not finite.all():
-        values = np.where(finite, values, np.array(one.mean, np.float32))  # which normalises to 0
+        values = np.where(finite, values, np.array(one.mean, np.float32))  # the model normalises the mean to 0
     return values, None if valid.all() else valid
 
 
 def check_contrasts(contrasts: int, one: Input) -> None:
-    """Checks that a volume has as many contrasts as a model takes.
+    """Checks that a volume has the number of contrasts that a model takes.
 
     Args:
         contrasts: number of contrasts or points in time of the volume, ≥ 1.
@@ -154,7 +155,7 @@ def read_label_slice(place: SlicePlace, scan: Path, classes: ClassTable | None) 
 
 
 def mask_values(values: np.ndarray, file: Path) -> np.ndarray:
-    """Returns the one value of each pixel or voxel of a mask.
+    """Returns the values of a mask without the axis of contrasts.
 
     Args:
         values: H×W×C or X×Y×Z×C values of a mask, as they were read.
@@ -164,19 +165,20 @@ def mask_values(values: np.ndarray, file: Path) -> np.ndarray:
         H×W or X×Y×Z.
 
     Raises:
-        AtrousError: there are several values per voxel, or floats that are too large to be exact.
+        AtrousError: there are several values per voxel, or floats of `EXACT` or more, which are not exact.
     """
     if values.shape[-1] != 1:
-        raise AtrousError(f"{file}: a mask has one value per voxel, and the file has {values.shape[-1]}.")
+        raise AtrousError(f"{file}: a mask has one value per voxel, but the file has {values.shape[-1]}.")
     if values.dtype.kind == "f" and (np.abs(values[np.isfinite(values)]) >= EXACT).any():
         raise AtrousError(
             f"{file}: the mask holds numbers of {EXACT} or more as floats, or with a slope or an intercept, so "
-            "they are not exact. Save it as integers (int32) without a scale."
+            "they are not exact. Save the mask as integers (int32) without slope and intercept."
         )
     return values[..., 0]
 
 
 def _slices(place: SlicePlace, spacing: Spacing | None = None, missing: Sequence[float] = ()) -> np.ndarray:
+    """Reads a slice as H×W×C, with C contrasts."""
     try:
         volume = read_volume(place.file, spacing, missing)
         return with_neighbours(pictures_of(volume.values, place.plane), place.index, 1)

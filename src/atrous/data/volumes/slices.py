@@ -1,8 +1,8 @@
-"""Slices of a volume as pictures: their names, their direction of view, and their neighbours as channels.
+"""Slices of a volume as pictures: their paths, their direction of view, and their neighbours as channels.
 
-A slice is named by a path below its file: ``scan.nii.gz/axial/0012`` is the axial slice 12 of ``scan.nii.gz``, counted
-from 0 at the inferior end. The file may also be a DICOM series: a folder or a zip. So a slice has one place like every
-other picture, and the one reader of pictures opens it.
+The path of a slice is the path of its volume, its plane and its index: ``scan.nii.gz/axial/0012`` is the axial slice 12
+of ``scan.nii.gz``, counted from 0 at the inferior end. The volume may also be a DICOM series, which is a folder or a
+ZIP file. With such a path, functions that read pictures also read slices.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ AXES = {"axial": 2, "coronal": 1, "sagittal": 0}
 
 @dataclass(frozen=True)
 class SlicePlace:
-    """The place of a slice.
+    """The volume, the plane and the index of a slice.
 
     Attributes:
         file: the volume's file, or the place of a DICOM series.
         plane: "axial", "coronal" or "sagittal".
-        index: number of the slice, from 0 at the inferior, posterior or left end.
+        index: index of the slice, from 0 at the inferior, posterior or left end.
     """
 
     file: Path
@@ -42,12 +42,16 @@ class SlicePlace:
 
 
 def is_volume(path: Path) -> bool:
-    """Returns whether a file name has the suffix of a volume."""
+    """Returns whether a file name has the suffix of a volume in NIfTI.
+
+    Args:
+        path: any path.
+    """
     return path.name.lower().endswith(SUFFIXES)
 
 
 def is_dicom_label(path: Path) -> bool:
-    """Returns whether the mask of a volume is a DICOM file: a ``.dcm`` file, or a folder with one file.
+    """Returns whether the mask of a volume is a DICOM file: a ``.dcm`` file, or a folder that contains one file.
 
     Args:
         path: path of a mask.
@@ -56,15 +60,19 @@ def is_dicom_label(path: Path) -> bool:
 
 
 def is_volume_place(path: Path) -> bool:
-    """Returns whether a path is read as a volume: a file of a volume, or the place of a DICOM series."""
+    """Returns whether a path is read as a volume: a NIfTI file, or the place of a DICOM series.
+
+    Args:
+        path: any path.
+    """
     return is_volume(path) or is_series(path)
 
 
 def volume_name(path: Path) -> str:
     """Returns the name of a volume, a slice or a picture for file names and messages.
 
-    It is the file name without its suffix, or the name of a DICOM series, whose folder has no suffix. The name of a
-    slice is that of its volume, its plane and its number, such as ``scan_axial_0012``.
+    The name is the file name without its suffix; for a DICOM series, see `series_name`. The name of a slice contains
+    the name of its volume, its plane and its index, such as ``scan_axial_0012``.
 
     Args:
         path: path of a volume, a slice or a picture.
@@ -75,7 +83,9 @@ def volume_name(path: Path) -> str:
 
 
 def volume_stem(path: Path) -> str:
-    """Returns a file name without its suffix; ``.nii.gz`` is one suffix.
+    """Returns a file name without its suffix, and without the part ``_????`` that stands for the number of a contrast.
+
+    ``.nii.gz`` is one suffix.
 
     Args:
         path: path of a file, which need not exist.
@@ -86,7 +96,7 @@ def volume_stem(path: Path) -> str:
 
 
 def slice_place(path: Path) -> SlicePlace | None:
-    """Returns the slice that a path names; None for a path of an ordinary file.
+    """Returns the volume, plane and index of the slice that a path names; None for any other path.
 
     Args:
         path: any path.
@@ -100,7 +110,7 @@ def slice_place(path: Path) -> SlicePlace | None:
 
 
 def file_of_picture(path: Path) -> Path:
-    """Returns the file on disk that holds a picture: the volume's file for a slice, else the path itself.
+    """Returns the path of the volume for a slice, and the path itself for a picture.
 
     Args:
         path: path of a picture or a slice.
@@ -110,31 +120,32 @@ def file_of_picture(path: Path) -> Path:
 
 
 def pictures_of(values: np.ndarray, plane: str) -> np.ndarray:
-    """Returns all slices of a plane as a view, so that what is written into a slice is written into the volume.
+    """Returns all slices of a plane as a view of the volume, so writing to a slice changes the volume.
 
-    Radiological convention: the patient's right is at the picture's left, anterior or superior at its top. In sagittal
-    pictures, anterior is at the left.
+    The view is in radiological convention: the patient's right is at the left of axial and coronal pictures, and
+    anterior is at the left of sagittal pictures. Anterior is at the top of axial pictures, and superior at the top of
+    the others.
 
     Args:
         values: X×Y×Z or X×Y×Z×C, along right, anterior and superior.
         plane: "axial", "coronal" or "sagittal".
 
     Returns:
-        S×H×W or S×H×W×C; S slices.
+        S×H×W or S×H×W×C, with S slices.
     """
     return np.moveaxis(values, AXES[plane], 0).swapaxes(1, 2)[:, ::-1, ::-1]
 
 
 def with_neighbours(pictures: np.ndarray, index: int, slices: int) -> np.ndarray:
-    """Returns a slice and its neighbours as channels; beyond the first and the last slice, that slice is repeated.
+    """Returns a slice and its neighbours as channels; the first and the last slice are repeated beyond the volume.
 
     Args:
         pictures: S×H×W×C slices.
-        index: the middle slice, 0 to S − 1.
-        slices: number of slices 2k + 1, odd.
+        index: index of the middle slice, 0 to S − 1.
+        slices: odd number of slices, 2k + 1.
 
     Returns:
-        H×W×((2k+1)·C): the C channels of slice index − k, then of the next one.
+        H×W×((2k+1)·C): the C channels of slice index − k, then of slice index − k + 1, and so on.
 
     Raises:
         AtrousError: there is no such slice.

@@ -1,4 +1,4 @@
-"""A volume in memory: its values along right, anterior and superior, and its grid."""
+"""A volume in memory: its values, with axes that point right, anterior and superior, and its grid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from atrous.data.volumes.grid import Grid, Reorientation, reorientation
 
-#: Number of values from which statistics are computed at once.
+#: Approximate number of values that are processed at once.
 SLAB = 2**22
 
 
@@ -20,8 +20,8 @@ class Volume:
 
     Args:
         values: X×Y×Z×C of any number type; C is the number of contrasts or of points in time.
-        stored: grid of the file, with the axes of the file.
-        notes: sentences for the user about what the file leaves open.
+        stored: grid of the volume with the axes of its file.
+        notes: sentences for the user, for example if the file does not state its orientation.
     """
 
     values: np.ndarray
@@ -33,16 +33,16 @@ class Volume:
 
     @cached_property
     def change(self) -> Reorientation:
-        """The change from the file's axes to the axes of ``values``."""
+        """The order and reversal of the file's axes that gives the axes of ``values``."""
         return reorientation(self.stored)
 
     @cached_property
     def grid(self) -> Grid:
-        """Grid of ``values``."""
+        """The grid of ``values``, with RAS axes."""
         return self.change.ras_grid(self.stored)
 
     def valid(self, missing: Sequence[float] = ()) -> np.ndarray:
-        """Returns X×Y×Z booleans, False where a contrast is not finite or has one of the missing values.
+        """Returns X×Y×Z booleans, False where any contrast is not finite or has one of the missing values.
 
         Args:
             missing: values that mean "no data", as in `Input.missing`.
@@ -55,8 +55,8 @@ class Volume:
     def mean_and_std(self, missing: Sequence[float] = ()) -> tuple[np.ndarray, np.ndarray]:
         """Returns the mean and the standard deviation of each of C contrasts, over its voxels with data that are not 0.
 
-        Outside the head or body, MRI is 0, and how much of that is in the picture differs from scan to scan. The
-        deviation of a constant contrast is 1. The result is computed once.
+        Voxels of value 0 are left out, because MRI is 0 outside the head or body, and the share of such voxels differs
+        from scan to scan. The standard deviation of a constant contrast is given as 1. The result is computed once.
 
         Args:
             missing: as in `valid`.
@@ -90,5 +90,5 @@ def _with_data(values: np.ndarray, missing: Sequence[float]) -> np.ndarray:
     """Returns booleans, False for values that are not finite or that mean "no data"."""
     found = np.isfinite(values)
     for value in missing:
-        found &= values != np.float32(value)  # compared as numbers: -1 is not 255 in a volume of uint8
+        found &= values != np.float32(value)  # as numbers, so -1 does not equal 255 in a volume of uint8
     return found

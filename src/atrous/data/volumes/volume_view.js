@@ -1,4 +1,4 @@
-// The slice viewer of the pages: three planes of a volume, each with a slider. It reads the data of volume_view.py.
+// The slice viewer of HTML pages: three planes of a volume, each with a slider. It reads data packed by volume_view.py.
 
 // The axes of each plane (0 right, 1 anterior, 2 superior), and the letters at its left, right, upper and lower side.
 // Radiological convention: the axes across and down are reversed, so the patient's right is at the left.
@@ -9,7 +9,7 @@ export const PLANES = {
 };
 const SIDE = 720; // longest side of a canvas in pixels
 
-// Decompresses and reads a view; returns its header and its parts as arrays of bytes.
+// Decompresses a view, and returns its header and its parts; each part is an array of bytes.
 export async function unpack(blob) {
   const stream = blob.stream().pipeThrough(new DecompressionStream("gzip"));
   const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
@@ -19,7 +19,7 @@ export async function unpack(blob) {
   return { head, parts: head.parts.map((size) => bytes.subarray(at, (at += size))) };
 }
 
-// One slice of an array as a picture: its pixels row by row.
+// Returns one slice of an array as a picture, with its pixels row by row.
 export function sliceOf(values, shape, plane, index) {
   const { axis, across, down } = PLANES[plane];
   const strides = [shape[1] * shape[2], shape[2], 1];
@@ -45,7 +45,7 @@ export function fill(context, { width, height, pixels }, colors) {
   context.drawImage(picture, 0, 0, context.canvas.width, context.canvas.height);
 }
 
-// Draws lines where neighbouring pixels differ; kept maps each class index to the value that is compared.
+// Draws lines between neighbouring pixels with different values; kept maps each class index to the compared value.
 export function outline(context, { width, height, pixels }, kept, color, thickness) {
   const [x, y] = [context.canvas.width / width, context.canvas.height / height];
   const at = (row, column) => (row < 0 || column < 0 || row >= height || column >= width ? 0 : kept[pixels[row * width + column]]);
@@ -65,8 +65,9 @@ export function outline(context, { width, height, pixels }, kept, color, thickne
 //   head, scan: as returned by unpack.
 //   overlay(context, plane, index): draws over the scan of a slice.
 //   point: [right, anterior, superior], the shown voxel where the planes cross at first; by default the middle.
-//   wheel: whether the mouse wheel over a picture moves its slices.
-// It returns { draw, move, point }: draw() draws all planes again, move(plane, steps) moves a plane.
+//   wheel: whether the mouse wheel over a picture changes its slice.
+// It returns { draw, move, point }: draw() draws all planes again, move(plane, steps) moves a plane by some slices, and
+// point() returns the voxel where the planes cross.
 export function showVolume(root, head, scan, { overlay, point, wheel = false }) {
   const { shape, spacing, first, step } = head;
   const millimetres = shape.map((count, axis) => count * spacing[axis]);
@@ -86,7 +87,7 @@ export function showVolume(root, head, scan, { overlay, point, wheel = false }) 
     const scale = SIDE / Math.max(...millimetres);
     canvas.width = Math.max(1, Math.round(millimetres[across] * scale));
     canvas.height = Math.max(1, Math.round(millimetres[down] * scale));
-    figure.style.flexGrow = millimetres[across]; // so that all planes have one scale
+    figure.style.flexGrow = millimetres[across]; // so that all planes have the same scale
     slider.max = shape[axis] - 1;
     slider.setAttribute("aria-label", `${plane} slice`);
     return { figure, canvas, slider, output };
@@ -106,7 +107,7 @@ export function showVolume(root, head, scan, { overlay, point, wheel = false }) 
     }
   }
 
-  // Draws short lines at the border, which show the places of the other two planes.
+  // Draws short lines at the border that show the positions of the other two planes.
   function mark(context, column, columns, row, rows) {
     const { width, height } = context.canvas;
     const [x, y] = [((columns - column - 0.5) / columns) * width, ((rows - row - 0.5) / rows) * height];

@@ -1,4 +1,4 @@
-"""A volume and its masks as 8-bit arrays that the slice viewer of the pages shows; `volume_view.js` reads them."""
+"""Packs a volume and its masks as 8-bit arrays for the slice viewer of HTML pages; `volume_view.js` reads them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from atrous.data.volumes.volume import Volume
 
 #: Folder of volume_view.js and volume_view.css.
 VIEWER = Path(__file__).parent
-#: Letters at the left, right, upper and lower side of the pictures of each plane; see `pictures_of`.
+#: Letters of the patient directions at the left, right, upper and lower side of the pictures of each plane; see
+#: `pictures_of`.
 LETTERS = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
-#: Percentiles of the values that become black and white if no window is given.
+#: Percentiles of the values that become black and white if no window is given. A window is the pair of these values.
 ENDS = (0.5, 99.5)
-#: Number of values from which the percentiles are computed.
+#: Approximate number of values from which the percentiles are computed.
 SAMPLED = 2**20
 
 Box = tuple[slice, slice, slice]
@@ -26,15 +27,15 @@ Box = tuple[slice, slice, slice]
 
 @dataclass(frozen=True)
 class VolumeView:
-    """A box of a volume as arrays for the viewer; large boxes have only every n-th voxel along each axis.
+    """A box of a volume as arrays for the viewer; of large boxes, only every n-th voxel along an axis is shown.
 
     Attributes:
         scan: X×Y×Z uint8 grey values along right, anterior and superior.
-        masks: masks of the same voxels, each X×Y×Z uint8 class indices, 255 for no data.
+        masks: masks of the same voxels, each X×Y×Z uint8 class indices, 255 for voxels without a class.
         full: shape of the whole volume in voxels.
-        first: index in the volume of the first shown voxel, per axis.
-        step: distance of shown voxels, in voxels of the volume, per axis, ≥ 1.
-        spacing: distance of shown voxels, in millimetres, per axis.
+        first: for each axis, the index in the volume of the first shown voxel.
+        step: for each axis, the distance of shown voxels in voxels of the volume, ≥ 1.
+        spacing: for each axis, the distance of shown voxels in millimetres.
     """
 
     scan: np.ndarray
@@ -45,15 +46,15 @@ class VolumeView:
     spacing: tuple[float, ...]
 
     def packed(self, files: Mapping[str, bytes] | None = None, level: int = 1) -> bytes:
-        """Returns the view as gzip, for volume_view.js.
+        """Returns the view as bytes for volume_view.js, compressed with gzip.
 
         The decompressed bytes are the length of the header as a little-endian uint32, the header as JSON, and the
-        parts: the scan, the masks and the files. The header has the shape of the arrays (in C order) and their
-        position, the number of bytes of each part, and the suffixes of the files.
+        parts: the scan, the masks and the files. The header contains the shape of the arrays (in C order), their
+        position in the volume, the number of bytes of each part, and the suffixes of the files.
 
         Args:
-            files: content of further files by file name suffix, such as {".nii.gz": ...}.
-            level: gzip's level of compression, 1–9.
+            files: content of further files by file name suffix, such as {".nii.gz": ...}; None for no files.
+            level: compression level of gzip, 1 (fastest) to 9 (smallest).
         """
         files = files or {}
         header = {
@@ -87,7 +88,7 @@ def view_of(
         masks: masks on the volume's grid, each X×Y×Z uint8.
         window: values that become black and white; None for percentiles 0.5 and 99.5 of the values.
         voxels: largest number of shown voxels, ≥ 1.
-        box: part of the volume to show; None for all.
+        box: part of the volume to show, as one slice per axis; None for the whole volume.
     """
     values = volume.values[..., 0]
     parts = [slice(0, side) for side in values.shape] if box is None else list(box)
@@ -104,13 +105,14 @@ def view_of(
 
 
 def steps(shape: Sequence[int], spacing: Sequence[float], voxels: int) -> tuple[int, ...]:
-    """Returns the distance of shown voxels per axis, so that they are at most `voxels`.
+    """Returns the distance of shown voxels along each axis, in voxels, for at most ``voxels`` shown voxels.
 
-    The axis with the smallest distance in millimetres is thinned first, so the shown voxels become more cubic.
+    The distance is increased first along the axis on which it is smallest in millimetres, so shown voxels become more
+    cubic.
 
     Args:
-        shape: number of voxels per axis.
-        spacing: distance of voxels per axis, in millimetres.
+        shape: number of voxels along each axis.
+        spacing: distance of voxels along each axis, in millimetres.
         voxels: largest number of shown voxels, ≥ 1.
     """
     step = np.ones(len(shape), int)
@@ -120,7 +122,7 @@ def steps(shape: Sequence[int], spacing: Sequence[float], voxels: int) -> tuple[
 
 
 def ends_of(values: np.ndarray) -> tuple[float, float]:
-    """Returns the values that become black and white: percentiles of about `SAMPLED` voxels with data.
+    """Returns the values that become black and white: percentiles of the finite values among about `SAMPLED` voxels.
 
     Args:
         values: X×Y×Z of any number type.
@@ -135,7 +137,7 @@ def ends_of(values: np.ndarray) -> tuple[float, float]:
 
 
 def grey(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
-    """Returns values as uint8 grey values; voxels without data are black.
+    """Returns values as uint8 grey values; NaN becomes 0.
 
     Args:
         values: array of any number type.
@@ -143,7 +145,7 @@ def grey(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     """
     low, high = window
     found = np.empty(values.shape, np.uint8)
-    for index in range(values.shape[0]):  # one slab at once, so that the float copy stays small
+    for index in range(values.shape[0]):  # one slab at a time, so that the copy as float64 stays small
         slab = (values[index].astype(np.float64) - low) * (255 / (high - low) if high > low else 0.0)
         found[index] = np.nan_to_num(np.clip(slab, 0, 255), nan=0.0).round()
     return found

@@ -1,4 +1,4 @@
-"""Writes the mask of a volume on the grid of the volume's own file or series."""
+"""Writes the mask of a volume on the grid of the segmented file or DICOM series."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MaskFormat: TypeAlias = Literal["nifti", "dicom-seg"]
 
 
 def check_mask_format(format: MaskFormat, pictures: Iterable[Place], classes: ClassTable, *, raw: bool) -> None:
-    """Checks that all masks can be written in a format, before any is computed.
+    """Checks that all masks can be written in a format; it is called before any mask is computed.
 
     Args:
         format: format of the masks of volumes.
@@ -31,8 +31,8 @@ def check_mask_format(format: MaskFormat, pictures: Iterable[Place], classes: Cl
         raw: whether masks hold the values of the training masks.
 
     Raises:
-        AtrousError: the format is unknown; or DICOM-SEG is asked for with raw values, for a picture that is no DICOM
-            series, for classes that cannot be segments, or without highdicom.
+        AtrousError: the format is unknown. For DICOM-SEG also: ``raw`` is set, a picture is not a DICOM series, the
+            classes cannot be segments, or highdicom is not installed.
     """
     if format not in get_args(MaskFormat):
         raise unknown_name("format", format, get_args(MaskFormat))
@@ -40,12 +40,14 @@ def check_mask_format(format: MaskFormat, pictures: Iterable[Place], classes: Cl
         return
     if raw:
         raise AtrousError(
-            "raw values cannot be written as DICOM-SEG, whose segments are numbered 1, 2, 3 …: use nifti."
+            "raw values cannot be written as DICOM-SEG, because its segments are numbered 1, 2, 3 … Use the format "
+            "nifti."
         )
     for place in pictures:
         if not (isinstance(place, Path) and is_series(place)):
             raise AtrousError(
-                f"DICOM-SEG is written only for DICOM series, and {shown_place(place)} is none: use the format nifti."
+                f"DICOM-SEG is written only for DICOM series, but {shown_place(place)} is not a DICOM series. Use the "
+                "format nifti."
             )
     check_classes(classes)
 
@@ -53,15 +55,16 @@ def check_mask_format(format: MaskFormat, pictures: Iterable[Place], classes: Cl
 def write_volume_mask(
     path: Path, labels: np.ndarray, like: Path, classes: ClassTable, *, format: MaskFormat, raw: bool
 ) -> None:
-    """Writes a mask on the grid of the volume that was segmented: with its affine and its axes.
+    """Writes a mask with the affine and the axes of the segmented volume.
 
     Args:
         path: file to write, atomically.
         labels: X×Y×Z uint8 class indices along right, anterior and superior, as in `Volume`.
-        like: the volume: a NIfTI file, the place of contrasts in several files, or the place of a DICOM series.
+        like: the segmented volume: a NIfTI file, the place of contrasts in several files, or the place of a DICOM
+            series.
         classes: classes of the mask.
         format: "nifti" for ``.nii.gz``; "dicom-seg" for one segment per class, which needs a DICOM series.
-        raw: whether to write the values of the training masks; not for DICOM-SEG.
+        raw: whether to write the values of the training masks and not class indices; has no effect on DICOM-SEG.
 
     Raises:
         AtrousError: the mask does not have the shape of the volume, or a file cannot be read or written.

@@ -64,8 +64,19 @@ def test_one_plane_gives_the_masks_of_its_slices(models, scan):
     assert steps[-1] == (20, 20) and len(np.unique(labels)) > 1
 
 
-def test_three_planes_average_their_probabilities(models, scan):
-    segmenter, volume = Segmenter(models[3], **OPTIONS), read_nifti(scan)
+def test_a_sagittal_slice_has_no_mirrored_view(models, scan, tmp_path):
+    place, other = SlicePlace(scan, "sagittal", 5).path, SlicePlace(scan, "coronal", 5).path
+    plain, mirrored = (Segmenter(models[3], **OPTIONS, flip=flip) for flip in (False, True))
+    np.testing.assert_array_equal(plain(place).mask, mirrored(place).mask)
+    assert (plain(other).mask != mirrored(other).mask).any()
+    (file,) = predict(models[3], [place], out=tmp_path, flip=True, **OPTIONS)
+    np.testing.assert_array_equal(np.asarray(Image.open(file)), plain(place).mask)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_three_planes_average_their_probabilities(models, scan, flip):
+    """Mirrored views exchange left and right of the patient, so sagittal slices have none."""
+    segmenter, volume = Segmenter(models[3], **OPTIONS, flip=flip), read_nifti(scan)
     model = atrous.load(models[3]).eval()
     mean, std = volume.mean_and_std()
     values = (volume.values[..., 0] - mean[0].astype(np.float32)) / std[0].astype(np.float32)
@@ -74,9 +85,12 @@ def test_three_planes_average_their_probabilities(models, scan):
         slices, sums = pictures_of(values, plane), pictures_of(total, plane)
         for index in range(len(slices)):
             near = [slices[min(max(index + step, 0), len(slices) - 1)] for step in (-1, 0, 1)]
+            image = torch.from_numpy(np.stack(near)[None])
             with torch.inference_mode():
-                logits = model(torch.from_numpy(np.stack(near)[None]))
-            sums[index] += logits.softmax(1)[0].permute(1, 2, 0).numpy()
+                mean_scores = model(image).softmax(1)
+                if flip and plane != "sagittal":
+                    mean_scores = (mean_scores + model(image.flip(3)).softmax(1).flip(3)) / 2
+            sums[index] += mean_scores[0].permute(1, 2, 0).numpy()
     expected = total.argmax(3)
     ties = np.sort(total, axis=3)
     clear = ties[..., -1] - ties[..., -2] > 1e-5

@@ -21,7 +21,7 @@ from atrous.data.remote.transfer import as_path, local_path
 from atrous.data.sources.joined import joined
 from atrous.data.sources.scene_files import as_input, read_input
 from atrous.data.sources.source import Pixels
-from atrous.data.volumes.slices import file_of_picture, is_volume
+from atrous.data.volumes.slices import file_of_picture, is_volume, slice_place
 from atrous.errors import AtrousError, shown, unknown_name
 from atrous.input_spec import Input, check_takes_pictures
 from atrous.models.info import Preprocessing
@@ -41,12 +41,14 @@ class Found:
         image: H×W×C picture for the model; if it is from a file, it has only the channels that the model takes.
         valid: H×W booleans, False for pixels without data; None if all pixels have data.
         name: name of the file for messages; "" for no name.
+        plane: plane of a slice: "axial", "coronal" or "sagittal"; "" for a picture.
     """
 
     shown: np.ndarray
     image: np.ndarray
     valid: np.ndarray | None
     name: str = ""
+    plane: str = ""
 
 
 def found_in(stored: StoredPixels, one: Input, name: str = "") -> Found:
@@ -78,7 +80,7 @@ def found_together(parts: Sequence[Found], inputs: Sequence[Input]) -> Found:
     if len(parts) == 1:
         return parts[0]
     values, valid, _ = joined([Pixels(part.image, part.valid) for part in parts], inputs)
-    return Found(parts[0].shown, values, valid, parts[0].name)
+    return replace(parts[0], image=values, valid=valid)
 
 
 def parts_of(scene: Any, inputs: Sequence[Input]) -> list[Any]:
@@ -204,7 +206,9 @@ def found_in_slice(place: Place, one: Input) -> Found:
             "and no single slices of a file. Give the volume."
         )
     values, valid, _ = read_input(Path(place), one)
-    return Found(middle_slice(values, one), values, valid, shown_place(place))
+    one_slice = slice_place(Path(place))
+    plane = "" if one_slice is None else one_slice.plane
+    return Found(middle_slice(values, one), values, valid, shown_place(place), plane)
 
 
 def middle_slice(values: np.ndarray, one: Input) -> np.ndarray:

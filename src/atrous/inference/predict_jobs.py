@@ -47,6 +47,7 @@ from atrous.inference.predict_records import Record, class_shares
 from atrous.inference.prediction import Prediction
 from atrous.inference.remote_overwrite_checks import check_is_remote_folder, check_remote_outputs
 from atrous.inference.segment_volume import segment_volume
+from atrous.inference.slice_views import for_plane
 from atrous.inference.tiled_inference import Counted
 from atrous.inference.volume_parts import VolumeParts
 from atrous.inference.whole_or_tiled import Progress
@@ -303,9 +304,8 @@ class Worker:
                 if self._parts is not None:
                     self._parts.clean(labels, read.grid)
                 return labels
-            mask = self.segmenter.any_size(
-                self.segmenter.preparation.filled(read), read.valid, name=shown_place(job.picture), progress=progress
-            )
+            any_size, prepared = for_plane(self.segmenter.any_size, read.plane), self.segmenter.preparation.filled(read)
+            mask = any_size(prepared, read.valid, name=shown_place(job.picture), progress=progress)
             return Prediction(mask, read.shown, self.segmenter.info)
         except Exception as error:  # too little memory, or an unsuitable picture; the others must still be segmented
             return _failed(job, error)

@@ -17,6 +17,7 @@ from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError
 from atrous.inference.picture_input import Found
 from atrous.inference.segmenter import Segmenter
+from atrous.inference.slice_views import for_plane
 
 #: Number of bytes of probabilities that are kept in memory; more are kept in a scratch file.
 IN_MEMORY = 2**29
@@ -67,7 +68,7 @@ def segment_volume(
         masks = pictures_of(labels, planes[0])
         for plane, index, found in _slices(segmenter, volume, progress):
             prepared = segmenter.preparation.filled(found)
-            masks[index] = segmenter.any_size(prepared, found.valid, name=f"{plane} slice {index}")
+            masks[index] = for_plane(segmenter.any_size, plane)(prepared, found.valid, name=f"{plane} slice {index}")
         return labels
     with ExitStack() as arrays:
         say, run = segmenter.any_size.say, volume
@@ -80,7 +81,8 @@ def segment_volume(
         for plane, index, found in _slices(segmenter, run, progress):
             prepared = segmenter.preparation.filled(found)
             name = f"{plane} slice {index}"
-            pictures_of(sums, plane)[index] += segmenter.any_size.probabilities(prepared, name=name)
+            any_size = for_plane(segmenter.any_size, plane)
+            pictures_of(sums, plane)[index] += any_size.probabilities(prepared, name=name)
         nearest = None if spacing is None else nearest_axis(volume.grid, spacing)
         for index, chosen in enumerate(labels_of_probabilities(sums, volume.grid.shape, nearest)):
             labels[:, :, index] = chosen

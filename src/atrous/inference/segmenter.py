@@ -38,6 +38,7 @@ from atrous.inference.prediction import Prediction
 from atrous.inference.preprocess import Preparation
 from atrous.inference.runner import at_output_stride, info_of, runner_for
 from atrous.inference.segmenter_arguments import check_say, check_source_and_sink
+from atrous.inference.slice_views import for_plane
 from atrous.inference.test_time_augmentation import views_of
 from atrous.inference.tile_grid import check_tiling
 from atrous.inference.tiled_inference import Work
@@ -228,7 +229,8 @@ class Segmenter:
 
     @checked
     def _one(self, found: Found) -> Prediction:
-        return Prediction(self.any_size(self.preparation.filled(found), found.valid), found.shown, self.info)
+        mask = for_plane(self.any_size, found.plane)(self.preparation.filled(found), found.valid)
+        return Prediction(mask, found.shown, self.info)
 
     def _all(self, pictures: Iterable[Picture]) -> Iterator[Prediction]:
         for found in in_background(self.read, pictures):
@@ -261,9 +263,7 @@ class Segmenter:
         inputs = self.info.preprocessing.inputs
         given = parts_of(stored, inputs)
         if not all(isinstance(part, StoredPixels) for part in given):
-            raise AtrousError(
-                f"decoded files must be StoredPixels, as decode_pixels returns them, got {shown(stored)}."
-            )
+            raise AtrousError(f"decoded files must be StoredPixels from decode_pixels, got {shown(stored)}.")
         return self._together([found_in(part, one) for part, one in zip(given, inputs, strict=True)])
 
     def _together(self, parts: list[Found]) -> Found:

@@ -41,6 +41,7 @@ class WholePicture:
         pools: whether `pooled` can be given: for a tile, image pooling then uses the mean of the whole picture. False
             without image pooling, and for exported files.
         scales: resize factors, as given.
+        flip: whether mirrored views are averaged, as given.
         crf: CRF on the engine's device, or None.
 
     Raises:
@@ -56,7 +57,7 @@ class WholePicture:
         flip: bool = False,
         crf: DenseCRF | Mapping[str, Any] | str | None = None,
     ) -> None:
-        self._views, self.scales = views_of(scales, flip), tuple(scales)
+        self._views, self.scales, self.flip = views_of(scales, flip), tuple(scales), flip
         if crf is not None or self._views != (View(),):
             runner.check_scores()
         self.runner, self.info, self.engine, self.pools = runner, info, runner.engine, runner.pools
@@ -86,6 +87,12 @@ class WholePicture:
             AtrousError: as in `WholePicture`.
         """
         return WholePicture(self.runner, self.info, scales=scales, flip=flip, crf=crf)
+
+    def without_flip(self) -> WholePicture:
+        """Returns an object for the same network, scales and CRF without mirrored views."""
+        other = object.__new__(WholePicture)
+        other.__dict__.update(self.__dict__, _views=views_of(self.scales, False), flip=False)
+        return other
 
     def with_crf(self, crf: DenseCRF | None) -> WholePicture:
         """Returns an object for the same network, scales and flip with another CRF.

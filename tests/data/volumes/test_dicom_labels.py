@@ -67,6 +67,35 @@ def test_a_segment_belongs_to_the_class_of_its_name_or_code(root, table):
     assert (one == 2).sum() == 107098 and set(np.unique(one)) == {0, 2, 255}
 
 
+@pytest.mark.parametrize("kind", ["seg", "folder", "rt"])
+def test_the_layout_nnunet_takes_masks_in_dicom(root, tmp_path, kind):
+    scan, one = read_series(root / "images/case_01"), labels(open_dataset(root), "case_01")
+    (tmp_path / "nnunet/imagesTr").mkdir(parents=True)
+    (tmp_path / "nnunet/labelsTr/case_02").mkdir(parents=True)
+    for name in ("case_01", "case_02"):
+        place = tmp_path / f"nnunet/imagesTr/{name}_0000.nii.gz"
+        values = np.nan_to_num(scan.values[..., 0]).astype(np.int16)
+        write_nifti_on_grid(place, values, scan.stored, packed=True)
+    record = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "spleen": 1, "liver": 2}}
+    (tmp_path / "nnunet/dataset.json").write_text(json.dumps(record))
+    shutil.copy(root / "masks/case_02.nii.gz", tmp_path / "nnunet/labelsTr")
+    own = tmp_path / "nnunet/labelsTr/case_01.dcm"
+    shutil.copy(root / "masks/case_01.dcm", own)
+    if kind == "folder":
+        (tmp_path / "nnunet/labelsTr/case_01").mkdir()
+        own.rename(tmp_path / "nnunet/labelsTr/case_01/1.2.840")
+    elif kind == "rt":
+        liver = read_mask_volume(root / "masks/case_02.nii.gz", root / "images/case_02", None).values[..., 0] > 0
+        write(own, scan.stored, {"liver": contours_of(scan.change.from_ras(liver))})
+    (tmp_path / "nnunet/labelsTr/case_02").rmdir()
+    dataset = open_dataset(tmp_path / "nnunet")
+    assert not any("skipped" in note for note in dataset.notes) and not dataset.masks_without_image
+    found = labels(dataset, "case_01")
+    assert (found == 2).sum() == (one == 2).sum() == 107098
+    np.testing.assert_array_equal(found == 2, labels(dataset, "case_02") == 2)
+    assert not [error for error in examine(tmp_path / "nnunet").errors if error.kind != "no_val"]
+
+
 def test_a_folder_with_one_file_is_a_mask(root):
     expected = labels(open_dataset(root), "case_01")
     (root / "masks/case_01").mkdir()

@@ -91,7 +91,16 @@ def test_the_files_of_a_folder_are_looked_at_once_for_many_slices(tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    "change", ["added", "added in a subfolder", "replaced", "removed", "written in place", "touched"]
+    "change",
+    [
+        "added",
+        "added in a subfolder",
+        "replaced",
+        "removed",
+        "written in place",
+        "touched",
+        "written with an older time",
+    ],
 )
 def test_a_changed_file_of_a_folder_is_noticed(tmp_path, monkeypatch, change):
     deep = tmp_path / "a" / "b"
@@ -101,7 +110,7 @@ def test_a_changed_file_of_a_folder_is_noticed(tmp_path, monkeypatch, change):
             (folder / f"{number}.dcm").write_bytes(b"12345")
             os.utime(folder / f"{number}.dcm", ns=(10**18, 10**18))
         os.utime(folder, ns=(10**18, 10**18))
-    monkeypatch.setattr(module, "TRUSTED", -1.0 if change in ("written in place", "touched") else 1000.0)
+    monkeypatch.setattr(module, "TRUSTED", -1.0 if change.startswith(("written", "touched")) else 1000.0)
     first, file = module._stamp(tmp_path / "a"), deep / "0.dcm"
     if change.startswith("added"):
         (deep if "sub" in change else tmp_path / "a").joinpath("new.dcm").write_bytes(b"")
@@ -114,9 +123,29 @@ def test_a_changed_file_of_a_folder_is_noticed(tmp_path, monkeypatch, change):
         file.touch()
     else:
         file.write_bytes(b"54321")
+    if "older" in change:
+        os.utime(file, ns=(10**17, 10**17))
     second = module._stamp(tmp_path / "a")
     assert second != first
     assert module._stamp(tmp_path / "a") == second
+
+
+@pytest.mark.parametrize("numbers", [(0, 1), (0, 2), (1, 2)])
+def test_exchanged_contrasts_are_read_again(tmp_path, numbers):
+    """The files have one size and one time, as after a copy or from an archive."""
+    for number in range(3):
+        path = tmp_path / f"case_{number:04d}.nii"
+        nibabel.save(nibabel.Nifti1Image(np.full((2, 3, 4), number, np.uint8), AFFINE), path)
+        os.utime(path, ns=(10**18, 10**18))
+    place = tmp_path / "case_????.nii"
+    assert read_volume(place).values[0, 0, 0].tolist() == [0, 1, 2]
+    one, other = (tmp_path / f"case_{number:04d}.nii" for number in numbers)
+    one.rename(tmp_path / "meanwhile")
+    other.rename(one)
+    (tmp_path / "meanwhile").rename(other)
+    expected = [0, 1, 2]
+    expected[numbers[0]], expected[numbers[1]] = numbers[1], numbers[0]
+    assert read_volume(place).values[0, 0, 0].tolist() == expected
 
 
 SCRIPT = """

@@ -5,6 +5,7 @@ If the volumes do not fit into memory together, a volume that was read before ge
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -33,13 +34,15 @@ KEPT = 2**29
 TRUSTED = 2.0
 
 Key = tuple[str | int, ...]
+#: Version of the files of a volume.
+Stamp = tuple[str | int, ...]
 
 
 class _FolderStamp(NamedTuple):
     """The stamp of a folder, the times of its subfolders, and the time at which its files were looked at."""
 
     folders: dict[str, int]
-    stamp: tuple[int, int]
+    stamp: Stamp
     seen: float
 
 
@@ -136,42 +139,44 @@ def _bytes_in_memory(volume: Volume) -> int:
     return 0 if isinstance(volume.values, np.memmap) else volume.values.nbytes
 
 
-def stamp(path: Path) -> tuple[int, int]:
-    """Returns the time of the last change, in ns, and the number of bytes of all files of a volume.
+def stamp(path: Path) -> Stamp:
+    """Returns the version of all files of a volume: of each file the inode, the time of the last change and the size.
+
+    The files are in their order, so that exchanged contrasts are another version.
 
     Args:
         path: as for `read_volume`.
     """
-    stamps = [_stamp(place) for place in stored_files(path)]
-    return max(time for time, _ in stamps), sum(size for _, size in stamps)
+    return tuple(part for place in stored_files(path) for part in _stamp(place))
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> Stamp:
     """Returns the stamp of a file, or of all files of a folder.
 
     A volume is looked up for each of its slices, and a folder has a file per slice. So the files are looked at again
     only after `TRUSTED` seconds, or if a file was added, removed or renamed, which changes its folder.
     """
     if not path.is_dir():
-        found = path.stat()
-        return found.st_mtime_ns, found.st_size
+        return _version(path.stat())
     known = _stamps.get(path)
     if known is None or monotonic() - known.seen > TRUSTED or known.folders != _changed(known.folders):
         known = _stamps[path] = _folder_stamp(path)
     return known.stamp
 
 
+def _version(found: os.stat_result) -> tuple[int, int, int]:
+    """Returns the inode, the time of the last change in ns, and the size; copied files often share time and size."""
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def _folder_stamp(path: Path) -> _FolderStamp:
-    seen, times, size = monotonic(), [0], 0
+    seen, versions = monotonic(), []
     folders = _changed([folder for folder, _, _ in os.walk(path)])  # before the files, which may change meanwhile
     for folder in folders:
         with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_file():
-                    found = entry.stat()
-                    times.append(found.st_mtime_ns)
-                    size += found.st_size
-    return _FolderStamp(folders, (max(*times, *folders.values()), size), seen)
+            versions += [(entry.path, *_version(entry.stat())) for entry in entries if entry.is_file()]
+    digest = hashlib.blake2b(repr((folders, sorted(versions))).encode(), digest_size=16).hexdigest()
+    return _FolderStamp(folders, (digest,), seen)
 
 
 def _changed(folders: Iterable[str]) -> dict[str, int]:
@@ -202,7 +207,7 @@ def volume_shape(path: Path) -> tuple[Grid, int]:
 
 
 @lru_cache(maxsize=4096)
-def _shape(path: Path, stamp: tuple[int, int]) -> tuple[Grid, int]:
+def _shape(path: Path, stamp: Stamp) -> tuple[Grid, int]:
     """Reads the headers of a volume once, because each of its slices needs them, and a series has one per slice."""
     return _read_shape(path)
 

@@ -63,8 +63,8 @@ def read_dicom_seg(
 
     Raises:
         AtrousError: pydicom is not installed, the file is missing, damaged or not a DICOM-SEG of a scan, segments
-            overlap, a name of the order is unknown, the planes do not form a regular grid, or a segment is not on the
-            grid ``like``.
+            overlap, a frame has a segment number below 1, a name of the order is unknown, the planes do not form a
+            regular grid, or a segment is not on the grid ``like``.
     """
     dataset = _opened(path, [*_TAGS, "PixelData"], pixels=True)
     with reading_tags(path):
@@ -156,6 +156,11 @@ def _planes(dataset: Any) -> list[_Plane]:
     if len(each) != int(dataset.get("NumberOfFrames") or 1) or len(each) > MOST_FILES:
         raise ValueError("each frame needs a functional group")
     is_map = str(dataset.SOPClassUID) == _LABEL_MAP
+    if (kind := dataset.get("SegmentationType")) and (kind == "LABELMAP") != is_map:
+        raise AtrousError(
+            "the SOP class and SegmentationType contradict each other: one of them is that of a label map, the other "
+            "that of single segments. Export the segmentation again."
+        )
     return [_plane(each[index], shared[0] if shared else {}, is_map) for index in range(len(each))]
 
 
@@ -176,6 +181,11 @@ def _plane(own: Any, common: Any, is_map: bool) -> _Plane:
     if place.shape != (11,) or not np.isfinite(place).all() or not (place[9:] > 0).all():
         raise ValueError("the position is not finite numbers")
     segment = 0 if is_map else int(group("SegmentIdentificationSequence").get("ReferencedSegmentNumber"))
+    if not is_map and segment < 1:
+        raise AtrousError(
+            f"a frame belongs to the segment number {segment}, and segment numbers start at 1 (DICOM PS3.3 C.8.20.4). "
+            "Export the segmentation again."
+        )
     sides = (float(measures.get(name) or 0) for name in ("SpacingBetweenSlices", "SliceThickness"))
     between, thickness = (side if np.isfinite(side) and side > 0 else 0.0 for side in sides)
     return _Plane(segment, place, between, thickness)

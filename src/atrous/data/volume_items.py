@@ -11,7 +11,7 @@ import numpy as np
 from atrous.data.dataset import Dataset, Item
 from atrous.data.input_files import InputFiles
 from atrous.data.volumes.contrast_files import exists, stored_files
-from atrous.data.volumes.dicom_labels import label_file, label_notes
+from atrous.data.volumes.dicom_labels import described_labels, label_file
 from atrous.data.volumes.grid import check_same_grid
 from atrous.data.volumes.nifti import nifti_notes
 from atrous.data.volumes.read_volume import volume_shape
@@ -217,7 +217,7 @@ def _check_mask(item: Item) -> tuple[str, ...]:
     if item.mask is None or _is_missing(item):
         return ()
     if is_dicom_label(item.mask):  # it is read on the grid of the scan, which checks the positions
-        return label_notes(label_file(item.mask))
+        return described_labels(label_file(item.mask)).notes
     mask_grid, values = volume_shape(item.mask)
     check_same_grid(volume_shape(item.image)[0], mask_grid, str(item.image), str(item.mask))
     if values != 1:

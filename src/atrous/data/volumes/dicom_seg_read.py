@@ -16,7 +16,7 @@ import numpy as np
 from atrous.data.volumes.dicom_files import MOST_FILES, damaged, one_file, promised_bytes, read_dataset, reading_tags
 from atrous.data.volumes.dicom_grid import MILLIMETRES, SHARE, slice_order
 from atrous.data.volumes.grid import SAME_GRID, Grid, in_words, reorientation
-from atrous.data.volumes.segments import ChooseValues, Labels, Segment, Segmentation, code_of, own_numbers
+from atrous.data.volumes.segments import ChooseValues, Description, Labels, Segment, Segmentation, code_of, own_numbers
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError
 
@@ -26,11 +26,14 @@ THRESHOLD = 0.5
 _LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 #: SOP classes of DICOM-SEG.
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", _LABEL_MAP)
+#: Tags that describe the segments of a file.
+DESCRIBING = ["SOPClassUID", "SegmentationType", "SegmentSequence"]
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _PIXELS = ("BitsAllocated", "BitsStored", "HighBit", "SamplesPerPixel", "PhotometricInterpretation")
 _TAGS = [
-    *("SOPClassUID", "SegmentationType", "SegmentSequence", "MaximumFractionalValue", "NumberOfFrames", "Rows"),
-    *("Columns", "PixelRepresentation", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+    *DESCRIBING,
+    *("MaximumFractionalValue", "NumberOfFrames", "Rows", "Columns", "PixelRepresentation"),
+    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
     *_PIXELS,
     *_GROUPS,
 ]
@@ -66,7 +69,7 @@ def read_dicom_seg(
             overlap, a frame has a segment number below 1, a name of the order is unknown, the planes do not form a
             regular grid, or a segment is not on the grid ``like``.
     """
-    dataset = _opened(path, [*_TAGS, "PixelData"], pixels=True)
+    dataset = _opened(path)
     with reading_tags(path):
         promised_bytes(dataset, path.stat().st_size)
         segments = _segments(dataset)
@@ -93,32 +96,18 @@ def read_dicom_seg(
     return Segmentation(Volume(labels.array[..., None], stored, notes), names)
 
 
-def seg_segments(path: Path) -> dict[int, Segment]:
-    """Returns the segments of a DICOM-SEG file by number, from its header, without the background of a label map.
+def described_seg(path: Path, dataset: Any) -> Description:
+    """Returns the segments of a DICOM-SEG file without the background of a label map, and whether it has fractions.
 
     Args:
         path: the file.
+        dataset: its pydicom dataset with the tags `DESCRIBING`.
 
     Raises:
-        AtrousError: as for `read_dicom_seg`.
+        AtrousError: the file is damaged.
     """
-    dataset = _opened(path, ["SOPClassUID", "SegmentSequence"])
     with reading_tags(path):
-        return _foreground(_segments(dataset))
-
-
-def seg_notes(path: Path) -> tuple[str, ...]:
-    """Returns the notes of `read_dicom_seg` on a file: whether it contains fractions.
-
-    Args:
-        path: the file.
-
-    Raises:
-        AtrousError: as for `read_dicom_seg`.
-    """
-    dataset = _opened(path, ["SOPClassUID", "SegmentationType"])
-    with reading_tags(path):
-        return _notes(path, dataset)
+        return Description(_foreground(_segments(dataset)), _notes(path, dataset))
 
 
 def _notes(path: Path, dataset: Any) -> tuple[str, ...]:
@@ -127,10 +116,10 @@ def _notes(path: Path, dataset: Any) -> tuple[str, ...]:
     return (f"{path.name} contains fractions: voxels of at least {THRESHOLD:.0%} belong to a segment.",)
 
 
-def _opened(path: Path, tags: list[str], *, pixels: bool = False) -> Any:
-    """Reads some tags of a DICOM-SEG file."""
+def _opened(path: Path) -> Any:
+    """Reads a DICOM-SEG file with its pixels."""
     files = one_file(path)
-    dataset = read_dataset(path, files, 0, tags, files[0].size if pixels else None)
+    dataset = read_dataset(path, files, 0, [*_TAGS, "PixelData"], files[0].size)
     if dataset is None or str(dataset.get("SOPClassUID")) not in SEGMENTATIONS:
         raise AtrousError(f"{path}: this is not a DICOM-SEG file.")
     return dataset

@@ -73,7 +73,7 @@ def predict(
     Args:
         model: model file or exported file.
         paths: pictures, folders of pictures, or glob patterns, as paths or URLs (https://, s3://, gs://, file:// …);
-            also NIfTI files, and DICOM series: a folder of slices or a zip of one.
+            also NIfTI, NRRD and MetaImage files, and DICOM series: a folder of slices or a zip of one.
         out: folder for the masks, a path or a URL; a mask has the name of its picture with .png, with .tif (for a
             GeoTIFF, a large or many-band TIFF, a TIFF at a URL, or raw values that a PNG cannot hold), or with .nii.gz
             or .dcm (for a volume).

@@ -21,11 +21,12 @@ import numpy as np
 from atrous.data.volumes.contrast_files import contrasts_shape, is_place_of_contrasts, read_contrasts, stored_files
 from atrous.data.volumes.dicom_series import read_series, series_shape
 from atrous.data.volumes.grid import Grid
-from atrous.data.volumes.nifti import nifti_shape, read_nifti
+from atrous.data.volumes.itk_files import voxel_file
 from atrous.data.volumes.resampling import resampled, target_grid
 from atrous.data.volumes.scratch import open_scratch, with_scratch
 from atrous.data.volumes.series_places import chosen_series, is_series
 from atrous.data.volumes.volume import Volume
+from atrous.data.volumes.volume_files import file_shape, read_file
 from atrous.input_spec import Spacing
 
 #: Number of bytes of volumes that stay in memory in each process.
@@ -59,9 +60,9 @@ def read_volume(path: Path, spacing: Spacing | None = None, missing: Sequence[fl
     """Reads a volume.
 
     Args:
-        path: a NIfTI file; the place of contrasts in several files, such as ``case_????.nii.gz``; or a DICOM series: a
-            folder of slices or a ``.zip`` of one; if it holds several series, one of them as
-            ``folder/SeriesInstanceUID`` or ``file.zip/SeriesInstanceUID``.
+        path: a NIfTI, NRRD or MetaImage file; the place of contrasts in several files, such as
+            ``case_????.nii.gz``; or a DICOM series: a folder of slices or a ``.zip`` of one; if it holds several
+            series, one of them as ``folder/SeriesInstanceUID`` or ``file.zip/SeriesInstanceUID``.
         spacing: voxel sides to which the volume is resampled, in millimetres; None for the volume as it is stored.
         missing: as in `resampled`.
 
@@ -109,7 +110,7 @@ def decode_volume(path: Path) -> Volume:
     """
     if is_place_of_contrasts(path):
         return read_contrasts(path)
-    return read_series(*chosen_series(path)) if is_series(path) else read_nifti(path)
+    return read_series(*chosen_series(path)) if is_series(path) else read_file(path)
 
 
 def _in_memory(key: Key) -> Volume | None:
@@ -146,8 +147,13 @@ def stamp(path: Path) -> Stamp:
 
     Args:
         path: as for `read_volume`.
+
+    Raises:
+        OSError: there is no such file.
+        AtrousError: as for `voxel_file`.
     """
-    return tuple(part for place in stored_files(path) for part in _stamp(place))
+    files = (file for place in stored_files(path) for file in dict.fromkeys((place, voxel_file(place))))
+    return tuple(part for file in files for part in _stamp(file))
 
 
 def _stamp(path: Path) -> Stamp:
@@ -215,7 +221,7 @@ def _shape(path: Path, stamp: Stamp) -> tuple[Grid, int]:
 def _read_shape(path: Path) -> tuple[Grid, int]:
     if is_place_of_contrasts(path):
         return contrasts_shape(path)
-    return series_shape(*chosen_series(path)) if is_series(path) else nifti_shape(path)
+    return series_shape(*chosen_series(path)) if is_series(path) else file_shape(path)
 
 
 def forget_in_child() -> None:

@@ -76,7 +76,7 @@ def test_a_large_foreground_has_the_percentiles_of_numpy(tmp_path, monkeypatch):
     dataset = open_dataset(tmp_path, "nnunet")
     one = Input((0.0,), (1.0,), dtype="float32", planes=("axial",))
     split = next(iter(dataset.splits))
-    (found,) = foreground_intensities.foreground_intensities(dataset, split, one)
+    found = foreground_intensities.foreground_intensities(dataset, split, one)[0]
     sampled = np.sort(inside)
     near = [np.abs(sampled - np.percentile(inside, q)).min() for q in (0.5, 99.5)]
     assert abs(found.window[0] - np.percentile(inside, 0.5)) <= max(near[0], np.diff(sampled[:4]).max())
@@ -100,6 +100,23 @@ def test_each_contrast_has_its_own_normalisation(tmp_path):
     raw = dataset.read(item).image
     np.testing.assert_array_equal(values[..., 3], raw[..., 1])  # CT is clipped by the network
     assert abs(values[..., 2].mean()) < 1 < abs(raw[..., 0].mean())
+
+
+@pytest.mark.parametrize("window", ["[null, foreground]", "[[0, 1], foreground]"])
+def test_only_contrasts_whose_window_is_the_foreground_are_measured(tmp_path, window):
+    """The first contrast is constant in the foreground, so measuring its percentiles would be refused."""
+    hounsfield(tmp_path, names=("MRI", "CT"))
+    (tmp_path / "inputs.yaml").write_text(f"inputs:\n  image: {{normalize: window, window: {window}}}\n")
+    expected = created(tmp_path, slices=3)[0].image
+    for path in (tmp_path / "imagesTr").iterdir():
+        scan = nibabel.load(path)
+        values = scan.get_fdata(dtype=np.float32)
+        values[..., 0] = 0.25
+        nibabel.save(nibabel.Nifti1Image(values, scan.affine), path)
+    found = created(tmp_path, slices=3)[0].image
+    assert found.windows == expected.windows and found.windows[0] in (None, (0, 1))
+    assert (found.mean[1::2], found.std[1::2]) == (expected.mean[1::2], expected.std[1::2])
+    np.testing.assert_allclose(found.mean[::2], 0 if found.windows[0] is None else 0.25)
 
 
 @pytest.mark.parametrize("written", ["{normalize: window}", "{normalize: window, window: foreground}"])

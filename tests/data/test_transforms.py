@@ -374,13 +374,41 @@ def test_a_growing_crop_has_its_full_size_from_the_epoch_growth_on():
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        ({"normalize": "per_image", "planes": ("axial",)}, [(0, 5)]),  # MRI: brightness has no meaning
+        ({"normalize": "per_image", "planes": ("axial",)}, [[0], [1], [2], [3], [4], [5]]),  # MRI: values have no unit
+        ({"normalize": "per_image", "planes": ("axial",), "slices": 3}, [[0, 2, 4], [1, 3, 5]]),
         ({"normalize": "window", "window": (-160, 240), "planes": ("axial",)}, []),  # Hounsfield units
         ({"normalize": "per_image"}, []),
-        ({"normalize": "window", "window": (*((-160, 240),) * 3, None, None), "planes": ("axial",)}, [(3, 1), (4, 1)]),
-        ({"colors": 3}, [(0, 3)]),
+        ({"normalize": "window", "window": (*((-160, 240),) * 4, None, None), "planes": ("axial",)}, [[4], [5]]),
+        ({"normalize": "window", "window": ((0, 1), None), "planes": ("axial",), "slices": 3}, [[1, 3, 5]]),
+        ({"normalize": "window", "window": (None, (0, 1)), "planes": ("axial",), "slices": 3}, [[0, 2, 4]]),
+        ({"colors": 3}, [[0, 1, 2]]),
     ],
 )
-def test_the_channels_whose_brightness_varies(more, expected):
-    one = Input((0.0,) * 5, (1.0,) * 5, dtype="float32", **more)
-    assert [(group.start, group.channels) for group in color_channels([one])] == expected
+def test_only_these_channels_vary_and_each_contrast_about_its_own_mean(more, expected):
+    one = Input((0.0,) * 6, (1.0,) * 6, dtype="float32", **more)
+    image = np.random.default_rng(0).normal(10 * np.arange(6), 1, (8, 9, 6)).astype(np.float32)
+    colors = color_channels([one])
+    varied, _ = augment(
+        image,
+        np.zeros((8, 9), np.uint8),
+        dataclasses.replace(STILL, contrast=0.8),
+        seed=0,
+        epoch=0,
+        index=0,
+        colors=colors,
+    )
+    wanted = image.copy()
+    factor = np.ptp(varied[..., expected[0][0]]) / np.ptp(image[..., expected[0][0]]) if expected else 1
+    assert not expected or abs(factor - 1) > 0.05
+    for group in expected:
+        weights = [0.299, 0.587, 0.114] if "colors" in more else np.full(len(group), 1 / len(group))
+        mean = image[..., group].mean(axis=(0, 1)) @ weights
+        wanted[..., group] = mean + factor * (image[..., group] - mean)
+    np.testing.assert_allclose(varied, wanted, atol=1e-3)
+
+
+def test_three_slices_are_not_red_green_and_blue():
+    one = Input((0.0,) * 3, (1.0,) * 3, dtype="float32", normalize="per_image", planes=("axial",), slices=3)
+    image, label = np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8)
+    with pytest.raises(AtrousError, match="saturation and hue need 3 colour channels, and this picture has none"):
+        augment(image, label, Augment(hue=0.1), seed=0, epoch=0, index=0, colors=color_channels([one]))

@@ -1,16 +1,20 @@
 """Contrasts in several files, as nnU-Net stores them, are one volume: in datasets, in training and in prediction."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import atrous
+from atrous.commands.doctor import doctor
 from atrous.commands.evaluate import evaluate
 from atrous.commands.predict import predict
 from atrous.data.doctor.examine import examine
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.data.volumes.contrast_files import place_of_contrasts
 from atrous.data.volumes.grid import Grid
@@ -125,6 +129,44 @@ def test_contrasts_on_another_grid_are_refused_with_both_grids(tmp_path, changed
         AtrousError, match=r"case_1_0001\.nii\.gz is not on the grid of .*case_1_0000\.nii\.gz.*affine \[.*affine \["
     ):
         open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("picture", ["z_0000.png", "z.png"])
+def test_volumes_and_pictures_in_one_folder_are_refused(tmp_path, picture):
+    write_case(tmp_path / "imagesTr", "case", 1)
+    (tmp_path / "labelsTr").mkdir()
+    nibabel.save(nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), tmp_path / "labelsTr/case.nii.gz")
+    if picture == "z_0000.png":  # no volume has a channel number
+        (tmp_path / "imagesTr/case_0000.nii.gz").rename(tmp_path / "imagesTr/case.nii.gz")
+    Image.new("L", (4, 4)).save(tmp_path / "imagesTr" / picture)
+    table = ClassTable(("background", "a"), ((0, 0, 0), (1, 1, 1)), ((0,), (1,)))
+    with pytest.raises(AtrousError, match=rf"mixes volumes and pictures, such as case.* and {picture}. Move"):
+        open_dataset(tmp_path, classes=table)
+
+
+@pytest.mark.parametrize("names", [("PET", "CT"), ("PET",)])
+def test_files_without_a_channel_number_are_noted(tmp_path, names):
+    nnunet(tmp_path, names)
+    shutil.copy(tmp_path / "imagesTr/case_0_0000.nii.gz", tmp_path / "imagesTr/late.nii.gz")
+    dataset = open_dataset(tmp_path)
+    assert {item.group for part in dataset.splits.values() for item in part} == {f"case_{case}" for case in range(4)}
+    (note,) = (note for note in dataset.notes if "late" in note)
+    assert "1 file (late.nii.gz) is not used" in note and "to late_0000.nii.gz" in note
+
+
+@pytest.mark.parametrize("damaged", ["imagesTr/case_0_0000", "imagesTr/case_1_0001", "labelsTr/case_3"])
+def test_doctor_names_a_damaged_volume_and_examines_the_others(tmp_path, damaged):
+    nnunet(tmp_path / "data")
+    path = tmp_path / "data" / f"{damaged}.nii.gz"
+    path.write_bytes(b"damaged")
+    found = examine(tmp_path / "data")
+    (unreadable,) = (error for error in found.errors if error.kind == "unreadable")
+    assert unreadable.count == 1 and f"{damaged}.nii.gz" in unreadable.examples[0]
+    assert sum(found.images.values()) == 4 and all(sum(pixels) for pixels in found.pixels.values())
+    doctor(tmp_path / "data", pictures=tmp_path / "drawn")
+    assert any((tmp_path / "drawn").iterdir())
+    with pytest.raises(AtrousError, match=path.name):
+        open_dataset(tmp_path / "data")
 
 
 def test_a_missing_contrast_is_named(tmp_path):

@@ -73,7 +73,8 @@ def predict(
     Args:
         model: model file or exported file.
         paths: pictures, folders of pictures, or glob patterns, as paths or URLs (https://, s3://, gs://, file:// …);
-            also NIfTI files, and DICOM series: a folder of slices or a zip file of such a folder.
+            also NIfTI, NRRD and MetaImage files, and DICOM series: a folder of slices or a zip file of such a
+            folder.
         out: folder for the masks, a path or a URL. A mask has the name of its picture and the suffix .png; .tif for a
             GeoTIFF, a large or many-band TIFF, a TIFF at a URL, or raw values that a PNG cannot hold; .nii.gz or .dcm
             for a volume.

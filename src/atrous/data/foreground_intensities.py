@@ -5,6 +5,7 @@ Source: nnU-Net, github.com/MIC-DKFZ/nnUNet, ``fingerprint_extractor.py`` and ``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -54,23 +55,26 @@ def with_foreground_windows(dataset: Dataset, split: str, one: Input, files: Inp
         AtrousError: as for `foreground_intensities`.
     """
     described = files.windows_of(one.channels // one.slices)
-    if FOREGROUND not in described:
+    contrasts = [index for index, window in enumerate(described) if window == FOREGROUND]
+    if not contrasts:
         return one
-    measured = foreground_intensities(dataset, split, one)
-    windows = [
-        found.window if window == FOREGROUND else window for window, found in zip(described, measured, strict=True)
-    ]
-    taken = [window == FOREGROUND for window in described] * one.slices
-    means, stds = ([getattr(found, name) for found in measured] * one.slices for name in ("mean", "std"))
+    measured = foreground_intensities(dataset, split, one, contrasts)
+    windows = [measured[index].window if index in measured else window for index, window in enumerate(described)]
+    means, stds = list(one.mean), list(one.std)
+    for channel in range(one.channels):
+        if found := measured.get(channel % len(described)):
+            means[channel], stds[channel] = found.mean, found.std
     return replace(
         one,
         window=windows[0] if len(set(windows)) == 1 else tuple(windows),
-        mean=tuple(np.where(taken, means, one.mean).tolist()),
-        std=tuple(np.where(taken, stds, one.std).tolist()),
+        mean=tuple(means),
+        std=tuple(stds),
     )
 
 
-def foreground_intensities(dataset: Dataset, split: str, one: Input) -> list[Intensities]:
+def foreground_intensities(
+    dataset: Dataset, split: str, one: Input, contrasts: Sequence[int] = (0,)
+) -> dict[int, Intensities]:
     """Measures the intensities of the labelled voxels of a split: those of all classes but the first.
 
     As in nnU-Net, the same number of voxels is drawn from each volume, with replacement, so that each volume counts
@@ -80,12 +84,13 @@ def foreground_intensities(dataset: Dataset, split: str, one: Input) -> list[Int
         dataset: the dataset, whose items are slices of volumes.
         split: name of the training split.
         one: input of the model, which defines the number of contrasts and the values that mean "no data".
+        contrasts: numbers of the contrasts to measure, from 0.
 
     Returns:
-        The intensities of each contrast.
+        The intensities by number of the contrast.
 
     Raises:
-        AtrousError: no voxel of the split belongs to such a class, or nearly all of them have one value.
+        AtrousError: no voxel of the split belongs to such a class, or nearly all of them have one value in a contrast.
     """
     volumes = labelled_volumes(dataset.split(split))
     count, drawn = max(1, SAMPLES // max(1, len(volumes))), []
@@ -98,7 +103,8 @@ def foreground_intensities(dataset: Dataset, split: str, one: Input) -> list[Int
         labels = volume_labels(dataset, mask, file, volume.grid.shape)
         values = volume.values[(labels != 0) & (labels != IGNORE_INDEX) & volume.valid(one.missing)]
         if len(values):
-            drawn.append(values[np.random.default_rng(SEED).integers(len(values), size=count)].astype(np.float32))
+            chosen = np.random.default_rng(SEED).integers(len(values), size=count)
+            drawn.append(values[:, list(contrasts)][chosen].astype(np.float32))
     cure = f"Give the window in {INPUTS_FILE}: window: [LOW, HIGH]."
     if not drawn:
         raise AtrousError(
@@ -109,11 +115,11 @@ def foreground_intensities(dataset: Dataset, split: str, one: Input) -> list[Int
     low, high = np.percentile(joined, PERCENTILES, axis=0).tolist()
     if flat := [index for index, ends in enumerate(zip(low, high, strict=True)) if ends[0] >= ends[1]]:
         raise AtrousError(
-            f"{dataset.root}: the window cannot be measured, because nearly all labelled voxels of contrast {flat[0]} "
-            f"in the split {split} have the value {low[flat[0]]:g}. {cure}"
+            f"{dataset.root}: the window cannot be measured, because nearly all labelled voxels of contrast "
+            f"{contrasts[flat[0]]} in the split {split} have the value {low[flat[0]]:g}. {cure}"
         )
     mean, std = joined.mean(axis=0, dtype=np.float64), joined.std(axis=0, dtype=np.float64)
-    return [
-        Intensities((float(a), float(b)), float(center), float(spread))
-        for a, b, center, spread in zip(low, high, mean, std, strict=True)
-    ]
+    return {
+        contrast: Intensities((float(a), float(b)), float(center), float(spread))
+        for contrast, a, b, center, spread in zip(contrasts, low, high, mean, std, strict=True)
+    }

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from atrous.data.pictures import PICTURE_SUFFIXES
-from atrous.data.volumes.nifti import SUFFIXES
 from atrous.data.volumes.series_places import holds_dicom
+from atrous.data.volumes.volume_files import SUFFIXES
 from atrous.errors import counted
 
 #: Suffixes of files that are not pictures but often occur in folders of pictures, such as texts and settings.
@@ -37,7 +37,6 @@ _CURES = {
     (".part", ".crdownload", ".download"): "these downloads are incomplete: download them again",
     (".psd", ".xcf", ".kra"): "they are layered drawings: export them as PNG",
     (".dcm",): "they are DICOM files: move the slices of each series into a folder of their own",
-    (".mha", ".mhd", ".nrrd"): "they are medical volumes: convert them to .nii.gz",
 }
 
 
@@ -51,7 +50,16 @@ def passed_over(folder: Path) -> list[Path]:
         return []
     files = (path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
     unread = (path for path in files if ending_of(path) not in PICTURE_SUFFIXES | _NO_PICTURES | {*SUFFIXES})
+    unread = (path for path in unread if not _holds_voxels(path))
     return sorted(path for path in unread if path.suffix.lower() != ".zip" or not holds_dicom(path, below=True))
+
+
+def _holds_voxels(path: Path) -> bool:
+    """Returns whether a file has the voxels of a header beside it, such as ``scan.raw`` of ``scan.mhd``."""
+    name = path.name.removesuffix(".gz")
+    if not name.lower().endswith((".raw", ".zraw", ".img")):
+        return False
+    return any(path.with_name(name.rpartition(".")[0] + suffix).exists() for suffix in (".mhd", ".nhdr"))
 
 
 def passed_over_notes(folders: Iterable[Path], read: Collection[Path] = ()) -> tuple[str, ...]:

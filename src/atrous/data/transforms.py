@@ -106,17 +106,20 @@ class Augment:
 
 
 class ColorChannels(NamedTuple):
-    """The channels of an image that hold the colours of one photograph.
+    """The channels of an image that hold the colours of one photograph, or the slices of one contrast of a volume.
 
     Attributes:
         start: index of the first of these channels.
-        channels: number of these channels: 1 or 3, or any number if all channels of an image count as colours.
+        channels: number of these channels: 1 or 3; of a contrast of a volume, the number of its slices.
         dtype: the type of the photograph; varied values are clipped to its range.
+        contrasts: number of contrasts of the volume, which is the distance between these channels; 0 for a photograph,
+            whose channels are neighbours.
     """
 
     start: int
     channels: int
     dtype: str
+    contrasts: int = 0
 
 
 class _Recolouring(NamedTuple):
@@ -137,9 +140,9 @@ class _Recolouring(NamedTuple):
 def color_channels(inputs: Sequence[Input]) -> tuple[ColorChannels, ...]:
     """Returns the channels whose colour is varied in training, in the concatenated inputs of a model.
 
-    For a volume that is normalised by its own mean and deviation, such as MRI, these are all channels: its values have
-    no unit, so a scan of other brightness or contrast is as probable. For Hounsfield units, none vary. If only some
-    contrasts are Hounsfield units, the channels of the other contrasts vary, each by itself.
+    A contrast of a volume that is normalised by its own mean and deviation, such as MRI, varies in all its slices: its
+    values have no unit, so a scan of other brightness or contrast is as probable. Each contrast is a group by itself,
+    because the contrasts have different means. Contrasts of Hounsfield units do not vary.
 
     Args:
         inputs: the inputs of the model.
@@ -147,12 +150,13 @@ def color_channels(inputs: Sequence[Input]) -> tuple[ColorChannels, ...]:
     found: list[ColorChannels] = []
     starts = accumulate((one.channels for one in inputs), initial=0)
     for start, one in zip(starts, inputs, strict=False):
-        own = one.standardised if one.planes else ()
-        count = one.channels if own and all(own) else one.colors
-        if count:
-            found.append(ColorChannels(start, count, one.dtype))
-        elif any(own):
-            found += [ColorChannels(start + index, 1, one.dtype) for index in np.flatnonzero(own).tolist()]
+        contrasts = one.channels // one.slices
+        own = one.standardised[:contrasts] if one.planes else ()
+        if any(own):
+            indices = np.flatnonzero(own).tolist()
+            found += [ColorChannels(start + index, one.slices, one.dtype, contrasts) for index in indices]
+        elif one.colors:
+            found.append(ColorChannels(start, one.colors, one.dtype))
     return tuple(found)
 
 
@@ -268,13 +272,15 @@ def recolour(
     """
     drawn = _draw(config, rng)
     if colors is None or colors == (ColorChannels(0, image.shape[2], image.dtype.name),):
-        return _recoloured(image, drawn)
+        return _recoloured(image, drawn, is_photograph=True)
     if not drawn.varies:
         return image
     image = image.copy()
-    for start, channels, dtype in colors:
-        own = slice(start, start + channels)
-        image[:, :, own] = _recoloured(np.ascontiguousarray(image[:, :, own]).astype(dtype), drawn)
+    for start, channels, dtype, contrasts in colors:
+        step = max(1, contrasts)
+        own = slice(start, start + channels * step, step)
+        values = np.ascontiguousarray(image[:, :, own]).astype(dtype)
+        image[:, :, own] = _recoloured(values, drawn, is_photograph=not contrasts)
     return image
 
 
@@ -287,12 +293,13 @@ def _draw(config: Augment, rng: np.random.Generator) -> _Recolouring:
     return _Recolouring(brightness, contrast, saturation, hue, sigma if blurred else None)
 
 
-def _recoloured(image: np.ndarray, drawn: _Recolouring) -> np.ndarray:
-    """Applies a drawn variation to an image whose channels are all colours."""
+def _recoloured(image: np.ndarray, drawn: _Recolouring, *, is_photograph: bool) -> np.ndarray:
+    """Applies a drawn variation to an image whose channels are all colours, or all slices of one contrast."""
     brightness, contrast, saturation, hue, sigma = drawn
     gain, grey = brightness * contrast, 0.0
     if contrast != 1:
-        weights = _LUMA if image.shape[2] == 3 else np.full(image.shape[2], 1 / image.shape[2])
+        is_rgb = is_photograph and image.shape[2] == 3
+        weights = _LUMA if is_rgb else np.full(image.shape[2], 1 / image.shape[2])
         grey = (1 - contrast) * brightness * float(weights @ _channel_means(image))
     if saturation != 1 or hue != 0:
         colour = gain * _hue_and_saturation(2 * math.pi * hue, saturation)
@@ -315,7 +322,7 @@ def _check(image: np.ndarray, label: np.ndarray, config: Augment, colors: Sequen
             f"the mask is {label.dtype} of shape {label.shape}; "
             f"this image needs a uint8 mask of shape {image.shape[:2]}."
         )
-    counts = {group.channels for group in colors}
+    counts = {group.channels for group in colors if not group.contrasts}
     if counts != {3} and (config.saturation or config.hue):
         found = " and ".join(map(str, sorted(counts))) or "none"
         raise AtrousError(

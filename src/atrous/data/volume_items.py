@@ -11,9 +11,8 @@ import numpy as np
 from atrous.data.dataset import Dataset, Item
 from atrous.data.input_files import InputFiles
 from atrous.data.volumes.contrast_files import exists, stored_files
-from atrous.data.volumes.dicom_labels import label_file, label_notes
+from atrous.data.volumes.dicom_labels import described_labels, label_file
 from atrous.data.volumes.grid import check_same_grid
-from atrous.data.volumes.nifti import nifti_notes
 from atrous.data.volumes.read_volume import volume_shape
 from atrous.data.volumes.resampled_masks import mask_labels
 from atrous.data.volumes.resampling import median_spacing, target_grid
@@ -25,6 +24,7 @@ from atrous.data.volumes.slices import (
     is_volume_place,
     slice_place,
 )
+from atrous.data.volumes.volume_files import file_notes
 from atrous.errors import AtrousError, counted
 from atrous.input_spec import Spacing
 
@@ -70,7 +70,7 @@ def with_slices(
     unlisted = sliced(dataset.unlisted)
     volumes = [item.image for item in found if is_volume(item.image) and exists(item.image)]
     files = dict.fromkeys(file for volume in volumes for file in stored_files(volume))
-    of_scans = [note for file in files for note in nifti_notes(file)]
+    of_scans = [note for file in files for note in file_notes(file)]
     return replace(
         dataset,
         notes=(*dataset.notes, *first_notes(of_scans), *first_notes(of_masks)),
@@ -201,7 +201,7 @@ def first_notes(notes: Sequence[str]) -> tuple[str, ...]:
     """Returns the first notes on files, and the number of the others.
 
     Args:
-        notes: notes of one kind, such as those of `nifti_notes` on all volumes.
+        notes: notes of one kind, such as those of `file_notes` on all volumes.
     """
     if len(notes) <= MOST_NOTES:
         return tuple(notes)
@@ -217,7 +217,7 @@ def _check_mask(item: Item) -> tuple[str, ...]:
     if item.mask is None or _is_missing(item):
         return ()
     if is_dicom_label(item.mask):  # it is read on the grid of the scan, which checks the positions
-        return label_notes(label_file(item.mask))
+        return described_labels(label_file(item.mask)).notes
     mask_grid, values = volume_shape(item.mask)
     check_same_grid(volume_shape(item.image)[0], mask_grid, str(item.image), str(item.mask))
     if values != 1:

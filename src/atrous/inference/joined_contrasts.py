@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from atrous.data.volumes.contrast_files import place_of_contrasts
-from atrous.data.volumes.nifti import nifti_shape
+from atrous.data.volumes.volume_files import file_shape
 from atrous.errors import AtrousError
 from atrous.input_spec import Input
 from atrous.paths import Place
@@ -33,6 +33,6 @@ def _joined(path: Path) -> Path:
     if place is None:
         return path
     try:
-        return place if nifti_shape(path)[1] == 1 else path
+        return place if file_shape(path)[1] == 1 else path
     except AtrousError:  # the file is damaged; the error is reported when the volume is read
         return place

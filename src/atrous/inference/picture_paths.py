@@ -16,9 +16,9 @@ from atrous.data.remote.transfer import identity, local_path
 from atrous.data.skipped_files import KNOWN_ENDINGS, passed_over_notes
 from atrous.data.unread_folders import folders_with_pictures
 from atrous.data.volumes.contrast_files import exists, is_place_of_contrasts
-from atrous.data.volumes.nifti import SUFFIXES
 from atrous.data.volumes.series_places import holds_dicom, is_dicom_file, series_in
 from atrous.data.volumes.slices import file_of_picture, is_volume
+from atrous.data.volumes.volume_files import SUFFIXES
 from atrous.errors import AtrousError, counted
 from atrous.inference.remote_overwrite_checks import marked_pictures
 from atrous.overwrite_checks import is_our_picture

@@ -150,8 +150,12 @@ def _inputs(
 
 
 def _measured(dataset: Dataset, split: str, one: Input, files: InputFiles) -> Input:
-    """Returns the input with the mean and standard deviation of its training files, and with its measured windows."""
-    if files.window != FOREGROUND:
+    """Returns the input with the mean and standard deviation of its training files, and with its measured windows.
+
+    The slices are read only if a contrast needs the statistics of whole slices, because that takes long.
+    """
+    windows = {*files.windows_of(one.channels // one.slices)}
+    if FOREGROUND not in windows or windows - {FOREGROUND, None}:
         mean, std = channel_statistics(dataset, split, one)
         one = replace(one, mean=mean, std=std)
     return with_foreground_windows(dataset, split, one, files)

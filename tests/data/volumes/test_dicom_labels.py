@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from atrous.data.doctor.examine import examine
 from atrous.data.mask_value_map import BACKGROUND_NAMES, ClassTable
 from atrous.data.open_dataset import open_dataset, open_whole
 from atrous.data.volume_items import without_unfit_volumes
-from atrous.data.volumes.dicom_labels import class_values, read_mask_volume
-from atrous.data.volumes.dicom_seg_read import read_dicom_seg, seg_segments
+from atrous.data.volumes import read_volume
+from atrous.data.volumes.dicom_labels import class_values, described_labels, label_file, read_mask_volume
+from atrous.data.volumes.dicom_seg_read import read_dicom_seg
 from atrous.data.volumes.dicom_seg_write import write_dicom_seg
 from atrous.data.volumes.dicom_series import read_series
 from atrous.data.volumes.nifti import write_nifti_on_grid
@@ -65,6 +67,66 @@ def test_a_segment_belongs_to_the_class_of_its_name_or_code(root, table):
     one = labels(dataset, "case_01")
     np.testing.assert_array_equal(one, labels(dataset, "case_02"))
     assert (one == 2).sum() == 107098 and set(np.unique(one)) == {0, 2, 255}
+
+
+@pytest.mark.parametrize("kind", ["seg", "folder", "rt"])
+def test_the_layout_nnunet_takes_masks_in_dicom(root, tmp_path, kind):
+    scan, one = read_series(root / "images/case_01"), labels(open_dataset(root), "case_01")
+    (tmp_path / "nnunet/imagesTr").mkdir(parents=True)
+    (tmp_path / "nnunet/labelsTr/case_02").mkdir(parents=True)
+    for name in ("case_01", "case_02"):
+        place = tmp_path / f"nnunet/imagesTr/{name}_0000.nii.gz"
+        values = np.nan_to_num(scan.values[..., 0]).astype(np.int16)
+        write_nifti_on_grid(place, values, scan.stored, packed=True)
+    record = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "spleen": 1, "liver": 2}}
+    (tmp_path / "nnunet/dataset.json").write_text(json.dumps(record))
+    shutil.copy(root / "masks/case_02.nii.gz", tmp_path / "nnunet/labelsTr")
+    own = tmp_path / "nnunet/labelsTr/case_01.dcm"
+    shutil.copy(root / "masks/case_01.dcm", own)
+    if kind == "folder":
+        (tmp_path / "nnunet/labelsTr/case_01").mkdir()
+        own.rename(tmp_path / "nnunet/labelsTr/case_01/1.2.840")
+    elif kind == "rt":
+        liver = read_mask_volume(root / "masks/case_02.nii.gz", root / "images/case_02", None).values[..., 0] > 0
+        write(own, scan.stored, {"liver": contours_of(scan.change.from_ras(liver))})
+    (tmp_path / "nnunet/labelsTr/case_02").rmdir()
+    dataset = open_dataset(tmp_path / "nnunet")
+    assert not any("skipped" in note for note in dataset.notes) and not dataset.masks_without_image
+    found = labels(dataset, "case_01")
+    assert (found == 2).sum() == (one == 2).sum() == 107098
+    np.testing.assert_array_equal(found == 2, labels(dataset, "case_02") == 2)
+    assert not [error for error in examine(tmp_path / "nnunet").errors if error.kind != "no_val"]
+
+
+@pytest.mark.parametrize("kind", ["seg", "rt"])
+def test_a_mask_is_opened_once_for_its_description_and_once_for_its_voxels(root, monkeypatch, kind):
+    own = root / "masks/case_01"
+    own.mkdir()
+    (root / "masks/case_01.dcm").rename(own / "1.2.840")
+    if kind == "rt":
+        scan = read_series(root / "images/case_01")
+        liver = read_dicom_seg(own / "1.2.840", scan.stored).volume.values[..., 0] > 0
+        write(own / "1.2.840", scan.stored, {"liver": contours_of(scan.change.from_ras(liver))})
+    opened, searched, plain_open, plain_search = [], [], Path.open, Path.rglob
+    monkeypatch.setattr(
+        Path, "open", lambda path, *args, **more: opened.append(path) or plain_open(path, *args, **more)
+    )
+    monkeypatch.setattr(Path, "rglob", lambda path, *args: searched.append(path) or plain_search(path, *args))
+    monkeypatch.setattr(read_volume, "TRUSTED", 1000.0)
+    for _ in range(2):
+        described = described_labels(label_file(own))
+    assert [one.name.casefold() for one in described.segments.values()] == ["liver"]
+    assert opened.count(own / "1.2.840") == (1 if kind == "seg" else 2) and searched.count(own) == 1
+    opened.clear()
+    classes = ClassTable.from_yaml(root / "classes.yaml")
+    for spacing in (None, (2.0, 2.0, 2.0)):
+        dataset = open_dataset(root, spacing=spacing, classes=classes)
+        items = [item for part in dataset.splits.values() for item in part if item.group == "case_01"]
+        opened.clear()
+        for item in items:
+            dataset.read_label(item.mask, item.image)
+        assert opened.count(own / "1.2.840") == (1 if spacing is None else 0)
+    assert searched.count(own) == 1
 
 
 def test_a_folder_with_one_file_is_a_mask(root):
@@ -181,7 +243,7 @@ def test_the_later_class_wins_also_between_segments_of_one_name(root, numbers, l
 
 def test_a_mask_of_another_series_is_an_error_of_the_doctor(root, shared):
     other = shutil.copy(shared / "data/dicom_seg/highdicom_seg_image_ct_binary.dcm", root / "masks/case_01.dcm")
-    names = sorted({one.name for one in seg_segments(other).values()})
+    names = sorted({one.name for one in described_labels(other).segments.values()})
     (root / "classes.yaml").write_text(
         json.dumps({"classes": [{"name": "background"}, {"name": "a", "segments": names}]})
     )

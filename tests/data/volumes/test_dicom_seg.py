@@ -341,6 +341,39 @@ def test_segments_that_are_left_out_may_lie_beyond_the_scan(series, tmp_path, ki
     assert not found.volume.values.any()
 
 
+@pytest.mark.parametrize("number", [0, -1])
+def test_a_frame_of_segment_0_is_refused(series, tmp_path, number):
+    """Such frames of BINARY segments must not be read as frames of a label map, whose voxels are segment numbers."""
+    folder = series()
+    volume = read_series(folder)
+    labels = random_labels(volume.grid.shape)
+    labels[labels == 255] = 0
+    with_highdicom(tmp_path / "seg.dcm", folder, volume, labels, "BINARY")
+    changed = pydicom.dcmread(tmp_path / "seg.dcm")
+    identified = changed.PerFrameFunctionalGroupsSequence[1].SegmentIdentificationSequence[0]
+    identified["ReferencedSegmentNumber"].VR = "SS"  # which holds negative numbers, too
+    identified.ReferencedSegmentNumber = number
+    changed.save_as(tmp_path / "zero.dcm")
+    with pytest.raises(AtrousError, match=rf"segment number {number}, and segment numbers start at 1"):
+        read_dicom_seg(tmp_path / "zero.dcm", volume.stored)
+
+
+@pytest.mark.parametrize(
+    ("kind", "other"), [("BINARY", "LABELMAP"), ("LABELMAP", "BINARY"), ("LABELMAP", "FRACTIONAL")]
+)
+def test_a_type_that_contradicts_the_class_of_the_file_is_refused(series, tmp_path, kind, other):
+    folder = series()
+    volume = read_series(folder)
+    labels = random_labels(volume.grid.shape)
+    labels[labels == 255] = 0
+    with_highdicom(tmp_path / "seg.dcm", folder, volume, labels, kind)
+    changed = pydicom.dcmread(tmp_path / "seg.dcm")
+    changed.SegmentationType = other
+    changed.save_as(tmp_path / "changed.dcm")
+    with pytest.raises(AtrousError, match="the SOP class and SegmentationType contradict each other"):
+        read_dicom_seg(tmp_path / "changed.dcm")
+
+
 def test_damaged_files_are_refused(series, tmp_path):
     folder = series()
     path = tmp_path / "seg.dcm"

@@ -12,6 +12,7 @@ import pytest
 from atrous.data.volumes import read_volume as module
 from atrous.data.volumes.read_volume import read_volume
 from atrous.data.volumes.scratch import scratch_file, scratch_folder
+from atrous.errors import AtrousError
 
 nibabel = pytest.importorskip("nibabel")
 AFFINE = np.array([[-1.5, 0.2, 0, 7], [0.1, 2, 0, -3], [0, 0, 3, 11], [0, 0, 0, 1]])
@@ -22,8 +23,8 @@ def volumes(tmp_path, monkeypatch):
     """Four volumes of which memory keeps one, and the list of decoded files."""
     monkeypatch.setenv("ATROUS_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setattr(module, "KEPT", 4000)
-    decoded, decode = [], module.read_nifti
-    monkeypatch.setattr(module, "read_nifti", lambda path: decoded.append(path) or decode(path))
+    decoded, decode = [], module.read_file
+    monkeypatch.setattr(module, "read_file", lambda path: decoded.append(path) or decode(path))
     rng = np.random.default_rng(0)
     paths = [tmp_path / f"{number}.nii.gz" for number in range(4)]
     for path in paths:
@@ -33,7 +34,7 @@ def volumes(tmp_path, monkeypatch):
 
 def test_in_random_order_each_volume_is_decoded_at_most_twice(volumes):
     paths, decoded = volumes
-    expected = {path: (module.read_nifti(path).values.copy(), module.read_nifti(path)) for path in paths}
+    expected = {path: (module.read_file(path).values.copy(), module.read_file(path)) for path in paths}
     decoded.clear()
     for number in np.random.default_rng(1).integers(0, 4, 60):
         path = paths[number]
@@ -91,7 +92,16 @@ def test_the_files_of_a_folder_are_looked_at_once_for_many_slices(tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    "change", ["added", "added in a subfolder", "replaced", "removed", "written in place", "touched"]
+    "change",
+    [
+        "added",
+        "added in a subfolder",
+        "replaced",
+        "removed",
+        "written in place",
+        "touched",
+        "written with an older time",
+    ],
 )
 def test_a_changed_file_of_a_folder_is_noticed(tmp_path, monkeypatch, change):
     deep = tmp_path / "a" / "b"
@@ -101,7 +111,7 @@ def test_a_changed_file_of_a_folder_is_noticed(tmp_path, monkeypatch, change):
             (folder / f"{number}.dcm").write_bytes(b"12345")
             os.utime(folder / f"{number}.dcm", ns=(10**18, 10**18))
         os.utime(folder, ns=(10**18, 10**18))
-    monkeypatch.setattr(module, "TRUSTED", -1.0 if change in ("written in place", "touched") else 1000.0)
+    monkeypatch.setattr(module, "TRUSTED", -1.0 if change.startswith(("written", "touched")) else 1000.0)
     first, file = module._stamp(tmp_path / "a"), deep / "0.dcm"
     if change.startswith("added"):
         (deep if "sub" in change else tmp_path / "a").joinpath("new.dcm").write_bytes(b"")
@@ -114,9 +124,38 @@ def test_a_changed_file_of_a_folder_is_noticed(tmp_path, monkeypatch, change):
         file.touch()
     else:
         file.write_bytes(b"54321")
+    if "older" in change:
+        os.utime(file, ns=(10**17, 10**17))
     second = module._stamp(tmp_path / "a")
     assert second != first
     assert module._stamp(tmp_path / "a") == second
+
+
+@pytest.mark.parametrize("numbers", [(0, 1), (0, 2), (1, 2)])
+def test_exchanged_contrasts_are_read_again(tmp_path, numbers):
+    """The files have one size and one time, as after a copy or from an archive."""
+    for number in range(3):
+        path = tmp_path / f"case_{number:04d}.nii"
+        nibabel.save(nibabel.Nifti1Image(np.full((2, 3, 4), number, np.uint8), AFFINE), path)
+        os.utime(path, ns=(10**18, 10**18))
+    place = tmp_path / "case_????.nii"
+    assert read_volume(place).values[0, 0, 0].tolist() == [0, 1, 2]
+    one, other = (tmp_path / f"case_{number:04d}.nii" for number in numbers)
+    one.rename(tmp_path / "meanwhile")
+    other.rename(one)
+    (tmp_path / "meanwhile").rename(other)
+    expected = [0, 1, 2]
+    expected[numbers[0]], expected[numbers[1]] = numbers[1], numbers[0]
+    assert read_volume(place).values[0, 0, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".mha", ".MHD"])
+def test_without_simpleitk_the_command_that_installs_it_is_given(tmp_path, monkeypatch, suffix):
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    (tmp_path / f"scan{suffix}").write_bytes(b"NRRD0004\ndata file: scan.raw\nElementDataFile = scan.raw\n")
+    (tmp_path / "scan.raw").write_bytes(b"")
+    with pytest.raises(AtrousError, match=r"'SimpleITK', which is not installed.*pip install 'atrous\[medical\]'"):
+        read_volume(tmp_path / f"scan{suffix}")
 
 
 SCRIPT = """

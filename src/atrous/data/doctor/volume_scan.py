@@ -16,7 +16,7 @@ from atrous.data.doctor.volume_facts import VolumeFacts, fingerprint, intensitie
 from atrous.data.mask_value_map import IGNORE_INDEX, UNKNOWN, ClassTable
 from atrous.data.pictures import StoredMask, whole_numbers
 from atrous.data.volumes.contrast_files import exists
-from atrous.data.volumes.dicom_labels import label_file, read_mask_volume, segments_of
+from atrous.data.volumes.dicom_labels import described_labels, label_file, read_mask_volume
 from atrous.data.volumes.read_volume import read_volume
 from atrous.data.volumes.slice_pixels import mask_values
 from atrous.data.volumes.slices import is_dicom_label, pictures_of
@@ -80,7 +80,7 @@ def _read(path: Path, problems: list[str], reader: Callable[[Path], Volume]) -> 
 def _segment_names(mask: Path) -> tuple[str, ...]:
     """Returns the names of a mask's segments, also if its voxels cannot be read, for example if segments overlap."""
     try:
-        return tuple(one.name for one in segments_of(label_file(mask)).values())
+        return tuple(one.name for one in described_labels(label_file(mask)).segments.values())
     except Exception:  # already reported when the mask was read
         return ()
 

@@ -1,12 +1,14 @@
 """nnU-Net's layout: ``imagesTr/a_0000.png``, ``labelsTr/a.png``, ``dataset.json``; optionally ``imagesTs/ labelsTs/``.
 
-The contrasts of a volume may be one 4-D file, or several files: ``a_0000.nii.gz``, ``a_0001.nii.gz`` …
+The contrasts of a volume may be one 4-D file, or several files: ``a_0000.nii.gz``, ``a_0001.nii.gz`` … The mask of a
+volume may also be a DICOM-SEG or RT-STRUCT: ``labelsTr/a.dcm``, or a folder ``labelsTr/a`` with one file.
 
 Source: github.com/MIC-DKFZ/nnUNet, ``documentation/dataset_format.md``.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from atrous.data.class_files import named_classes
@@ -19,7 +21,12 @@ from atrous.data.splits.find_split_lists import find_lists
 from atrous.data.splits.random_split import seeded_split
 from atrous.data.splits.split_lists import listed_splits
 from atrous.data.splits.unread_lists import check_no_list_is_unread
-from atrous.data.volumes.contrast_files import check_contrasts_exist, contrast_file, place_of_contrasts
+from atrous.data.volumes.contrast_files import (
+    check_contrasts_exist,
+    contrast_file,
+    place_of_contrasts,
+    stored_files,
+)
 from atrous.data.volumes.read_volume import volume_shape
 from atrous.data.volumes.slices import is_volume, volume_stem
 from atrous.errors import AtrousError, counted
@@ -42,8 +49,8 @@ def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
         classes: class table to use; None for ``classes.yaml``, else the labels in ``dataset.json``.
 
     Raises:
-        AtrousError: a folder is missing or empty, the channels of a picture are in several files, a contrast of a
-            volume is missing, or a split list is unusable.
+        AtrousError: a folder is missing or empty or mixes volumes and pictures, the channels of a picture are in
+            several files, a contrast of a volume is missing, or a split list is unusable.
     """
     if not looks_like_nnunet(root):
         raise AtrousError(f"{root}: the layout 'nnunet' needs imagesTr/ and labelsTr/; they are missing.")
@@ -57,7 +64,10 @@ def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
         if not (root / f"labels{part}").is_dir():
             notes.append(withheld_split_note("test", root / f"images{part}"))
             continue
-        images, masks = _images(root / f"images{part}", root), pictures_in(root / f"labels{part}")
+        files = pictures_in(root / f"images{part}")
+        images = _images(root / f"images{part}", files, root)
+        notes += _unused_notes(files, images)
+        masks = pictures_in(root / f"labels{part}", labels=any(map(is_volume, images.values())))
         orphans += [path for stem, path in masks.items() if stem not in images]
         lists, more_notes = find_lists(root, images) if part == "Tr" else ([], ())
         notes += more_notes
@@ -90,12 +100,20 @@ def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
     )
 
 
-def _images(folder: Path, root: Path) -> dict[str, Path]:
-    """Returns the pictures by the stem of their mask, which is their own stem without the channel number."""
-    files = pictures_in(folder)
+def _images(folder: Path, files: dict[str, Path], root: Path) -> dict[str, Path]:
+    """Returns the pictures by the stem of their mask, which is their own stem without the channel number.
+
+    Raises:
+        AtrousError: the folder mixes volumes and pictures, a contrast is missing, or a picture is in several files.
+    """
     images = without_ending(files, _FIRST_CHANNEL)
     more = sorted(stem for stem in files if not stem.endswith(_FIRST_CHANNEL) and stem[-5:-3] == "_0")
-    if any(map(is_volume, files.values())):
+    if volumes := [file for file in files.values() if is_volume(file)]:
+        if pictures := [file for file in files.values() if not is_volume(file)]:
+            raise AtrousError(
+                f"{folder}: the folder mixes volumes and pictures, such as {volumes[0].name} and {pictures[0].name}. "
+                "Move the volumes or the pictures to a dataset of their own."
+            )
         return _volumes(folder, files, root) if images or more else files
     if more:
         raise AtrousError(
@@ -116,11 +134,12 @@ def _volumes(folder: Path, files: dict[str, Path], root: Path) -> dict[str, Path
         place = place_of_contrasts(file)
         if place is not None and stem[-4] == "0":
             numbers.setdefault(place, []).append(int(stem[-4:]))
+    single = without_ending(files, _FIRST_CHANNEL)
+    if not numbers:
+        return single or files
     names, most = channel_names(root), 1 + max(map(max, numbers.values()))
     contrasts = len(names) or most
-    first = contrast_file(next(iter(numbers)), min(next(iter(numbers.values()))))
-    single = without_ending(files, _FIRST_CHANNEL)
-    if (most == contrasts == 1) or volume_shape(first)[1] > 1:  # a 4-D file holds all contrasts
+    if (most == contrasts == 1) or _hold_all_contrasts([contrast_file(place, min(n)) for place, n in numbers.items()]):
         return single or files
     for place, found in numbers.items():
         check_contrasts_exist(place, contrasts)
@@ -130,3 +149,25 @@ def _volumes(folder: Path, files: dict[str, Path], root: Path) -> dict[str, Path
                 f"{contrast_file(place, max(found)).name}. Correct the names, or remove the file."
             )
     return single if contrasts == 1 else {volume_stem(place): place for place in numbers}
+
+
+def _hold_all_contrasts(files: list[Path]) -> bool:
+    """Returns whether the first file with a readable header is 4-D, so that it holds all contrasts of its volume."""
+    for file in files:
+        with suppress(AtrousError):  # a damaged volume is reported with its name when it is read
+            return volume_shape(file)[1] > 1
+    return False
+
+
+def _unused_notes(files: dict[str, Path], images: dict[str, Path]) -> tuple[str, ...]:
+    """Returns a sentence about the files that are not used because their names lack the ending of the others."""
+    used = {file for image in images.values() for file in stored_files(image)}
+    unused = [file for file in files.values() if file not in used]
+    if not unused:
+        return ()
+    (verb, names), more = (("is", "its name does"), "") if len(unused) == 1 else (("are", "their names do"), ", …")
+    return (
+        f"{unused[0].parent}: {counted(len(unused), 'file')} ({unused[0].name}{more}) {verb} not used, because {names} "
+        f"not end in {_FIRST_CHANNEL}, as those of other files do. Rename such a file, for example to "
+        f"{volume_stem(unused[0])}{_FIRST_CHANNEL}{unused[0].name.removeprefix(volume_stem(unused[0]))}.",
+    )

@@ -10,9 +10,9 @@ from atrous.data.dataset import Item
 from atrous.data.mask_value_map import ClassTable
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.skipped_files import KNOWN_ENDINGS, passed_over_notes
-from atrous.data.volumes.nifti import SUFFIXES
 from atrous.data.volumes.series_places import holds_dicom, is_series
 from atrous.data.volumes.slices import is_volume, volume_name
+from atrous.data.volumes.volume_files import SUFFIXES
 from atrous.errors import AtrousError
 
 CLASSES_FILE = "classes.yaml"

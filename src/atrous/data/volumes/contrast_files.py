@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from atrous.data.volumes.grid import Grid, check_same_grid
-from atrous.data.volumes.nifti import SUFFIXES, nifti_shape, read_nifti
 from atrous.data.volumes.series_places import chosen_series
 from atrous.data.volumes.volume import Volume
+from atrous.data.volumes.volume_files import SUFFIXES, file_shape, read_file
 from atrous.errors import AtrousError, counted
 
 #: Part of the place of contrasts that stands for the number of a contrast.
 ANY_NUMBER = "_????"
-_NUMBERED = re.compile(r"(.+)_[0-9]{4}(\.nii|\.nii\.gz)", re.IGNORECASE)
+_NUMBERED = re.compile(rf"(.+)_[0-9]{{4}}({'|'.join(map(re.escape, SUFFIXES))})", re.IGNORECASE)
 
 
 def place_of_contrasts(file: Path) -> Path | None:
@@ -69,7 +69,7 @@ def read_contrasts(place: Path) -> Volume:
         AtrousError: as for `contrasts_shape`, or a file is damaged.
     """
     contrasts_shape(place)
-    parts = [read_nifti(file) for file in contrast_files(place)]
+    parts = [read_file(file) for file in contrast_files(place)]
     dtype = np.result_type(*(part.values.dtype for part in parts))
     dtype = np.float32 if dtype == np.float64 else dtype  # int32 and float32 give float64
     values = np.empty((*parts[0].values.shape[:3], len(parts)), dtype, order="F")
@@ -88,9 +88,9 @@ def contrasts_shape(place: Path) -> tuple[Grid, int]:
         AtrousError: a file is missing or damaged, has several values per voxel, or is on another grid than the first.
     """
     files = contrast_files(place)
-    grid, _ = nifti_shape(files[0])
+    grid, _ = file_shape(files[0])
     for file in files:
-        other, values = nifti_shape(file)
+        other, values = file_shape(file)
         if values != 1:
             raise AtrousError(f"{file}: a file of one contrast has one value per voxel, but this file has {values}.")
         check_same_grid(grid, other, str(files[0]), str(file))

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from atrous.data.mask_value_map import BACKGROUND_NAMES, ClassTable
 from atrous.data.volumes.dicom_files import one_file, read_dataset
-from atrous.data.volumes.dicom_seg_read import SEGMENTATIONS, read_dicom_seg, seg_notes, seg_segments
-from atrous.data.volumes.read_volume import kept, read_volume, stamp, volume_shape
-from atrous.data.volumes.rt_struct import STRUCTURES, read_rt_struct, rt_notes, rt_segments
-from atrous.data.volumes.segments import Segment, SegmentValues
+from atrous.data.volumes.dicom_seg_read import DESCRIBING, SEGMENTATIONS, described_seg, read_dicom_seg
+from atrous.data.volumes.read_volume import Key, Stamp, kept, read_volume, stamp, volume_shape
+from atrous.data.volumes.rt_struct import STRUCTURES, described_rt, read_rt_struct
+from atrous.data.volumes.segments import Description, Segment, SegmentValues
 from atrous.data.volumes.slices import is_dicom_label
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError
@@ -42,10 +42,24 @@ def read_mask_volume(mask: Path, scan: Path, classes: ClassTable | None) -> Volu
     if not is_dicom_label(mask):
         return read_volume(mask)
     try:
-        key = (str(mask), *stamp(mask), str(scan), *stamp(scan), _text_of(classes))
+        key = label_key(mask, scan, classes)
     except OSError as error:
         raise AtrousError(f"{error.filename}: no such file; the mask {mask} needs it.") from error
     return kept(key, lambda: _read_labels(label_file(mask), scan, classes))
+
+
+def label_key(mask: Path, scan: Path, classes: ClassTable | None) -> Key:
+    """Returns a key for `kept` that differs for other versions of a mask or its scan, and for other class tables.
+
+    Args:
+        mask: as for `read_mask_volume`.
+        scan: as for `read_mask_volume`.
+        classes: as for `read_mask_volume`.
+
+    Raises:
+        OSError: a file is missing.
+    """
+    return (str(mask), *stamp(mask), str(scan), *stamp(scan), _text_of(classes))
 
 
 @lru_cache(maxsize=8)
@@ -63,19 +77,23 @@ def label_file(path: Path) -> Path:
     Raises:
         AtrousError: the folder has no file, or several.
     """
-    if not path.is_dir():
-        return path
-    files = [one for one in path.rglob("*") if one.is_file() and not one.name.startswith(".")]
+    return _file_in(path, stamp(path)) if path.is_dir() else path
+
+
+@lru_cache(maxsize=4096)
+def _file_in(folder: Path, stamp: Stamp) -> Path:
+    """Returns the only file of a folder; an unchanged folder is searched once."""
+    files = [one for one in folder.rglob("*") if one.is_file() and not one.name.startswith(".")]
     if len(files) != 1:
         raise AtrousError(
-            f"{path}: a folder in the place of a mask must have one DICOM-SEG or RT-STRUCT file, and it has "
+            f"{folder}: a folder in the place of a mask must have one DICOM-SEG or RT-STRUCT file, and it has "
             f"{len(files)} files. Keep the one to learn from."
         )
     return files[0]
 
 
-def is_rt_struct(path: Path) -> bool:
-    """Returns whether a file is an RT-STRUCT; if not, it is a DICOM-SEG.
+def described_labels(path: Path) -> Description:
+    """Returns the segments of a DICOM-SEG or RT-STRUCT file, and notes for the user, from its header.
 
     Args:
         path: the file.
@@ -83,40 +101,36 @@ def is_rt_struct(path: Path) -> bool:
     Raises:
         AtrousError: the file is missing, damaged, or neither of both.
     """
-    dataset = read_dataset(path, one_file(path), 0, ["SOPClassUID"])
+    version = _version(path)
+    return _described_seg(path, version) or _described_rt(path, version)
+
+
+def _version(path: Path) -> Stamp:
+    try:
+        return stamp(path)
+    except OSError as error:
+        raise AtrousError(f"{path}: no such file.") from error
+
+
+@lru_cache(maxsize=4096)
+def _described_seg(path: Path, stamp: Stamp) -> Description | None:
+    """Returns the description of a DICOM-SEG file, None for an RT-STRUCT; the header of a version is read once."""
+    dataset = read_dataset(path, one_file(path), 0, DESCRIBING)
     kind = "" if dataset is None else str(dataset.get("SOPClassUID"))
     if kind != STRUCTURES and kind not in SEGMENTATIONS:
         raise AtrousError(f"{path}: a mask must be a NIfTI file, or a DICOM file of a segmentation or RT-STRUCT.")
-    return kind == STRUCTURES
+    return None if kind == STRUCTURES else described_seg(path, dataset)
 
 
-def segments_of(path: Path) -> dict[int, Segment]:
-    """Returns the segments of a DICOM-SEG or RT-STRUCT file by number, from its header.
-
-    Args:
-        path: the file.
-
-    Raises:
-        AtrousError: as for `is_rt_struct`.
-    """
-    return rt_segments(path) if is_rt_struct(path) else seg_segments(path)
-
-
-def label_notes(path: Path) -> tuple[str, ...]:
-    """Returns sentences for the user about what is not read from a DICOM-SEG or RT-STRUCT file, from its header.
-
-    Args:
-        path: the file.
-
-    Raises:
-        AtrousError: as for `is_rt_struct`.
-    """
-    return rt_notes(path) if is_rt_struct(path) else seg_notes(path)
+@lru_cache(maxsize=4096)
+def _described_rt(path: Path, stamp: Stamp) -> Description:
+    """Returns the description of an RT-STRUCT file; each version of a file is read once."""
+    return described_rt(path)
 
 
 def _read_labels(file: Path, scan: Path, classes: ClassTable | None) -> Volume:
     choose = None if classes is None else partial(class_values, file, classes=classes)
-    read = read_rt_struct if is_rt_struct(file) else read_dicom_seg
+    read = read_rt_struct if _described_seg(file, _version(file)) is None else read_dicom_seg
     return read(file, volume_shape(scan)[0], choose=choose).volume
 
 

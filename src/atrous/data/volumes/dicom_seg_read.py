@@ -16,7 +16,7 @@ import numpy as np
 from atrous.data.volumes.dicom_files import MOST_FILES, damaged, one_file, promised_bytes, read_dataset, reading_tags
 from atrous.data.volumes.dicom_grid import MILLIMETRES, SHARE, slice_order
 from atrous.data.volumes.grid import SAME_GRID, Grid, in_words, reorientation
-from atrous.data.volumes.segments import ChooseValues, Labels, Segment, Segmentation, code_of, own_numbers
+from atrous.data.volumes.segments import ChooseValues, Description, Labels, Segment, Segmentation, code_of, own_numbers
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError
 
@@ -26,11 +26,14 @@ THRESHOLD = 0.5
 _LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 #: SOP classes of DICOM-SEG.
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", _LABEL_MAP)
+#: Tags that describe the segments of a file.
+DESCRIBING = ["SOPClassUID", "SegmentationType", "SegmentSequence"]
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _PIXELS = ("BitsAllocated", "BitsStored", "HighBit", "SamplesPerPixel", "PhotometricInterpretation")
 _TAGS = [
-    *("SOPClassUID", "SegmentationType", "SegmentSequence", "MaximumFractionalValue", "NumberOfFrames", "Rows"),
-    *("Columns", "PixelRepresentation", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+    *DESCRIBING,
+    *("MaximumFractionalValue", "NumberOfFrames", "Rows", "Columns", "PixelRepresentation"),
+    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
     *_PIXELS,
     *_GROUPS,
 ]
@@ -63,10 +66,10 @@ def read_dicom_seg(
 
     Raises:
         AtrousError: pydicom is not installed, the file is missing, damaged or not a DICOM-SEG of a scan, segments
-            overlap, a name of the order is unknown, the planes do not form a regular grid, or a segment is not on the
-            grid ``like``.
+            overlap, a frame has a segment number below 1, a name of the order is unknown, the planes do not form a
+            regular grid, or a segment is not on the grid ``like``.
     """
-    dataset = _opened(path, [*_TAGS, "PixelData"], pixels=True)
+    dataset = _opened(path)
     with reading_tags(path):
         promised_bytes(dataset, path.stat().st_size)
         segments = _segments(dataset)
@@ -93,32 +96,18 @@ def read_dicom_seg(
     return Segmentation(Volume(labels.array[..., None], stored, notes), names)
 
 
-def seg_segments(path: Path) -> dict[int, Segment]:
-    """Returns the segments of a DICOM-SEG file by number, from its header, without the background of a label map.
+def described_seg(path: Path, dataset: Any) -> Description:
+    """Returns the segments of a DICOM-SEG file without the background of a label map, and whether it has fractions.
 
     Args:
         path: the file.
+        dataset: its pydicom dataset with the tags `DESCRIBING`.
 
     Raises:
-        AtrousError: as for `read_dicom_seg`.
+        AtrousError: the file is damaged.
     """
-    dataset = _opened(path, ["SOPClassUID", "SegmentSequence"])
     with reading_tags(path):
-        return _foreground(_segments(dataset))
-
-
-def seg_notes(path: Path) -> tuple[str, ...]:
-    """Returns the notes of `read_dicom_seg` on a file: whether it contains fractions.
-
-    Args:
-        path: the file.
-
-    Raises:
-        AtrousError: as for `read_dicom_seg`.
-    """
-    dataset = _opened(path, ["SOPClassUID", "SegmentationType"])
-    with reading_tags(path):
-        return _notes(path, dataset)
+        return Description(_foreground(_segments(dataset)), _notes(path, dataset))
 
 
 def _notes(path: Path, dataset: Any) -> tuple[str, ...]:
@@ -127,10 +116,10 @@ def _notes(path: Path, dataset: Any) -> tuple[str, ...]:
     return (f"{path.name} contains fractions: voxels of at least {THRESHOLD:.0%} belong to a segment.",)
 
 
-def _opened(path: Path, tags: list[str], *, pixels: bool = False) -> Any:
-    """Reads some tags of a DICOM-SEG file."""
+def _opened(path: Path) -> Any:
+    """Reads a DICOM-SEG file with its pixels."""
     files = one_file(path)
-    dataset = read_dataset(path, files, 0, tags, files[0].size if pixels else None)
+    dataset = read_dataset(path, files, 0, [*_TAGS, "PixelData"], files[0].size)
     if dataset is None or str(dataset.get("SOPClassUID")) not in SEGMENTATIONS:
         raise AtrousError(f"{path}: this is not a DICOM-SEG file.")
     return dataset
@@ -156,6 +145,11 @@ def _planes(dataset: Any) -> list[_Plane]:
     if len(each) != int(dataset.get("NumberOfFrames") or 1) or len(each) > MOST_FILES:
         raise ValueError("each frame needs a functional group")
     is_map = str(dataset.SOPClassUID) == _LABEL_MAP
+    if (kind := dataset.get("SegmentationType")) and (kind == "LABELMAP") != is_map:
+        raise AtrousError(
+            "the SOP class and SegmentationType contradict each other: one of them is that of a label map, the other "
+            "that of single segments. Export the segmentation again."
+        )
     return [_plane(each[index], shared[0] if shared else {}, is_map) for index in range(len(each))]
 
 
@@ -176,6 +170,11 @@ def _plane(own: Any, common: Any, is_map: bool) -> _Plane:
     if place.shape != (11,) or not np.isfinite(place).all() or not (place[9:] > 0).all():
         raise ValueError("the position is not finite numbers")
     segment = 0 if is_map else int(group("SegmentIdentificationSequence").get("ReferencedSegmentNumber"))
+    if not is_map and segment < 1:
+        raise AtrousError(
+            f"a frame belongs to the segment number {segment}, and segment numbers start at 1 (DICOM PS3.3 C.8.20.4). "
+            "Export the segmentation again."
+        )
     sides = (float(measures.get(name) or 0) for name in ("SpacingBetweenSlices", "SliceThickness"))
     between, thickness = (side if np.isfinite(side) and side > 0 else 0.0 for side in sides)
     return _Plane(segment, place, between, thickness)

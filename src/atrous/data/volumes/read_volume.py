@@ -5,6 +5,7 @@ If the volumes do not fit into memory together, a volume that was read before ge
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -20,11 +21,12 @@ import numpy as np
 from atrous.data.volumes.contrast_files import contrasts_shape, is_place_of_contrasts, read_contrasts, stored_files
 from atrous.data.volumes.dicom_series import read_series, series_shape
 from atrous.data.volumes.grid import Grid
-from atrous.data.volumes.nifti import nifti_shape, read_nifti
+from atrous.data.volumes.itk_files import voxel_file
 from atrous.data.volumes.resampling import resampled, target_grid
 from atrous.data.volumes.scratch import open_scratch, with_scratch
 from atrous.data.volumes.series_places import chosen_series, is_series
 from atrous.data.volumes.volume import Volume
+from atrous.data.volumes.volume_files import file_shape, read_file
 from atrous.input_spec import Spacing
 
 #: Number of bytes of volumes that stay in memory in each process.
@@ -33,13 +35,15 @@ KEPT = 2**29
 TRUSTED = 2.0
 
 Key = tuple[str | int, ...]
+#: Version of the files of a volume.
+Stamp = tuple[str | int, ...]
 
 
 class _FolderStamp(NamedTuple):
     """The stamp of a folder, the times of its subfolders, and the time at which its files were looked at."""
 
     folders: dict[str, int]
-    stamp: tuple[int, int]
+    stamp: Stamp
     seen: float
 
 
@@ -56,9 +60,9 @@ def read_volume(path: Path, spacing: Spacing | None = None, missing: Sequence[fl
     """Reads a volume.
 
     Args:
-        path: a NIfTI file; the place of contrasts in several files, such as ``case_????.nii.gz``; or a DICOM series: a
-            folder of slices or a ``.zip`` of one; if it holds several series, one of them as
-            ``folder/SeriesInstanceUID`` or ``file.zip/SeriesInstanceUID``.
+        path: a NIfTI, NRRD or MetaImage file; the place of contrasts in several files, such as
+            ``case_????.nii.gz``; or a DICOM series: a folder of slices or a ``.zip`` of one; if it holds several
+            series, one of them as ``folder/SeriesInstanceUID`` or ``file.zip/SeriesInstanceUID``.
         spacing: voxel sides to which the volume is resampled, in millimetres; None for the volume as it is stored.
         missing: as in `resampled`.
 
@@ -106,7 +110,7 @@ def decode_volume(path: Path) -> Volume:
     """
     if is_place_of_contrasts(path):
         return read_contrasts(path)
-    return read_series(*chosen_series(path)) if is_series(path) else read_nifti(path)
+    return read_series(*chosen_series(path)) if is_series(path) else read_file(path)
 
 
 def _in_memory(key: Key) -> Volume | None:
@@ -136,42 +140,49 @@ def _bytes_in_memory(volume: Volume) -> int:
     return 0 if isinstance(volume.values, np.memmap) else volume.values.nbytes
 
 
-def stamp(path: Path) -> tuple[int, int]:
-    """Returns the time of the last change, in ns, and the number of bytes of all files of a volume.
+def stamp(path: Path) -> Stamp:
+    """Returns the version of all files of a volume: of each file the inode, the time of the last change and the size.
+
+    The files are in their order, so that exchanged contrasts are another version.
 
     Args:
         path: as for `read_volume`.
+
+    Raises:
+        OSError: there is no such file.
+        AtrousError: as for `voxel_file`.
     """
-    stamps = [_stamp(place) for place in stored_files(path)]
-    return max(time for time, _ in stamps), sum(size for _, size in stamps)
+    files = (file for place in stored_files(path) for file in dict.fromkeys((place, voxel_file(place))))
+    return tuple(part for file in files for part in _stamp(file))
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> Stamp:
     """Returns the stamp of a file, or of all files of a folder.
 
     A volume is looked up for each of its slices, and a folder has a file per slice. So the files are looked at again
     only after `TRUSTED` seconds, or if a file was added, removed or renamed, which changes its folder.
     """
     if not path.is_dir():
-        found = path.stat()
-        return found.st_mtime_ns, found.st_size
+        return _version(path.stat())
     known = _stamps.get(path)
     if known is None or monotonic() - known.seen > TRUSTED or known.folders != _changed(known.folders):
         known = _stamps[path] = _folder_stamp(path)
     return known.stamp
 
 
+def _version(found: os.stat_result) -> tuple[int, int, int]:
+    """Returns the inode, the time of the last change in ns, and the size; copied files often share time and size."""
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def _folder_stamp(path: Path) -> _FolderStamp:
-    seen, times, size = monotonic(), [0], 0
+    seen, versions = monotonic(), []
     folders = _changed([folder for folder, _, _ in os.walk(path)])  # before the files, which may change meanwhile
     for folder in folders:
         with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_file():
-                    found = entry.stat()
-                    times.append(found.st_mtime_ns)
-                    size += found.st_size
-    return _FolderStamp(folders, (max(*times, *folders.values()), size), seen)
+            versions += [(entry.path, *_version(entry.stat())) for entry in entries if entry.is_file()]
+    digest = hashlib.blake2b(repr((folders, sorted(versions))).encode(), digest_size=16).hexdigest()
+    return _FolderStamp(folders, (digest,), seen)
 
 
 def _changed(folders: Iterable[str]) -> dict[str, int]:
@@ -202,7 +213,7 @@ def volume_shape(path: Path) -> tuple[Grid, int]:
 
 
 @lru_cache(maxsize=4096)
-def _shape(path: Path, stamp: tuple[int, int]) -> tuple[Grid, int]:
+def _shape(path: Path, stamp: Stamp) -> tuple[Grid, int]:
     """Reads the headers of a volume once, because each of its slices needs them, and a series has one per slice."""
     return _read_shape(path)
 
@@ -210,7 +221,7 @@ def _shape(path: Path, stamp: tuple[int, int]) -> tuple[Grid, int]:
 def _read_shape(path: Path) -> tuple[Grid, int]:
     if is_place_of_contrasts(path):
         return contrasts_shape(path)
-    return series_shape(*chosen_series(path)) if is_series(path) else nifti_shape(path)
+    return series_shape(*chosen_series(path)) if is_series(path) else file_shape(path)
 
 
 def forget_in_child() -> None:

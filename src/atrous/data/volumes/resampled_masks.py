@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from atrous.data.mask_value_map import ClassTable
-from atrous.data.volumes.dicom_labels import label_file
-from atrous.data.volumes.read_volume import kept, stamp, volume_shape
+from atrous.data.volumes.dicom_labels import label_key
+from atrous.data.volumes.read_volume import kept, volume_shape
 from atrous.data.volumes.resampling import nearest_axis, resampled_labels, target_grid
-from atrous.data.volumes.slices import SlicePlace, is_dicom_label, pictures_of, with_neighbours
+from atrous.data.volumes.slices import SlicePlace, pictures_of, with_neighbours
 from atrous.data.volumes.volume import Volume
 from atrous.input_spec import Spacing
 
@@ -48,8 +48,7 @@ def read_resampled_label(
         return Volume(resampled_labels(labels, target.shape, nearest_axis(grid, spacing))[..., None], target)
 
     try:
-        file = label_file(place.file) if is_dicom_label(place.file) else place.file
-        key = (str(file), *stamp(file), str(scan), *stamp(scan), repr(classes), repr(spacing))
+        key = (*label_key(place.file, scan, classes), repr(spacing))
     except OSError:
         return read(place.path, SlicePlace(scan, place.plane, place.index).path)  # raises the error of the file
     return with_neighbours(pictures_of(kept(key, decode).values, place.plane), place.index, 1)[..., 0]

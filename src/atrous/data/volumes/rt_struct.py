@@ -16,7 +16,7 @@ import numpy as np
 
 from atrous.data.volumes.dicom_files import one_file, read_dataset, reading_tags
 from atrous.data.volumes.grid import SAME_GRID, Grid, in_words, reorientation
-from atrous.data.volumes.segments import ChooseValues, Labels, Segment, Segmentation, code_of, own_numbers
+from atrous.data.volumes.segments import ChooseValues, Description, Labels, Segment, Segmentation, code_of, own_numbers
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError, counted
 
@@ -88,8 +88,10 @@ def _drawn(segments: Mapping[int, Segment], contours: list[_Contour]) -> dict[in
     return {number: one for number, one in segments.items() if number in regions}
 
 
-def rt_segments(path: Path) -> dict[int, Segment]:
-    """Returns the regions of an RT-STRUCT file by ROI number, without those that have no contour with an area.
+def described_rt(path: Path) -> Description:
+    """Returns the regions of an RT-STRUCT file by ROI number, and the number of contours that are not read, as a note.
+
+    Regions that have no contour with an area are left out.
 
     Args:
         path: the file.
@@ -104,21 +106,8 @@ def rt_segments(path: Path) -> dict[int, Segment]:
             for roi in _regions(dataset)
             if any(map(_has_area, roi.get("ContourSequence") or []))
         }
-        return {number: one for number, one in _segments(dataset).items() if number in drawn}
-
-
-def rt_notes(path: Path) -> tuple[str, ...]:
-    """Returns the notes of `read_rt_struct` on a file: the number of contours that are not read.
-
-    Args:
-        path: the file.
-
-    Raises:
-        AtrousError: as for `read_rt_struct`.
-    """
-    dataset = _opened(path)
-    with reading_tags(path):
-        return _notes(path, dataset)
+        found = {number: one for number, one in _segments(dataset).items() if number in drawn}
+        return Description(found, _notes(path, dataset))
 
 
 def _opened(path: Path) -> Any:

@@ -25,6 +25,18 @@ class Segment(NamedTuple):
     code: tuple[str, str] | None = None
 
 
+class Description(NamedTuple):
+    """The facts about a file of segments that its header contains.
+
+    Attributes:
+        segments: the segments by number.
+        notes: sentences for the user about what is not read from the file.
+    """
+
+    segments: Mapping[int, Segment]
+    notes: tuple[str, ...] = ()
+
+
 def code_of(sequence: Any) -> tuple[str, str] | None:
     """Returns scheme and value of the first code of a pydicom sequence of codes; None if there is none."""
     code = sequence[0] if sequence else {}

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from atrous.data.volumes.contrast_files import ANY_NUMBER, is_place_of_contrasts
-from atrous.data.volumes.nifti import SUFFIXES
 from atrous.data.volumes.series_places import is_series, series_name
+from atrous.data.volumes.volume_files import SUFFIXES
 from atrous.errors import AtrousError
 
 #: The axis (right, anterior, superior) along which the slices of each plane are counted.

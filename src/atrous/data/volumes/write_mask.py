@@ -12,6 +12,7 @@ from atrous.data.mask_value_map import ClassTable
 from atrous.data.volumes.contrast_files import stored_files
 from atrous.data.volumes.dicom_seg_write import check_classes, write_dicom_seg
 from atrous.data.volumes.dicom_series import stored_grid
+from atrous.data.volumes.itk_files import is_itk, itk_grid
 from atrous.data.volumes.nifti import write_nifti_mask, write_nifti_on_grid
 from atrous.data.volumes.series_places import chosen_series, is_series
 from atrous.errors import AtrousError, unknown_name
@@ -60,8 +61,8 @@ def write_volume_mask(
     Args:
         path: file to write, atomically.
         labels: X×Y×Z uint8 class indices along right, anterior and superior, as in `Volume`.
-        like: the segmented volume: a NIfTI file, the place of contrasts in several files, or the place of a DICOM
-            series.
+        like: the segmented volume: a NIfTI, NRRD or MetaImage file, the place of contrasts in several files, or the place
+            of a DICOM series.
         classes: classes of the mask.
         format: "nifti" for ``.nii.gz``; "dicom-seg" for one segment per class, which needs a DICOM series.
         raw: whether to write the values of the training masks and not class indices; has no effect on DICOM-SEG.
@@ -75,5 +76,7 @@ def write_volume_mask(
     values = classes.decode(labels.reshape(len(labels), -1)).reshape(labels.shape) if raw else labels
     if is_series(like):
         write_nifti_on_grid(path, values, stored_grid(*chosen_series(like)), packed=True)
+    elif is_itk(file := stored_files(like)[0]):
+        write_nifti_on_grid(path, values, itk_grid(file)[0], packed=True)
     else:
-        write_nifti_mask(path, values, stored_files(like)[0], packed=True)
+        write_nifti_mask(path, values, file, packed=True)

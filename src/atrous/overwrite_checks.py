@@ -39,10 +39,8 @@ PAGE_MARK = re.compile(r'<meta name="generator" content="atrous\b|<title>[^<]* Â
 #: Number of bytes at the beginning of a text file that contain its mark.
 HEAD_BYTES = 4096
 #: File name suffixes of pictures and volumes.
-PICTURES_AND_VOLUMES = frozenset(
-    {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif"}
-    | {".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd"}
-)
+PICTURES_AND_VOLUMES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif"}
+PICTURES_AND_VOLUMES |= {".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd"}
 #: File name suffixes of texts and models.
 TEXTS_AND_MODELS = frozenset(
     {".html", ".json", ".yaml", ".yml", ".xml", ".safetensors", ".pt", ".pth", ".pt2", ".onnx"}

@@ -254,7 +254,6 @@ class Backbone(nn.Module):
             ) from error
 
     def _minimum_side(self) -> int:
-        """Returns the smallest side, in pixels, of a square picture that the network accepts; at most 64."""
         twin = _hollow(self.net)
         for side in range(1, 65):
             try:

@@ -61,8 +61,8 @@ def write_volume_mask(
     Args:
         path: file to write, atomically.
         labels: X×Y×Z uint8 class indices along right, anterior and superior, as in `Volume`.
-        like: the segmented volume: a NIfTI, NRRD or MetaImage file, the place of contrasts in several files, or the place
-            of a DICOM series.
+        like: the segmented volume: a NIfTI, NRRD or MetaImage file, the place of contrasts in several files, or the
+            place of a DICOM series.
         classes: classes of the mask.
         format: "nifti" for ``.nii.gz``; "dicom-seg" for one segment per class, which needs a DICOM series.
         raw: whether to write the values of the training masks and not class indices; has no effect on DICOM-SEG.

@@ -13,8 +13,8 @@ from PIL import Image, ImageFilter
 
 from atrous import charts
 from atrous.commands._html_page import css_color
-from atrous.commands._recorded_options import measured_data, measured_model, measured_parts, measured_spec
-from atrous.console import note, progress_bar
+from atrous.commands._recorded_options import measured_parts, opened_again
+from atrous.console import progress_bar
 from atrous.data.mask_value_map import IGNORE_INDEX
 from atrous.data.volumes.slices import AXES, pictures_of, volume_name
 from atrous.data.volumes.volume_view import LETTERS, Box, VolumeView, view_of
@@ -113,8 +113,8 @@ def words_of(interval: Sequence[float], form: str) -> str:
 
 
 def case_name(case: Record) -> str:
-    """Returns the name of a volume: its file name without suffix, or the name of its DICOM series."""
-    return volume_name(Path(case["volume"]))
+    """Returns the name of a volume: its case id, its file name without suffix, or the name of its DICOM series."""
+    return case.get("name") or volume_name(Path(case["volume"]))
 
 
 def dice_of(case: Record, name: str) -> float | None:
@@ -153,14 +153,11 @@ def pictures(run: Run, cases: Sequence[Record]) -> tuple[list[tuple[str, list[Re
         return [], []
     from atrous.learning.volume_evaluation import segment_case
 
-    if measured_model(run) is None and run.model_file.is_file():
-        return [], ["The volumes cannot be drawn again: the model changed after the scores were measured."]
     try:
-        segmenter = measured_spec(run).open(note)  # the recorded options, so that pictures and scores agree
-        dataset = measured_data(run).open(segmenter.info.preprocessing.image)
+        segmenter, dataset = opened_again(run, "volumes")
         parts = measured_parts(run, segmenter.info)
-    except (AtrousError, OSError) as error:
-        return [], [f"The volumes cannot be drawn again: {error}"]
+    except AtrousError as error:
+        return [], [str(error)]
     window, names = segmenter.info.preprocessing.image.windows[0], segmenter.info.classes
     groups: dict[str, list[Record]] = {"Best": [], "Worst": []}
     failures = []

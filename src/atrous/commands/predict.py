@@ -29,7 +29,7 @@ from atrous.data.remote.transfer import as_path, local_path
 from atrous.data.volumes.slices import slice_place
 from atrous.data.volumes.write_mask import MaskFormat
 from atrous.errors import SomeInputsFailed, counted
-from atrous.inference.case_ids import write_case_ids
+from atrous.inference.case_ids import CaseIdTable, write_case_ids
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import doubts_of_files
 from atrous.inference.predict_jobs import Job, Worker, plan
@@ -53,6 +53,7 @@ T = TypeVar("T")
 @checked
 @taking(DatasetSpec, "input")
 @taking(ModelSpec)
+@taking(CaseIdTable)
 def predict(
     model: Path,
     paths: Sequence[Place],
@@ -63,7 +64,6 @@ def predict(
     format: MaskFormat = "nifti",
     largest_part: tuple[str, ...] = (),
     smallest_part: tuple[str, ...] = (),
-    case_ids: Path | None = None,
     json: Path | None = None,
     overwrite: bool = False,
     **options: Any,
@@ -84,12 +84,10 @@ def predict(
             all for every class but the first one.
         smallest_part: smallest volume of a connected part that is kept in a volume's mask, in ml, for each class, such
             as liver=5,tumour=0.1; all=1 for every other class but the first one.
-        case_ids: CSV table of case ids, created or continued, readable by you only; masks of volumes, the JSON file and
-            messages then have the names case_0001, case_0002 … instead of those of files and folders.
         json: JSON file to write the results to; for each picture, it contains the path of the mask, the share of each
             class in the pixels with data, and the share of pixels without data (if any), or the error if it failed.
         overwrite: also replace files that atrous did not write; inputs are never replaced.
-        **options: input of `DatasetSpec`, and the fields of `ModelSpec`: how the model is run.
+        **options: input of `DatasetSpec`, the fields of `ModelSpec` (how the model is run) and that of `CaseIdTable`.
 
     Returns:
         The paths of the masks, in the order of the pictures; a URL is text.
@@ -101,6 +99,7 @@ def predict(
     """
     spec = ModelSpec(model, **given_to(ModelSpec, options))
     also, parts = [json_output("json", json)], None
+    case_ids: Path | None = options.get("case_ids")
     if largest_part or smallest_part:
         parts = parts_to_keep(largest_part, smallest_part, spec.read_info())
     out = out if (folder := local_path(out)) is None else folder

@@ -19,7 +19,7 @@ from atrous.data.prefetch import in_background
 from atrous.data.sample import Sample
 from atrous.data.volume_items import labelled_volumes
 from atrous.data.volumes.slices import file_of_picture, pictures_of, slice_place
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, counted
 from atrous.inference.exported_onnx_and_openvino import is_exported
 from atrous.inference.model_spec import PRECISIONS, RUNTIMES, ModelSpec
 from atrous.inference.picture_input import Found, doubt_of_alpha
@@ -134,7 +134,12 @@ def spec_to_measure(model: Path, options: Mapping[str, Any]) -> ModelSpec:
 
 
 def open_to_measure(
-    spec: DatasetSpec, provenance: Mapping[str, Any], image: Input | None, *, resampled: bool = False
+    spec: DatasetSpec,
+    provenance: Mapping[str, Any],
+    image: Input | None,
+    *,
+    resampled: bool = False,
+    private: bool = False,
 ) -> Dataset:
     """Opens a dataset with the splits that a model was trained with, and prints the dataset's notes.
 
@@ -147,13 +152,34 @@ def open_to_measure(
         provenance: provenance in the model's metadata.
         image: first input of the model, which sets the planes of volumes; None if it is unknown.
         resampled: as for `DatasetSpec.open`.
+        private: whether notes and reasons of errors, which may name patients, are not shown.
+
+    Raises:
+        AtrousError: as for `DatasetSpec.open`.
     """
+    try:
+        dataset = _with_groups_of(spec, provenance, image, resampled)
+    except (AtrousError, OSError):
+        if not private or not spec.root.is_dir():
+            raise
+        raise AtrousError(
+            f"{spec.root}: the data set cannot be read. The reason may name patients, so only the command without "
+            "--case-ids shows it."
+        ) from None
+    if private and dataset.notes:
+        number = counted(len(dataset.notes), "note")
+        console.print(f"{number} on the data set may name patients: the command without --case-ids shows them.")
+    for note in () if private else dataset.notes:
+        console.print(escape(note))
+    return dataset
+
+
+def _with_groups_of(spec: DatasetSpec, provenance: Mapping[str, Any], image: Input | None, resampled: bool) -> Dataset:
+    """Opens a dataset with the groups of the training if it has random splits and no groups of its own."""
     dataset, trained = spec.open(image, resampled=resampled), provenance.get("groups")
     if spec.groups is None and trained and dataset.unlisted and dataset.groups_from != "file":
         with suppress(AtrousError):  # the pattern does not fit the names of other data
-            dataset = replace(spec, groups=str(trained)).open(image, resampled=resampled)
-    for note in dataset.notes:
-        console.print(escape(note))
+            return replace(spec, groups=str(trained)).open(image, resampled=resampled)
     return dataset
 
 

@@ -105,11 +105,11 @@ def run_evaluate(*more: str) -> int:
 def test_evaluate_and_report_name_no_patient(place, capfd):
     assert run_evaluate() == 0
     check(place, capfd.readouterr())
-    found = json.loads(Path("run/evaluation.json").read_text())
+    found = json.loads(Path("run/evaluation.json").read_text(encoding="utf-8"))
     assert [case["volume"] for case in found["volumes"]["cases"]] == ["case_0001", "case_0002", "case_0003"]
     assert [case["patient"] for case in found["volumes"]["cases"]] == ["case_0001", "case_0001", "case_0003"]
     assert found["per_image"][0]["name"] == "case_0001_axial_0000" and found["case_ids"] == "private/ids.csv"
-    rows = Path("private/ids.csv").read_text().splitlines()
+    rows = Path("private/ids.csv").read_text(encoding="utf-8").splitlines()
     assert [Path(row.partition(",")[2]).name for row in rows[1:]] == [
         "Doe_Jane_1.nii.gz",
         "Doe_Jane_2.nii.gz",
@@ -140,7 +140,7 @@ def test_ids_change_no_score_and_a_report_of_named_results_names_no_patient(plac
     for key in ("miou", "counts", "mistakes"):
         assert [one[key] for one in plain["per_image"]] == [one[key] for one in with_ids["per_image"]]
     doctor = {"written_by": "atrous", "warnings": [{"kind": "x", "message": "Doe_Jane is dark", "count": 1}]}
-    Path("run/doctor.json").write_text(json.dumps(doctor))
+    Path("run/doctor.json").write_text(json.dumps(doctor), encoding="utf-8")
     capfd.readouterr()
     report([Path("run")], out=Path("page/page.html"), case_ids=table)
     shutil.rmtree("run")
@@ -158,7 +158,7 @@ def test_errors_name_no_patient(place, capfd, damage):
     elif damage == "grid":
         nibabel.save(nibabel.Nifti1Image(np.zeros((9, 9, 9), np.uint8), np.eye(4)), mask)
     elif damage == "list":
-        with Path("data/splits/val.txt").open("a") as file:
+        with Path("data/splits/val.txt").open("a", encoding="utf-8") as file:
             file.write("Doe_Jane_3\n")
     else:
         nibabel.save(nibabel.Nifti1Image(np.full((12, 16, 20), 77, np.uint8), np.eye(4)), mask)

@@ -151,11 +151,13 @@ def pictures(run: Run, cases: Sequence[Record]) -> tuple[list[tuple[str, list[Re
     best, worst = best_and_worst(cases)
     if not best:
         return [], []
+    from atrous.learning.class_matching import matching_classes
     from atrous.learning.volume_evaluation import segment_case
 
     try:
         segmenter, dataset = opened_again(run, "volumes")
         parts = measured_parts(run, segmenter.info)
+        remap = matching_classes(dataset.classes, segmenter.info.classes)
     except AtrousError as error:
         return [], [str(error)]
     window, names = segmenter.info.preprocessing.image.windows[0], segmenter.info.classes
@@ -168,7 +170,8 @@ def pictures(run: Run, cases: Sequence[Record]) -> tuple[list[tuple[str, list[Re
                 try:
                     if "mask" not in case:
                         raise AtrousError("evaluation.json does not name its mask. Evaluate the model again.")
-                    found = segment_case(segmenter, dataset, Path(case["volume"]), Path(case["mask"]), parts)
+                    files = Path(case["volume"]), Path(case["mask"])
+                    found = segment_case(segmenter, dataset, *files, remap, parts)
                     groups[title].append({**case_row(case), **picture(*found, window=window, names=names)})
                 except (AtrousError, OSError) as error:
                     failures.append(f"{case_name(case)} cannot be shown: {error}")

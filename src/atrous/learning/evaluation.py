@@ -201,7 +201,7 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
         raise AtrousError("the split has no pictures to measure on.")
     remap = matching_classes(dataset.classes, segmenter.info.classes)
     if segmenter.info.preprocessing.image.spacing is not None and dataset.inputs[0].spacing is None:
-        return _of_resampled(segmenter, dataset, items)
+        return _of_resampled(segmenter, dataset, items, remap)
     classes = len(segmenter.info.classes)
     without = None if segmenter.crf is None else Measurement.of(classes)
     measured = Measurement.of(classes, without)
@@ -221,7 +221,7 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
     return _summed(measured, processes)
 
 
-def _of_resampled(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Measurement:
+def _of_resampled(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], remap: np.ndarray) -> Measurement:
     """Measures slices of volumes as they are stored, for a model that resamples and segments whole volumes."""
     if segmenter.crf is not None:
         raise AtrousError(NO_CRF)
@@ -233,7 +233,7 @@ def _of_resampled(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item])
     with progress_bar() as progress:
         task = progress.add_task("evaluating", total=len(own), note="")
         for file, (_, mask) in own:
-            _, *both = segment_case(segmenter, dataset, file, mask, None)
+            _, *both = segment_case(segmenter, dataset, file, mask, remap, None)
             for item in slices[file]:
                 place = slice_place(item.image)
                 assert place is not None

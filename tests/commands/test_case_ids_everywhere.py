@@ -1,4 +1,4 @@
-"""With case ids, nothing that `evaluate` and `report` print or write contains the name of a patient."""
+"""With case ids, nothing that `evaluate`, `report` and `doctor` print or write contains the name of a patient."""
 
 import base64
 import json
@@ -31,7 +31,7 @@ OPTIONS = {"engine": "torch", "precision": "float32", "device": "cpu"}
 TABLE = ClassTable(("background", "one", "two"), ((0, 0, 0), (9, 9, 9), (99, 99, 99)), ((0,), (1,), (2,)))
 #: The names of two patients, and their parts.
 NAMES = ("Doe_Jane", "Roe_Jim")
-PARTS = re.compile(rb"doe|jane|roe|jim\b|jim_", re.IGNORECASE)
+PARTS = re.compile(rb"(?<![a-z])(doe|jane|roe|jim|poe)(?![a-z])", re.IGNORECASE)
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +175,29 @@ def test_a_report_of_a_damaged_volume_names_no_patient(place, capfd):
     assert main(["report", "run"]) == 0
     check(place, capfd.readouterr())
     assert "case_0003 cannot be shown: case_0003" in Path("run/report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_doctor_names_no_patient(place, capfd, lists):
+    Path("data/masks/Roe_Jim.nii.gz").rename("data/masks/Jane_Roe_orphan.nii.gz")
+    shutil.copy("data/images/Doe_Jane_1.nii.gz", "data/images/Doe_Jane_3.nii.gz")  # the same scan in two splits
+    shutil.copy("data/masks/Doe_Jane_1.nii.gz", "data/masks/Doe_Jane_3.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.zeros((9, 9, 9), np.uint8), np.eye(4)), "data/masks/Doe_Jane_2.nii.gz")
+    Path("data/groups.csv").unlink()
+    if lists:
+        Path("data/splits/train.txt").write_text("Doe_Jane_3\nJane_Poe_gone\n", encoding="utf-8")
+    else:
+        shutil.rmtree("data/splits")
+    words = ["doctor", "data", "--json", "run/doctor.json", "--case-ids", "private/ids.csv"]
+    assert main(words) == 2
+    captured = capfd.readouterr()
+    check(place, captured)
+    found = json.loads(Path("run/doctor.json").read_text(encoding="utf-8"))
+    kinds = {one["kind"] for one in found["errors"] + found["warnings"]}
+    assert "missing_mask" in kinds and ("near_identical" in kinds or not lists), kinds
+    assert "case_000" in captured.out and "another file" in captured.out
+    assert main([*words, "--pictures", "shown"]) == 2
+    assert "pictures show the names of files" in capfd.readouterr().err
 
 
 def test_a_path_that_names_a_patient_is_refused(place, capfd):

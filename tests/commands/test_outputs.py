@@ -47,7 +47,7 @@ READ = {
     "compare": {"a", "b", "data"},
     "convert": {"file", "classes"},
     "demo": set(),
-    "doctor": {"data"},
+    "doctor": {"data", "case_ids"},
     "evaluate": {"model", "data", "case_ids"},
     "explain": {"model", "paths"},
     "export": {"model", "check", "calibrate"},

@@ -122,6 +122,7 @@ def without_names(text: str, ids: Mapping[Place, str], others: Mapping[str, str]
     """
     forms = [form for place, one in ids.items() for form in _forms(Path(place), one)]
     forms += [_form(name, new) for name, new in (others or {}).items() if name]
+    forms = [form for form in forms if form.name in text]
     forms.sort(key=lambda form: len(form.name), reverse=True)  # the first form that matches is taken
     if not forms:
         return text

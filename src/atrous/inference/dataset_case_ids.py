@@ -23,7 +23,7 @@ class DatasetCaseIds:
         volumes: id of each volume by its place.
         masks: for the place of each mask, a text that names the mask by the id of its volume.
         groups: for each group, such as a patient, the id of its first volume.
-        others: names of volumes in the dataset, and folders with volumes of one group, each with its replacement.
+        others: further names, such as those of folders with volumes of one group, each with its replacement.
     """
 
     volumes: Mapping[Path, str] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class DatasetCaseIds:
         """
         if not self.volumes:
             return text
-        ids: dict[Place, str] = {**self.masks, **self.volumes}
+        ids: dict[Place, str] = {**self.volumes, **self.masks}
         return without_names(text, ids, {**self.others, **self.groups})
 
     @contextmanager

@@ -47,12 +47,12 @@ READ = {
     "compare": {"a", "b", "data"},
     "convert": {"file", "classes"},
     "demo": set(),
-    "doctor": {"data"},
-    "evaluate": {"model", "data"},
+    "doctor": {"data", "case_ids"},
+    "evaluate": {"model", "data", "case_ids"},
     "explain": {"model", "paths"},
     "export": {"model", "check", "calibrate"},
     "predict": {"model", "paths", "case_ids"},  # a table is continued, see tests/inference/test_predict_dicom.py
-    "report": {"runs"},
+    "report": {"runs", "case_ids"},
     "train": {"recipe", "resume", "init"},
 }
 #: How each verb is called in the folder that `place` makes.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from atrous import model_file
@@ -32,6 +35,22 @@ def test_it_is_small_and_has_a_card_that_tells_its_scores(path):
         assert f"{scores['miou']:.4f}" in card
     assert LICENCES[path.stem] in card
     assert all(name in card for name in info.classes)
+
+
+def test_the_model_of_all_volumes_is_written_without_scores_and_in_16_bits(tmp_path):
+    found = importlib.util.spec_from_file_location("hippocampus", ZOO.parent / "benchmarks/hippocampus.py")
+    assert found is not None and found.loader is not None
+    script = importlib.util.module_from_spec(found)
+    found.loader.exec_module(script)
+    model = model_file.load(ZOO / "hippocampus.safetensors")
+    model.info = replace(model.info, scores={"val": {"miou": 0.9}})
+    model_file.save(model, tmp_path / "best.safetensors")
+    script.write_model(tmp_path / "best.safetensors", tmp_path / "hippocampus.safetensors")
+    sizes = [(tmp_path / name).stat().st_size for name in ("best.safetensors", "hippocampus.safetensors")]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert model_file.read_info(tmp_path / "hippocampus.safetensors") == replace(model.info, scores={})
+    written = model_file.load(tmp_path / "hippocampus.safetensors").state_dict()
+    assert all(torch.equal(value, written[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.slow

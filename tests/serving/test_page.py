@@ -12,6 +12,7 @@ from PIL import Image
 from tests.browser import keep_screenshot, until
 
 import atrous
+from atrous.serving.note_header import note_header
 
 from .conftest import ZOO, png
 
@@ -263,3 +264,29 @@ def test_a_key_is_asked_for(browser, start, tmp_path, street):
 def key_file(folder: Path) -> Path:
     (folder / "key").write_text("open-sesame")
     return folder / "key"
+
+
+def test_the_note_of_the_server_is_shown_and_disappears(page, street, streets, tmp_path):
+    deep = tmp_path / "deep.png"
+    Image.fromarray(streets[0][..., 0].astype(np.uint16) * 16).save(deep)  # 12 of 16 bits
+    note = page.find_element("id", "note")
+    segment(page, deep)
+    assert "values reach only" in note.text and "range=0,4095" in note.text
+    page.find_element("id", "file").send_keys(str(street))
+    until(lambda: not note.is_displayed() and "pixels in" in page.find_element("id", "status").text)
+
+
+def test_a_note_of_other_characters_is_decoded(page, street):
+    said = "Gefäß 道 – 50 % of 2×3, a%20b"
+    page.execute_script(
+        """const real = window.fetch, header = arguments[0];
+        window.fetch = async (...given) => {
+          const answer = await real(...given);
+          const headers = new Headers(answer.headers);
+          if (String(given[0]).includes("/segment")) headers.set("X-Note", header);
+          return new Response(answer.body, { status: answer.status, headers });
+        };""",
+        note_header(said)["X-Note"],
+    )
+    segment(page, street)
+    assert page.find_element("id", "note").text == f"Note: {said}"

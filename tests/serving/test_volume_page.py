@@ -218,6 +218,16 @@ def test_a_dicom_series_gives_both_files(page, model, shared, tmp_path):
     assert pydicom.dcmread(io.BytesIO(masks[1].read_bytes())).Modality == "SEG"
 
 
+def test_the_note_on_a_volume_is_shown(page, scan, tmp_path):
+    image = nibabel.load(scan)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), None), tmp_path / "Doe_Jane.nii.gz")
+    segment(page, tmp_path / "Doe_Jane.nii.gz")
+    note = page.find_element("id", "note")
+    assert note.text.startswith("Note: the volume does not state its orientation") and "Doe" not in note.text
+    page.find_element("id", "file").send_keys(str(scan))
+    until(lambda: not note.is_displayed())
+
+
 def test_errors_are_shown_and_the_page_goes_on(page, scan, tmp_path):
     alert = page.find_element("id", "error")
     for name, content, words in (

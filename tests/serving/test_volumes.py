@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from atrous.commands.predict import predict
+from atrous.data.volumes import dicom_seg_write
 from atrous.data.volumes.dicom_seg_read import read_dicom_seg
 from atrous.data.volumes.dicom_series import read_series
 from atrous.data.volumes.nifti import read_nifti
@@ -286,6 +287,34 @@ def test_a_small_upload_does_not_fill_the_memory(settings, series, syntax, tmp_p
     finally:
         tracemalloc.stop()
         upload.close()
+
+
+@pytest.mark.parametrize("study", [True, False])
+def test_a_view_encodes_one_dicom_seg_or_none(settings, series, study, tmp_path, monkeypatch):
+    """Without a StudyInstanceUID, no DICOM-SEG can reference the series, and the view has only NIfTI."""
+    pytest.importorskip("highdicom")
+    monkeypatch.setenv("ATROUS_SCRATCH", str(tmp_path))
+    encode, calls = dicom_seg_write._encoded, []
+    monkeypatch.setattr(dicom_seg_write, "_encoded", lambda *given: calls.append(given) or encode(*given))
+    content = io.BytesIO()
+    with zipfile.ZipFile(series) as old, zipfile.ZipFile(content, "w") as new:
+        for name in old.namelist():
+            dataset, file = pydicom.dcmread(io.BytesIO(old.read(name))), io.BytesIO()
+            if not study:
+                del dataset.StudyInstanceUID
+            dataset.save_as(file)
+            new.writestr(name, file.getvalue())
+    as_view = RequestSettings(settings.model, InferenceOptions(), response_formats.ResponseOptions("view"))
+    upload = VolumeUpload((content.getvalue(),), as_view, Limits(), "")
+    try:
+        upload.memory()
+        job, _ = upload.decode()
+        assert job.volume is not None
+        view = upload.encode(np.zeros(job.volume.values.shape[:3], np.uint8))
+    finally:
+        upload.close()
+    assert len(calls) == int(study)
+    assert (b".dcm" in gzip.decompress(view)) == study
 
 
 def changed(content: bytes, offset: int, new: bytes) -> bytes:

@@ -7,7 +7,9 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atrous.console import note
 from atrous.data.dataset_spec import DatasetSpec
+from atrous.errors import AtrousError
 from atrous.inference.choose_engine import ENGINES
 from atrous.inference.exported_onnx_and_openvino import is_exported
 from atrous.inference.model_spec import ModelSpec
@@ -15,6 +17,8 @@ from atrous.model_file import sha256_of
 from atrous.run_folder import Record, Run
 
 if TYPE_CHECKING:
+    from atrous.data.dataset import Dataset
+    from atrous.inference.segmenter import Segmenter
     from atrous.inference.volume_parts import VolumeParts
     from atrous.models.info import Info
 
@@ -90,6 +94,34 @@ def measured_spec(run: Run) -> ModelSpec:
     return ModelSpec(measured_model(run) or run.model_file, **measured_options(run))
 
 
+def opened_again(run: Run, noun: str) -> tuple[Segmenter, Dataset]:
+    """Opens the measured model and the measured dataset with the recorded options, so that masks and scores agree.
+
+    Args:
+        run: the run of the page.
+        noun: word for the measured pictures in messages, in the plural.
+
+    Raises:
+        AtrousError: the model changed, or the model or the dataset cannot be opened.
+    """
+    words, ids = f"The {noun} cannot be drawn again:", run.evaluation.get("case_ids")
+    if measured_model(run) is None and run.model_file.is_file():
+        raise AtrousError(f"{words} the model changed after the scores were measured.")
+    if ids and not all(Path(record["image"]).is_absolute() for record in run.evaluation.get("per_image", [])):
+        raise AtrousError(f"{words} evaluation.json names case ids instead of files. Give --case-ids, the table {ids}.")
+    try:
+        segmenter = measured_spec(run).open(note)
+        try:
+            return segmenter, measured_data(run).open(segmenter.info.preprocessing.image)
+        except (AtrousError, OSError):
+            if not ids:
+                raise
+            reason = "the data set cannot be read. The reason may name patients, so only `atrous doctor` shows it."
+            raise AtrousError(reason) from None
+    except (AtrousError, OSError) as error:
+        raise AtrousError(f"{words} {error}") from error
+
+
 def measured_options(run: Run) -> Record:
     """Returns the recorded fields of `ModelSpec`."""
     recorded = {name: run.evaluation[name] for name in OPTIONS if run.evaluation.get(name) is not None}
@@ -154,6 +186,7 @@ def evaluate_command(run: Run, *, overwrite: bool = False) -> str:
         words += ["--tolerance", f"{volumes['tolerance_mm']:g}"]
     for name in PARTS:
         words += [f"--{name.replace('_', '-')}", ",".join(volumes[name])] if volumes.get(name) else []
+    words += ["--case-ids", recorded["case_ids"]] if recorded.get("case_ids") else []
     words += ["--json", run.folder / "evaluation.json", *(["--overwrite"] if overwrite else [])]
     return " ".join(shlex.quote(str(word)) for word in words)
 
@@ -165,11 +198,13 @@ def commands(run: Run, out: Path | None = None) -> list[str]:
         run: the run of the page.
         out: path of the page; None for report.html in the run's folder.
     """
+    table = run.evaluation.get("case_ids")
+    more = (f" --case-ids {shlex.quote(table)}" if table else "") + (f" --out {shlex.quote(str(out))}" if out else "")
     config, folder = (shlex.quote(str(path)) for path in (run.folder / "config.yaml", run.folder))
     return [
         f"atrous train {config}" if run.config else "atrous train RECIPE.yaml",
         evaluate_command(run, overwrite=bool(run.damaged)),
-        f"atrous report {folder}" + (f" --out {shlex.quote(str(out))}" if out else ""),
+        f"atrous report {folder}{more}",
     ]
 
 

@@ -13,8 +13,8 @@ from PIL import Image, ImageFilter
 
 from atrous import charts
 from atrous.commands._html_page import css_color
-from atrous.commands._recorded_options import measured_data, measured_model, measured_parts, measured_spec
-from atrous.console import note, progress_bar
+from atrous.commands._recorded_options import measured_parts, opened_again
+from atrous.console import progress_bar
 from atrous.data.mask_value_map import IGNORE_INDEX
 from atrous.data.volumes.slices import AXES, pictures_of, volume_name
 from atrous.data.volumes.volume_view import LETTERS, Box, VolumeView, view_of
@@ -113,8 +113,8 @@ def words_of(interval: Sequence[float], form: str) -> str:
 
 
 def case_name(case: Record) -> str:
-    """Returns the name of a volume: its file name without suffix, or the name of its DICOM series."""
-    return volume_name(Path(case["volume"]))
+    """Returns the name of a volume: its case id, its file name without suffix, or the name of its DICOM series."""
+    return case.get("name") or volume_name(Path(case["volume"]))
 
 
 def dice_of(case: Record, name: str) -> float | None:
@@ -151,16 +151,15 @@ def pictures(run: Run, cases: Sequence[Record]) -> tuple[list[tuple[str, list[Re
     best, worst = best_and_worst(cases)
     if not best:
         return [], []
+    from atrous.learning.class_matching import matching_classes
     from atrous.learning.volume_evaluation import segment_case
 
-    if measured_model(run) is None and run.model_file.is_file():
-        return [], ["The volumes cannot be drawn again: the model changed after the scores were measured."]
     try:
-        segmenter = measured_spec(run).open(note)  # the recorded options, so that pictures and scores agree
-        dataset = measured_data(run).open(segmenter.info.preprocessing.image)
+        segmenter, dataset = opened_again(run, "volumes")
         parts = measured_parts(run, segmenter.info)
-    except (AtrousError, OSError) as error:
-        return [], [f"The volumes cannot be drawn again: {error}"]
+        remap = matching_classes(dataset.classes, segmenter.info.classes)
+    except AtrousError as error:
+        return [], [str(error)]
     window, names = segmenter.info.preprocessing.image.windows[0], segmenter.info.classes
     groups: dict[str, list[Record]] = {"Best": [], "Worst": []}
     failures = []
@@ -171,7 +170,8 @@ def pictures(run: Run, cases: Sequence[Record]) -> tuple[list[tuple[str, list[Re
                 try:
                     if "mask" not in case:
                         raise AtrousError("evaluation.json does not name its mask. Evaluate the model again.")
-                    found = segment_case(segmenter, dataset, Path(case["volume"]), Path(case["mask"]), parts)
+                    files = Path(case["volume"]), Path(case["mask"])
+                    found = segment_case(segmenter, dataset, *files, remap, parts)
                     groups[title].append({**case_row(case), **picture(*found, window=window, names=names)})
                 except (AtrousError, OSError) as error:
                     failures.append(f"{case_name(case)} cannot be shown: {error}")

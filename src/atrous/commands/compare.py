@@ -182,6 +182,11 @@ def _measured(side: _Side, dataset: Dataset, items: Sequence[Item]) -> list[dict
 
 def _recorded(side: _Side, results: Mapping[str, Any], items: Sequence[Item]) -> list[dict[str, Any]]:
     """Returns the recorded pictures in the order of the split, with the groups that the dataset defines now."""
+    if results.get("case_ids"):
+        raise AtrousError(
+            f"{side.path} was written with --case-ids and names no files, so its pictures cannot be found in the data "
+            "set: give the model file, or evaluate again without --case-ids."
+        )
     by_path = {entry["image"]: entry for entry in results["per_image"]}
     found = [by_path.get(str(item.image.resolve())) for item in items]
     if None in found or len(by_path) != len(items):

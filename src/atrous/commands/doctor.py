@@ -17,6 +17,7 @@ from rich.table import Table
 
 from atrous.atomic_write import write_text
 from atrous.checked_arguments import checked
+from atrous.commands._doctor_case_ids import case_ids_of_dataset, named_diagnosis
 from atrous.commands._doctor_pictures import draw_pictures, planned_pictures
 from atrous.console import console, write_json
 from atrous.data.dataset import Dataset
@@ -25,13 +26,16 @@ from atrous.data.doctor.examine import Diagnosis, open_to_examine
 from atrous.data.layouts.pairing import CLASSES_FILE
 from atrous.data.volume_items import with_slices, without_unfit_volumes
 from atrous.errors import AtrousError, counted
+from atrous.inference.case_ids import CaseIdTable
+from atrous.inference.dataset_case_ids import DatasetCaseIds
 from atrous.learning.dataset_check import examine_with_progress, show_finding
-from atrous.option_fields import taking
+from atrous.option_fields import given_to, taking
 from atrous.overwrite_checks import check_is_folder, check_outputs, json_output, no_empty_folder, table_output
 
 
 @checked
 @taking(DatasetSpec)
+@taking(CaseIdTable)
 def doctor(
     data: Path,
     *,
@@ -69,7 +73,8 @@ def doctor(
             shows pictures that an EXIF tag turns, if their masks may not fit.
         overwrite: also replace files at `json` and in `pictures` that atrous did not write; a classes.yaml and split
             lists are never replaced.
-        **options: fields of `DatasetSpec`: how the dataset is read.
+        **options: fields of `DatasetSpec` (how the dataset is read) and of `CaseIdTable`. Split lists of `write_split`
+            contain the names of files also with case ids.
 
     Returns:
         The exit code: 0 if there are no problems or only warnings, 2 if there are errors.
@@ -77,7 +82,9 @@ def doctor(
     Raises:
         AtrousError: the folder is not a dataset, or the classes.yaml or the split to write already exists.
     """
-    reading = DatasetSpec(data, **options)
+    reading, ids = DatasetSpec(data, **given_to(DatasetSpec, options)), options.get("case_ids")
+    if ids is not None and pictures is not None:
+        raise AtrousError("pictures show the names of files: leave --pictures or --case-ids out.")
     table = Path(data) / CLASSES_FILE
     if write_classes:
         _check_no_table(table)
@@ -107,15 +114,18 @@ def doctor(
         planes=planes,
         slices=slices,
     )
-    diagnosis = examine()
-    if write_classes:
-        path = _write_proposal(diagnosis)
-        console.print(f"Wrote {escape(str(path))}; examining again.")
+    cases = DatasetCaseIds() if ids is None else case_ids_of_dataset(ids, reading)
+    with cases.named():
         diagnosis = examine()
-    if write_split:
-        folder = _write_split(diagnosis)
-        console.print(f"Wrote split lists to {escape(str(folder))}; examining again.")
-        diagnosis, dataset = examine(), open_to_examine(data, reading.layout, reading.groups, reading.inputs)[0]
+        if write_classes:
+            path = _write_proposal(diagnosis)
+            console.print(f"Wrote {escape(str(path))}; examining again.")
+            diagnosis = examine()
+        if write_split:
+            folder = _write_split(diagnosis)
+            console.print(f"Wrote split lists to {escape(str(folder))}; examining again.")
+            diagnosis, dataset = examine(), open_to_examine(data, reading.layout, reading.groups, reading.inputs)[0]
+    diagnosis = named_diagnosis(diagnosis, cases)
     show(diagnosis)
     drawn = []
     if dataset is not None and pictures is not None:

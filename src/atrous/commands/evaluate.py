@@ -26,6 +26,8 @@ from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.file_headers import kinds_of
 from atrous.data.prefetch import in_background
 from atrous.errors import AtrousError, counted
+from atrous.inference.case_ids import CaseIdTable
+from atrous.inference.dataset_case_ids import DatasetCaseIds, dataset_case_ids
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import doubts_of_files
 from atrous.inference.segment_volume import NO_CRF
@@ -77,6 +79,7 @@ HEADLINES = (
 @taking(DatasetSpec)
 @taking(ModelSpec)
 @taking(Measuring)
+@taking(CaseIdTable)
 def evaluate(
     model: Path,
     data: Path,
@@ -114,7 +117,8 @@ def evaluate(
         crf_images: largest number of pictures of the split to search on, ≥ 1; the papers use 100.
         save_crf: model file to write: a copy of the model with the settings of the CRF.
         overwrite: also replace files that atrous did not write; inputs are never replaced.
-        **options: fields of `DatasetSpec` (how the dataset is read) and of `ModelSpec` (how the model is run).
+        **options: fields of `DatasetSpec` (how the dataset is read), of `ModelSpec` (how the model is run) and of
+            `CaseIdTable`.
 
     Returns:
         The results, as written by --json; scores are 0–1.
@@ -139,17 +143,28 @@ def evaluate(
     warn_if_fresh(segmenter.info.provenance)
     if (crf_search or segmenter.crf is not None) and segmenter.info.preprocessing.image.spacing is not None:
         raise AtrousError(NO_CRF)
-    dataset = open_to_measure(reading, segmenter.info.provenance, segmenter.info.preprocessing.image)
-    items = dataset.split(split)
-    preprocessing = segmenter.info.preprocessing
-    kinds = kinds_of((item.image for item in items), preprocessing.image.pages)
-    segmenter.preparation.warn_of(doubts_of_files(kinds, preprocessing))
-    first = current_group().first
+    preprocessing, table = segmenter.info.preprocessing, options.get("case_ids")
+    dataset = open_to_measure(reading, segmenter.info.provenance, preprocessing.image, private=table is not None)
+    items, first, cases = dataset.split(split), current_group().first, DatasetCaseIds()
+    if table is None:
+        kinds = kinds_of((item.image for item in items), preprocessing.image.pages)
+        segmenter.preparation.warn_of(doubts_of_files(kinds, preprocessing))
+    else:
+        listed = items
+        cases = current_group().on_rank_zero(lambda: dataset_case_ids(table, listed, dataset.root))
+        cases.check_path(Path(data).resolve(), "the data set")
+        cases.check_path(model, "the model")
+        items = tuple(map(cases.item, items))
     if crf_search:
-        found = current_group().on_rank_zero(
-            lambda: _settings_of(search_crf(segmenter, dataset, evenly(items, crf_images)))
-        )
+        with cases.named():
+            found = current_group().on_rank_zero(
+                lambda: _settings_of(search_crf(segmenter, dataset, evenly(items, crf_images)))
+            )
         segmenter = segmenter.with_crf(_crf_of(found, segmenter))
+    with cases.named():
+        measured = with_intervals(summarise(measure(segmenter, dataset, items), segmenter.info), dataset.groups_from)
+        if preprocessing.image.planes:
+            measured["volumes"] = measure_volumes(segmenter, dataset, items, tolerance, parts)
     results = {
         JSON_KEY: MARK,
         "model": str(model),
@@ -162,10 +177,10 @@ def evaluate(
         "precision": segmenter.engine.precision,
         **recorded_options(spec),
         **({} if segmenter.crf is None else {"crf": _settings_of(segmenter.crf)}),
-        **with_intervals(summarise(measure(segmenter, dataset, items), segmenter.info), dataset.groups_from),
+        **({} if table is None else {"case_ids": str(table)}),
+        **cases.in_results(measured),
     }
-    if preprocessing.image.planes:
-        results["volumes"] = measure_volumes(segmenter, dataset, items, tolerance, parts)
+    if "volumes" in results:
         given = {"largest_part": largest_part, "smallest_part": smallest_part}
         results["volumes"] |= {name: list(value) for name, value in given.items() if value}
         results["volumes"]["remarks"] = [PARTS_REMARK] if parts is not None else []

@@ -29,7 +29,7 @@ from atrous.data.remote.transfer import as_path, local_path
 from atrous.data.volumes.slices import slice_place
 from atrous.data.volumes.write_mask import MaskFormat
 from atrous.errors import SomeInputsFailed, counted
-from atrous.inference.case_ids import write_case_ids
+from atrous.inference.case_ids import CaseIdTable, write_case_ids
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import doubts_of_files
 from atrous.inference.predict_jobs import Job, Worker, plan
@@ -53,6 +53,7 @@ T = TypeVar("T")
 @checked
 @taking(DatasetSpec, "input")
 @taking(ModelSpec)
+@taking(CaseIdTable)
 def predict(
     model: Path,
     paths: Sequence[Place],
@@ -63,7 +64,6 @@ def predict(
     format: MaskFormat = "nifti",
     largest_part: tuple[str, ...] = (),
     smallest_part: tuple[str, ...] = (),
-    case_ids: Path | None = None,
     json: Path | None = None,
     overwrite: bool = False,
     **options: Any,
@@ -86,14 +86,11 @@ def predict(
             means every class except the first, the background.
         smallest_part: smallest connected part that a volume's mask keeps, in ml for each class, such as
             liver=5,tumour=0.1; all=1 sets 1 ml for every class that is not named, except the first.
-        case_ids: CSV table that assigns a case id to each volume; created or continued, and readable by you only. Masks
-            of volumes, the JSON file and messages then contain the names case_0001, case_0002 …, and no names of files
-            and folders.
         json: JSON file to write the results to. It contains for each picture the path of the mask, the share of each
             class in the pixels with data, and the share of pixels without data if there are any. For a picture that
             failed, it contains the error.
         overwrite: also replace files that atrous did not write; inputs are never replaced.
-        **options: input of `DatasetSpec`, and the fields of `ModelSpec`: how the model is run.
+        **options: input of `DatasetSpec`, the fields of `ModelSpec` (how the model is run) and that of `CaseIdTable`.
 
     Returns:
         The paths of the masks, in the order of the pictures; a mask at a URL has its URL, as text.
@@ -105,6 +102,7 @@ def predict(
     """
     spec = ModelSpec(model, **given_to(ModelSpec, options))
     also, parts = [json_output("json", json)], None
+    case_ids: Path | None = options.get("case_ids")
     if largest_part or smallest_part:
         parts = parts_to_keep(largest_part, smallest_part, spec.read_info())
     out = out if (folder := local_path(out)) is None else folder

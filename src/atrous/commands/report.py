@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.markup import escape
@@ -21,15 +21,17 @@ from atrous.checked_arguments import checked
 from atrous.commands._html_page import PER_CENT, css_color, duration, percent, percent_interval, template
 from atrous.commands._recorded_options import (
     commands,
-    measured_data,
-    measured_model,
-    measured_spec,
     missing,
+    opened_again,
     options_in_words,
 )
+from atrous.commands._report_case_ids import with_case_ids
 from atrous.commands._report_volumes import volumes_of
-from atrous.console import console, note
+from atrous.console import console
 from atrous.errors import AtrousError, counted
+from atrous.inference.case_ids import CaseIdTable
+from atrous.inference.dataset_case_ids import DatasetCaseIds
+from atrous.option_fields import taking
 from atrous.overwrite_checks import check_outputs, page_output
 from atrous.run_folder import RUN_FILES, Record, Run, is_finite, points, read_run
 from atrous.version import __version__
@@ -45,7 +47,8 @@ SHOWN = 3  # number of best pictures, and of worst pictures
 
 
 @checked
-def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False) -> Path:
+@taking(CaseIdTable)
+def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False, **options: Any) -> Path:
     """Write a self-contained HTML page that shows one run or compares several runs.
 
     The page of one run shows its curves, scores, confusion matrix, and best and worst pictures. For a model of volumes,
@@ -58,6 +61,8 @@ def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False
         runs: one or more folders of runs, as `atrous train` wrote them.
         out: HTML page to write; by default RUN/report.html for one run, and comparison.html for several runs.
         overwrite: also replace files that atrous did not write; inputs are never replaced.
+        **options: the field of `CaseIdTable`. By default, the table that evaluation.json names is used. With a table,
+            the page has no warnings on the data, which may name patients. A comparison of runs names no volumes.
 
     Returns:
         The path of the page.
@@ -75,7 +80,9 @@ def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False
     read += [("the data set", Path(run.data)) for run in files if run.data]
     check_outputs("report", [page_output("out", page)], read, overwrite=overwrite)
     if len(files) == 1:
-        html = render(files[0], out)
+        run, cases = with_case_ids(files[0], options.get("case_ids"))
+        with cases.named():
+            html = render(run, out, cases)
     else:
         from atrous.commands._run_comparison import render_comparison
 
@@ -88,17 +95,21 @@ def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False
     return page
 
 
-def render(run: Run, out: Path | None = None) -> str:
+def render(run: Run, out: Path | None = None, cases: DatasetCaseIds | None = None) -> str:
     """Returns the HTML page of one run.
 
     Args:
         run: the run.
         out: path of the page; None for report.html in the run's folder.
+        cases: ids that stand for names of volumes in notes; None to keep all names.
     """
     from markupsafe import Markup
 
+    named = (cases or DatasetCaseIds()).without_names
     volumes = volumes_of(run)
     groups, picture_notes = pictures(run) if volumes is None else ([], [])
+    if volumes is not None:
+        volumes = {**volumes, "plot": Markup(volumes["plot"]), "notes": list(map(named, volumes["notes"]))}
     return template("report.html.j2").render(
         name=run.folder.resolve().name,
         headline=headline(run),
@@ -112,8 +123,8 @@ def render(run: Run, out: Path | None = None) -> str:
         confusion=confusion_rows(run.evaluation),
         confused=most_confused(run.evaluation),
         groups=groups,
-        picture_notes=picture_notes,
-        volumes=volumes and volumes | {"plot": Markup(volumes["plot"])},
+        picture_notes=list(map(named, picture_notes)),
+        volumes=volumes,
         config=run.config,
         commands=commands(run, out),
         provenance=provenance(run),
@@ -268,13 +279,10 @@ def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
     from atrous.inference.prediction import Prediction
     from atrous.learning.evaluation import prepared, reader_for
 
-    if measured_model(run) is None and run.model_file.is_file():
-        return [], ["The pictures cannot be drawn again: the model changed after the scores were measured."]
     try:
-        segmenter = measured_spec(run).open(note)  # the recorded options, so that pictures and scores agree
-        dataset = measured_data(run).open(segmenter.info.preprocessing.image)
-    except (AtrousError, OSError) as error:
-        return [], [f"The pictures cannot be drawn again: {error}"]
+        segmenter, dataset = opened_again(run, "pictures")
+    except AtrousError as error:
+        return [], [str(error)]
     if segmenter.info.preprocessing.image.spacing is not None:  # its whole volumes are shown
         return [], []
 

@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +19,10 @@ from atrous.atomic_write import atomic_path
 from atrous.data.text_files import read_text_file
 from atrous.data.volumes.contrast_files import contrast_file, is_place_of_contrasts, stored_files
 from atrous.data.volumes.series_places import chosen_series
-from atrous.data.volumes.slices import is_volume_place, volume_name
+from atrous.data.volumes.slices import AXES, is_volume_place, volume_name
 from atrous.errors import AtrousError, counted
 from atrous.file_lock import lock_file
+from atrous.option_fields import setting, settings
 from atrous.paths import Place
 
 _COLUMNS = ["case_id", "volume"]
@@ -29,6 +31,20 @@ _ID = re.compile(r"case_(\d{4,9})")
 _ORDINARY = re.compile(r".{1,3}|[0-9]{4,5}|[a-z]+|[A-Z]+")
 #: How a message goes on that begins with a name.
 _VERBS = r" (?:is|was|has|holds|contains|does|cannot)\b"
+#: The rest of the name of a slice after the name of its volume.
+_SLICE = rf"(?=_(?:{'|'.join(AXES)})_[0-9]{{4,}}(?!\w))"
+
+
+@settings("")
+@dataclass(frozen=True)
+class CaseIdTable:
+    """The option of the table of case ids, which all commands that write names of volumes share."""
+
+    case_ids: Path | None = setting(
+        None,
+        "CSV table of case ids, created or continued, readable by you only; files, results, pages and messages then "
+        "name volumes case_0001, case_0002 … instead of naming their files and folders",
+    )
 
 
 def case_ids_of(table: Path, volumes: Sequence[Place]) -> dict[Place, str]:
@@ -54,7 +70,7 @@ def case_ids_of(table: Path, volumes: Sequence[Place]) -> dict[Place, str]:
     number = max((int(one.removeprefix("case_")) for one in known.values()), default=0)
     found: dict[str, Place] = {}
     for place in volumes:
-        key = _key(Path(place))
+        key = key_of(Path(place))
         if key not in known:
             number += 1
             known[key] = f"case_{number:04d}"
@@ -77,7 +93,7 @@ def write_case_ids(table: Path, ids: Mapping[Place, str]) -> None:
         with lock_file(table.with_name(f".{table.name}.lock")) as is_ours:
             known = _read(table)
             owners = {one: key for key, one in known.items()}
-            new = {_key(Path(place)): one for place, one in ids.items()}
+            new = {key_of(Path(place)): one for place, one in ids.items()}
             changed = any(known.get(key, one) != one or owners.get(one, key) != key for key, one in new.items())
             if changed or not is_ours:
                 raise AtrousError(f"{table}: another process writes this table: start again when it is done.")
@@ -93,7 +109,7 @@ def write_case_ids(table: Path, ids: Mapping[Place, str]) -> None:
         raise AtrousError(f"{table}: the table of case ids cannot be written ({error.strerror or error}).") from error
 
 
-def without_names(text: str, ids: Mapping[Place, str]) -> str:
+def without_names(text: str, ids: Mapping[Place, str], others: Mapping[str, str] | None = None) -> str:
     """Returns a text in which the ids of volumes stand for their paths, their file names and their names.
 
     Names that may be ordinary words or numbers, such as ``scan`` or ``1``, are replaced only if they are part of a
@@ -102,8 +118,11 @@ def without_names(text: str, ids: Mapping[Place, str]) -> str:
     Args:
         text: message about the volumes.
         ids: result of `case_ids_of`.
+        others: further names that are replaced, such as those of groups, each with the text that stands for it.
     """
     forms = [form for place, one in ids.items() for form in _forms(Path(place), one)]
+    forms += [_form(name, new) for name, new in (others or {}).items() if name]
+    forms = [form for form in forms if form.name in text]
     forms.sort(key=lambda form: len(form.name), reverse=True)  # the first form that matches is taken
     if not forms:
         return text
@@ -143,6 +162,7 @@ def _forms(volume: Path, new: str) -> Iterator[_Form]:
         for index, file in enumerate(stored_files(volume)):
             if (target := file.resolve()).name != file.name:  # a link to a file of another name
                 yield from (_form(name, f"{new}_{index:04d}") for name in (str(target), target.name))
+    yield _Form(volume_name(volume), rf"(?<!\w){re.escape(volume_name(volume))}{_SLICE}", new)
     places |= {one.resolve() for one in places}
     for name in {*map(str, places), *(one.name for one in places), volume_name(volume)} - {""}:
         yield _form(name, new)
@@ -151,13 +171,26 @@ def _forms(volume: Path, new: str) -> Iterator[_Form]:
 def _form(name: str, new: str) -> _Form:
     """Returns the form of a name that is replaced everywhere, or of an ordinary word or number only in a context."""
     word = re.escape(name)
-    if not _ORDINARY.fullmatch(name):
+    if not may_be_ordinary(name):
         return _Form(name, rf"(?<!\w){word}(?!\w)", new)
     return _Form(name, rf"(?<=[/\\'\"]){word}(?!\w)|(?<!\w){word}(?=[/\\])|^{word}(?=:|{_VERBS})", new)
 
 
-def _key(volume: Path) -> str:
-    """Returns the full path of a volume; of one series of several, with its SeriesInstanceUID."""
+def may_be_ordinary(name: str) -> bool:
+    """Returns whether a name may be an ordinary word or number, such as ``scan`` or ``1``, which is not a name alone.
+
+    Args:
+        name: name of a file, a folder or a group.
+    """
+    return _ORDINARY.fullmatch(name) is not None
+
+
+def key_of(volume: Path) -> str:
+    """Returns the full path of a volume, as in the table; of one series of several, with its SeriesInstanceUID.
+
+    Args:
+        volume: place of the volume.
+    """
     folder, series = chosen_series(volume)
     place = folder.resolve()
     return str(place if series is None else place / series)

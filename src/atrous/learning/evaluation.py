@@ -19,7 +19,7 @@ from atrous.data.prefetch import in_background
 from atrous.data.sample import Sample
 from atrous.data.volume_items import labelled_volumes
 from atrous.data.volumes.slices import file_of_picture, pictures_of, slice_place
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, counted
 from atrous.inference.exported_onnx_and_openvino import is_exported
 from atrous.inference.model_spec import PRECISIONS, RUNTIMES, ModelSpec
 from atrous.inference.picture_input import Found, doubt_of_alpha
@@ -134,7 +134,12 @@ def spec_to_measure(model: Path, options: Mapping[str, Any]) -> ModelSpec:
 
 
 def open_to_measure(
-    spec: DatasetSpec, provenance: Mapping[str, Any], image: Input | None, *, resampled: bool = False
+    spec: DatasetSpec,
+    provenance: Mapping[str, Any],
+    image: Input | None,
+    *,
+    resampled: bool = False,
+    private: bool = False,
 ) -> Dataset:
     """Opens a dataset with the splits that a model was trained with, and prints the dataset's notes.
 
@@ -147,13 +152,34 @@ def open_to_measure(
         provenance: provenance in the model's metadata.
         image: first input of the model, which sets the planes of volumes; None if it is unknown.
         resampled: as for `DatasetSpec.open`.
+        private: whether notes and reasons of errors, which may name patients, are not shown.
+
+    Raises:
+        AtrousError: as for `DatasetSpec.open`.
     """
+    try:
+        dataset = _with_groups_of(spec, provenance, image, resampled)
+    except (AtrousError, OSError):
+        if not private or not spec.root.is_dir():
+            raise
+        raise AtrousError(
+            f"{spec.root}: the data set cannot be read. The reason may name patients, so only the command without "
+            "--case-ids shows it."
+        ) from None
+    if private and dataset.notes:
+        number = counted(len(dataset.notes), "note")
+        console.print(f"{number} on the data set may name patients: the command without --case-ids shows them.")
+    for note in () if private else dataset.notes:
+        console.print(escape(note))
+    return dataset
+
+
+def _with_groups_of(spec: DatasetSpec, provenance: Mapping[str, Any], image: Input | None, resampled: bool) -> Dataset:
+    """Opens a dataset with the groups of the training if it has random splits and no groups of its own."""
     dataset, trained = spec.open(image, resampled=resampled), provenance.get("groups")
     if spec.groups is None and trained and dataset.unlisted and dataset.groups_from != "file":
         with suppress(AtrousError):  # the pattern does not fit the names of other data
-            dataset = replace(spec, groups=str(trained)).open(image, resampled=resampled)
-    for note in dataset.notes:
-        console.print(escape(note))
+            return replace(spec, groups=str(trained)).open(image, resampled=resampled)
     return dataset
 
 
@@ -176,7 +202,7 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
         raise AtrousError("the split has no pictures to measure on.")
     remap = matching_classes(dataset.classes, segmenter.info.classes)
     if segmenter.info.preprocessing.image.spacing is not None and dataset.inputs[0].spacing is None:
-        return _of_resampled(segmenter, dataset, items)
+        return _of_resampled(segmenter, dataset, items, remap)
     classes = len(segmenter.info.classes)
     without = None if segmenter.crf is None else Measurement.of(classes)
     measured = Measurement.of(classes, without)
@@ -196,7 +222,7 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
     return _summed(measured, processes)
 
 
-def _of_resampled(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Measurement:
+def _of_resampled(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], remap: np.ndarray) -> Measurement:
     """Measures the stored slices of volumes with a model that resamples whole volumes and segments them."""
     if segmenter.crf is not None:
         raise AtrousError(NO_CRF)
@@ -208,7 +234,7 @@ def _of_resampled(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item])
     with progress_bar() as progress:
         task = progress.add_task("evaluating", total=len(own), note="")
         for file, (_, mask) in own:
-            _, *both = segment_case(segmenter, dataset, file, mask, None)
+            _, *both = segment_case(segmenter, dataset, file, mask, remap, None)
             for item in slices[file]:
                 place = slice_place(item.image)
                 assert place is not None

@@ -61,7 +61,7 @@ def measure_volumes(
     Raises:
         AtrousError: the data has classes that the model does not have, or scipy is needed and not installed.
     """
-    matching_classes(dataset.classes, segmenter.info.classes)  # before the first volume is segmented
+    remap = matching_classes(dataset.classes, segmenter.info.classes)
     names = segmenter.info.classes
     measured = [index for index, name in enumerate(names) if name.casefold() not in BACKGROUND_NAMES]
     processes, found = current_group(), []
@@ -69,7 +69,7 @@ def measure_volumes(
     with progress_bar() as progress:
         task = progress.add_task("evaluating volumes", total=len(own), note="")
         for file, (item, mask) in own:
-            volume, truth, labels = segment_case(segmenter, dataset, file, mask, parts)
+            volume, truth, labels = segment_case(segmenter, dataset, file, mask, remap, parts)
             scores = case_metrics(truth, labels, volume.grid.affine[:3, :3], measured, tolerance=tolerance)
             found.append((file, mask, item.group, scores))
             progress.update(task, advance=1)
@@ -78,7 +78,7 @@ def measure_volumes(
 
 
 def segment_case(
-    segmenter: Segmenter, dataset: Dataset, file: Path, mask: Path, parts: VolumeParts | None
+    segmenter: Segmenter, dataset: Dataset, file: Path, mask: Path, remap: np.ndarray, parts: VolumeParts | None
 ) -> tuple[Volume, np.ndarray, np.ndarray]:
     """Reads a labelled volume and segments it.
 
@@ -87,6 +87,7 @@ def segment_case(
         dataset: dataset of the volume.
         file: file or DICOM series of the volume.
         mask: file of the volume's mask.
+        remap: result of `matching_classes` for the dataset and the model.
         parts: rule for the connected parts that the prediction keeps; None to keep all.
 
     Returns:
@@ -94,10 +95,9 @@ def segment_case(
         has no data; and the prediction, X×Y×Z uint8.
 
     Raises:
-        AtrousError: a file cannot be read, or the classes do not match.
+        AtrousError: a file cannot be read.
     """
     volume = read_volume(file)
-    remap = matching_classes(dataset.classes, segmenter.info.classes)
     truth = remap[volume_labels(dataset, mask, file, volume.grid.shape)]
     truth[~volume.valid(segmenter.info.preprocessing.image.missing)] = IGNORE_INDEX
     labels = segment_volume(segmenter, volume)

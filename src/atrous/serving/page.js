@@ -101,7 +101,7 @@ async function refresh() {
     const network = /network;dur=([\d.]+)/.exec(times)?.[1];
     const took = network ? `, ${Math.round(network)} ms of it in the network` : "";
     const size = volumes ? sizeOf(result.head) : `${result.width}×${result.height} pixels`;
-    say(`${size} in ${seconds.toFixed(2)} s${took}. ${summary()}`);
+    say(`${size} in ${seconds.toFixed(2)} s${took}. ${summary()}`, decodeURIComponent(answer.headers.get("X-Note") ?? ""));
   } catch (error) {
     if (signal.aborted) return;
     say("");
@@ -284,8 +284,11 @@ function saveOverlay() {
   canvas.convertToBlob({ type: "image/png" }).then((blob) => save(blob, file, "overlay.png"));
 }
 
-function say(text) {
+// Shows the state of the request, and the note of the server about the file. Without a note, an earlier note disappears.
+function say(text, note = "") {
   $("status").textContent = text;
+  $("note").textContent = note && `Note: ${note}`;
+  $("note").hidden = !note;
   $("error").hidden = true;
 }
 

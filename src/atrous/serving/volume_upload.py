@@ -134,8 +134,6 @@ class VolumeUpload:
         info, files = self._settings.model.segmenter.info, {SUFFIXES["nifti"]: self._file(mask, "nifti")}
         if is_series(self._path):
             with suppress(AtrousError):  # the series or this installation cannot have one
-                check_mask_format("dicom-seg", [self._path], info.table, raw=False)
-                check_sources(self._path, info.table)
                 files[SUFFIXES["dicom-seg"]] = self._file(mask, "dicom-seg")
         return view_of(self._volume, [mask], window=info.preprocessing.image.windows[0], voxels=VIEW_VOXELS).packed(
             files

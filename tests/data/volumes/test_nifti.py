@@ -8,6 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from atrous.data.volumes import nifti_extensions
 from atrous.data.volumes.nifti import nifti_shape, read_nifti, write_nifti_mask
 from atrous.errors import AtrousError
 from atrous.software_tag import is_marked, is_sealed
@@ -334,3 +335,35 @@ def test_a_mask_of_ours_whose_position_or_scale_was_corrected_is_not_overwritten
     assert len(changed) == len(content) and changed != content
     path.write_bytes(gzip.compress(changed) if packed else changed)
     assert is_marked(path) and not is_sealed(path)
+
+
+def bomb(kind: str, size: int) -> bytes:
+    """A compressed NIfTI file whose header promises 128 bytes of voxels; nibabel unpacks `size` bytes more."""
+    content = bytearray(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)).to_bytes())
+    content[108:112] = struct.pack("<f", 352 + size)
+    if kind == "byte order":  # sizeof_hdr of the other byte order: nibabel uses the order of the dimensions
+        content[:4] = struct.pack(">i", 348)
+    if kind == "magic number of a pair":
+        content[344:348] = b"ni1\0"
+    if kind != "no extension":
+        content[348] = 1
+        content[352:360] = struct.pack("<ii", size // 16 * 16, 4)
+    return gzip.compress(bytes(content) + bytes(size))
+
+
+@pytest.mark.parametrize("kind", ["extension", "no extension", "magic number of a pair", "byte order"])
+def test_a_small_file_is_not_unpacked_beyond_the_limit(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(nifti_extensions, "MOST_BYTES", 2**16)
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(bomb(kind, 2**23))
+    assert path.stat().st_size < 2**14
+    tracemalloc.start()
+    try:
+        for read in (read_nifti, nifti_shape):
+            with pytest.raises(AtrousError, match="the file is damaged: the voxels begin at byte"):
+                read(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    path.write_bytes(bomb("no extension", 2**15))
+    assert read_nifti(path).values.shape[:3] == (4, 4, 4)

@@ -1,6 +1,7 @@
-"""Checks the size of the extensions of a NIfTI header before nibabel reads them into memory.
+"""Checks where the voxels of a NIfTI file begin, and its extensions, before nibabel reads them.
 
-nibabel has no limit for this size. An extension of two gigabytes may need only a few kilobytes in a compressed file.
+nibabel reads an extension of any size into memory, and unpacks a compressed file up to the first voxel. In a compressed
+file, a few kilobytes can promise gigabytes of both.
 """
 
 from __future__ import annotations
@@ -15,18 +16,16 @@ from atrous.errors import AtrousError
 
 #: Largest sum of the sizes of all extensions, in bytes.
 MOST_BYTES = 2**26
-#: For NIfTI-1 and NIfTI-2: size of the header, offset of the magic number, magic number, offset and type of vox_offset.
-_HEADERS = ((348, 344, b"n+1\0", 108, "f"), (540, 4, b"n+2\0", 168, "q"))
 
 
 def check_extensions(path: Path) -> None:
-    """Checks that the extensions of a header are complete and not too large; other files than NIfTI are not checked.
+    """Checks that the voxels begin near the header, and that extensions are complete; files that are not NIfTI pass.
 
     Args:
         path: a ``.nii`` or ``.nii.gz`` file.
 
     Raises:
-        AtrousError: an extension is damaged, or the extensions are larger than `MOST_BYTES`.
+        AtrousError: an extension is damaged, or more than `MOST_BYTES` are between the header and the voxels.
         OSError: the file cannot be read.
     """
     packed = path.name.lower().endswith(".gz")
@@ -38,19 +37,23 @@ def check_extensions(path: Path) -> None:
 
 
 def _check(path: Path, file: BinaryIO) -> None:
-    """Checks the extensions in the decompressed content of a file."""
-    start = file.read(_HEADERS[1][0] + 4)
-    for size, at, magic, place, kind in _HEADERS:
-        if len(start) < size + 4 or start[at : at + 4] != magic or not start[size]:
+    from nibabel import Nifti1Header, Nifti2Header
+
+    start = file.read(Nifti2Header.sizeof_hdr + 4)
+    for kind in (Nifti1Header, Nifti2Header):  # nibabel's own rules: other magic numbers and byte orders are read, too
+        size = kind.sizeof_hdr
+        if len(start) < size + 4 or not kind.may_contain_header(start[:size]):
             continue
-        order = "<" if struct.unpack_from("<i", start)[0] == size else ">"
-        (end,) = struct.unpack_from(order + kind, start, place)
-        if not size + 4 <= end <= size + MOST_BYTES:  # also true for NaN
+        header = kind(start[:size], check=False)
+        end, has_extensions = float(header["vox_offset"]), start[size] != 0
+        if not (size + 4 if has_extensions else 0) <= end <= size + MOST_BYTES:  # also NaN
             raise _damaged(path, f"the voxels begin at byte {end:g}")
+        if not has_extensions:
+            continue
         file.seek(size + 4)
         left = int(end) - size - 4
         while left >= 16:
-            (length,) = struct.unpack(order + "i", file.read(4).rjust(4, b"\0"))
+            (length,) = struct.unpack(header.endianness + "i", file.read(4).rjust(4, b"\0"))
             if not 8 <= length <= left:
                 raise _damaged(path, f"an extension has {length} bytes, but only {left} bytes precede the voxels")
             file.seek(length - 4, 1)

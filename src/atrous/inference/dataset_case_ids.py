@@ -1,0 +1,148 @@
+"""Case ids of a dataset: its volumes, masks, groups and folders get names that name no patient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from atrous.data.dataset import Item
+from atrous.data.volumes.slices import file_of_picture, slice_place, volume_name
+from atrous.errors import AtrousError
+from atrous.inference.case_ids import case_ids_of, key_of, may_be_ordinary, without_names, write_case_ids
+from atrous.paths import Place
+
+
+@dataclass(frozen=True)
+class DatasetCaseIds:
+    """The ids of the volumes of a dataset; without volumes, all names are kept.
+
+    Args:
+        volumes: id of each volume by its place.
+        masks: for the place of each mask, a text that names the mask by the id of its volume.
+        groups: for each group, such as a patient, the id of its first volume.
+        others: further names, such as those of folders with volumes of one group, each with its replacement.
+    """
+
+    volumes: Mapping[Path, str] = field(default_factory=dict)
+    masks: Mapping[Path, str] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict)
+
+    def item(self, item: Item) -> Item:
+        """Returns an item whose name and group are ids; its paths are unchanged.
+
+        Args:
+            item: item of the dataset.
+        """
+        if not self.volumes:
+            return item
+        name, place = self.volumes[file_of_picture(item.image)], slice_place(item.image)
+        if place is not None:
+            name = f"{name}_{place.plane}_{place.index:04d}"
+        return replace(item, name=name, group=None if item.group is None else self.groups[item.group])
+
+    def without_names(self, text: str) -> str:
+        """Returns a text in which ids stand for the names of volumes, masks, groups and folders.
+
+        Args:
+            text: message about the dataset.
+        """
+        if not self.volumes:
+            return text
+        ids: dict[Place, str] = {**self.volumes, **self.masks}
+        return without_names(text, ids, {**self.others, **self.groups})
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Replaces names by ids in the message of every error.
+
+        Raises:
+            AtrousError: for every error, also those of libraries, whose messages may contain names.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not self.volumes:
+                raise
+            said = str(error) if isinstance(error, AtrousError | OSError) else f"{type(error).__name__}: {error}"
+            raise AtrousError(self.without_names(said)) from None
+
+    def check_path(self, path: Path, words: str) -> None:
+        """Checks that a path that is written into results contains no name of a volume or of a group.
+
+        Args:
+            path: the path.
+            words: description of the path for the message.
+
+        Raises:
+            AtrousError: the path contains such a name.
+        """
+        names = {name for name in (*map(volume_name, self.volumes), *self.groups) if not may_be_ordinary(name)}
+        if any(name in str(path) for name in names):
+            raise AtrousError(
+                f"the path of {words} contains the name of a volume or of a group, and the results contain this path: "
+                "rename its folder, or leave --case-ids out."
+            )
+
+    def in_results(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Returns results of `atrous evaluate` in which ids stand for the paths of volumes and masks.
+
+        Args:
+            results: results whose items have the names of `item`.
+        """
+        if not self.volumes:
+            return results
+        pictures = [{**entry, "image": entry["name"], "mask": entry["name"]} for entry in results["per_image"]]
+        found = {**results, "per_image": pictures}
+        if "volumes" in results:
+            cases = [
+                {**case, **dict.fromkeys(("volume", "mask"), self.volumes[Path(case["volume"])])}
+                for case in results["volumes"]["cases"]
+            ]
+            found["volumes"] = {**results["volumes"], "cases": cases}
+        return found
+
+
+def dataset_case_ids(table: Path, items: Sequence[Item], root: Path) -> DatasetCaseIds:
+    """Returns the ids of a dataset's volumes: those of the table, to which new ids are added.
+
+    Args:
+        table: the table, created if missing; see `write_case_ids`.
+        items: slices of volumes, or whole volumes.
+        root: folder of the dataset.
+
+    Raises:
+        AtrousError: the table is not a table of case ids or cannot be written, or an item is not of a volume.
+    """
+    files: dict[Path, list[Item]] = {}
+    for item in items:
+        files.setdefault(file_of_picture(item.image), []).append(item)
+    ids = case_ids_of(table, list(files))
+    write_case_ids(table, ids)
+    by_key = {key_of(Path(place)): one for place, one in ids.items()}
+    volumes = {file: by_key[key_of(file)] for file in files}
+    masks: dict[Path, str] = {}
+    groups: dict[str, str] = {}
+    others: dict[str, str] = {}
+    folders: dict[Path, set[str]] = {}
+    for file, (first, *_) in files.items():
+        place, new = slice_place(first.image), volumes[file]
+        name = first.name if place is None else first.name.removesuffix(f"_{place.plane}_{place.index:04d}")
+        others[name] = new
+        group = name if first.group is None else first.group
+        groups[group] = min(groups.get(group, new), new)
+        mask = None if first.mask is None else file_of_picture(first.mask)
+        if mask is not None:
+            masks[mask] = f"the mask of {new}"
+        for one in (file, *([] if mask is None else [mask])):
+            for folder in one.parents:
+                if folder != root and folder.is_relative_to(root):
+                    folders.setdefault(folder, set()).add(group)
+    for folder, inside in folders.items():
+        if len(inside) == 1:
+            new = f"a folder of {groups[inside.pop()]}"
+            others |= {str(folder): new, str(folder.resolve()): new, folder.name: new}
+    return DatasetCaseIds(volumes, masks, groups, others)

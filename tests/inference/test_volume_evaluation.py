@@ -115,6 +115,25 @@ def test_the_slices_measured_are_those_of_the_models_planes(folder):
     assert names == {"axial", "sagittal"}
 
 
+def test_mirrored_views_change_the_scores_of_axial_slices_and_not_of_sagittal_slices(folder, tmp_path):
+    shutil.copytree(folder / "data", tmp_path / "data", ignore=lambda *_: ["a.nii.gz", "b.nii.gz"])
+    rng = np.random.default_rng(1)
+    for name in ("a", "b"):
+        values = np.kron(rng.normal(size=(6, 6, 6)), np.ones((8, 8, 8))).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / f"data/images/{name}.nii.gz")
+        labels = np.kron(rng.integers(0, 3, (6, 6, 6)), np.ones((8, 8, 8))).astype(np.uint8)
+        nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), tmp_path / f"data/masks/{name}.nii.gz")
+    scores = {}
+    for flip in (False, True):
+        found = evaluate(
+            folder / "model.safetensors", tmp_path / "data", layout="folder", device="cpu", flip=flip, **OPTIONS
+        )
+        for plane in ("axial", "sagittal"):
+            scores[plane, flip] = [e for e in found["per_image"] if Path(e["image"]).parent.name == plane]
+    assert scores["sagittal", False] == scores["sagittal", True]
+    assert scores["axial", False] != scores["axial", True]
+
+
 @pytest.mark.parametrize("tolerance", [-1.0, float("nan"), float("inf")])
 def test_a_wrong_tolerance_is_refused_before_the_work(folder, tolerance):
     with pytest.raises(AtrousError, match="tolerance must be"):

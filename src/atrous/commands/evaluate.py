@@ -32,6 +32,7 @@ from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import doubts_of_files
 from atrous.inference.segment_volume import NO_CRF
 from atrous.inference.segmenter import Segmenter
+from atrous.inference.slice_views import for_picture
 from atrous.inference.volume_parts import parts_to_keep
 from atrous.learning.bootstrap import FEW
 from atrous.learning.class_matching import matching_classes
@@ -218,8 +219,9 @@ def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) ->
         scores = []
         # a segmenter with a CRF, because the memory of the CRF decides which pictures are cut into tiles
         scoring_with_crf = segmenter.with_crf(_crf_of({}, segmenter)).any_size
-        for sample in in_background(reader_for(segmenter, dataset), items):
-            scores.append(scoring_with_crf.scores(prepared(segmenter, sample), name=sample.name))
+        for item, sample in zip(items, in_background(reader_for(segmenter, dataset), items), strict=True):
+            run = for_picture(scoring_with_crf, item.image)
+            scores.append(run.scores(prepared(segmenter, sample), name=sample.name))
             progress.update(scoring, advance=1)
 
         def miou(crf: DenseCRF | None) -> float:

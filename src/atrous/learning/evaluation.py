@@ -25,6 +25,7 @@ from atrous.inference.model_spec import PRECISIONS, RUNTIMES, ModelSpec
 from atrous.inference.picture_input import Found, doubt_of_alpha
 from atrous.inference.segment_volume import NO_CRF
 from atrous.inference.segmenter import Segmenter
+from atrous.inference.slice_views import for_picture
 from atrous.inference.whole_or_tiled import AnySize
 from atrous.input_spec import Input
 from atrous.learning.accuracy_by_size import SIZES, SizeScore
@@ -214,8 +215,9 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
         task = progress.add_task("evaluating", total=len(own), note="")
         for item, sample in zip(own, in_background(read, own), strict=True):
             truth, image = remap[sample.label], prepared(segmenter, sample)
-            scores = None if without is None else any_size.scores(image, name=item.name)
-            measured.add(item, truth, any_size(image, sample.valid, name=item.name, scores=scores))
+            run = for_picture(any_size, item.image)
+            scores = None if without is None else run.scores(image, name=item.name)
+            measured.add(item, truth, run(image, sample.valid, name=item.name, scores=scores))
             if without is not None:
                 without.add(item, truth, plain(image, sample.valid, name=item.name, scores=scores))
             progress.update(task, advance=1, note=f"mIoU {measured.confusion.miou:.3f}")

@@ -234,7 +234,7 @@ class _File:
             return (raw.astype(np.float32) - zero.astype(np.float32).reshape(along)) * scale.reshape(along)
 
     def _quantisation(self, tensor: Any) -> tuple[NDArray[np.float32] | None, NDArray[np.int64]]:
-        """Returns the scales and zero points, one per tensor or one per channel; without quantisation, the scale is None."""
+        """Returns the scales and zero points, one per tensor or per channel; the scale is None without quantisation."""
         record = tensor.Quantization()
         if record is None or not record.ScaleLength():
             return None, np.zeros(1, np.int64)

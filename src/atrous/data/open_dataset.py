@@ -157,7 +157,10 @@ def _opened(
 
 
 def _grouped(dataset: Dataset, pattern: str | None, root: Path) -> Dataset:
-    """Returns the dataset with the group of each item; a random split is redone to keep groups together."""
+    """Returns the dataset with the group of each item.
+
+    If groups.csv or a pattern defines the groups, a random split is made again, so that it keeps groups together.
+    """
     there = {item.image: item.name for items in dataset.splits.values() for item in items if not item.listed}
     groups = find_groups(there, dataset.root, dataset.layout, pattern, above=root)
     notes = (*dataset.notes, *groups.notes)

@@ -155,10 +155,11 @@ def fit(
         epochs_now: number of epochs after which to stop, ≥ 1; the run can be resumed later. If `resume` continues
             within an epoch, the rest of that epoch counts as the first epoch. The learning rate still follows the
             recipe's train.epochs.
-        weights: state dict with all weights of the model, for example the mean of several runs' `last_weights`. It
-            replaces the weights with which the run would start or resume, but not the moving average (train.ema).
-        overwrite: True to allow replacing files with the names of a run's files in a folder that has no run; inputs are
-            never replaced.
+        weights: state dict with all weights of the model, for example the mean of the weights of several runs, read by
+            `atrous.learning.checkpoint.last_weights`. It replaces the weights with which the run would start or resume,
+            but not the moving average (train.ema).
+        overwrite: True to allow the run to replace existing files that have the same names as its own files, such as
+            report.html. A folder that already contains a run is refused, and inputs are never replaced.
 
     Returns:
         The folder of the run, the best score and the reason for the end.

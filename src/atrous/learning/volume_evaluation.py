@@ -52,7 +52,7 @@ def measure_volumes(
         dataset: dataset of the items.
         items: slices of labelled volumes, at least one.
         tolerance: as in `case_metrics`, in millimetres.
-        parts: rule for the connected parts that the masks keep; None to keep all.
+        parts: rule for the connected parts that the predictions keep; None to keep all parts.
 
     Returns:
         A dict for JSON: "tolerance_mm"; "classes" with the means over patients and their 95 % intervals; and "cases"

@@ -1,4 +1,6 @@
-"""Reads the convolutions of a TensorFlow Lite file, with float32 weights and geometry, without running any code.
+"""Reads the convolutions of a TensorFlow Lite file: their weights, strides and atrous rates. No code of the file runs.
+
+The weights of the file are float32 or quantised to 8 bits; quantised weights are converted to float32.
 
 The file is a flatbuffer (schema: tensorflow/lite/schema/schema.fbs). In a damaged file, its offsets may be wrong. So
 every index is checked against its table, and the tensors together may not have more bytes than the file.
@@ -27,7 +29,7 @@ MOST_OPERATORS = 5_000
 #: TensorType → NumPy's type, for weights and biases of convolutions.
 DTYPES = {0: "<f4", 2: "<i4", 3: "u1", 9: "i1"}
 FLOAT32, UINT8, INT8 = 0, 3, 9
-#: TensorType of an integer input → offset from its values to pictures of 0–255.
+#: TensorType of an integer input → number that is added to its values to get pixel values of 0–255.
 FROM_UINT8 = {UINT8: 0, INT8: 128}
 #: Numbers of operators in BuiltinOperator.
 CONV_2D, DEPTHWISE_CONV_2D, RESIZE_BILINEAR = 3, 4, 23
@@ -149,7 +151,7 @@ class _File:
             opcode = self._one(
                 "operator code", self.model.OperatorCodes, self.model.OperatorCodesLength(), operator.OpcodeIndex()
             )
-            # Files from before 2020 have the code only in the first of these fields, later files have it in both.
+            # Files from before 2020 have the code only in the first of these fields.
             yield max(opcode.DeprecatedBuiltinCode(), opcode.BuiltinCode()), operator
 
     def _input(self) -> tuple[tuple[int, ...], tuple[float, float] | None]:
@@ -175,7 +177,9 @@ class _File:
             raise AtrousError(f"{self.name}: '{name}' is padded as VALID; only SAME is supported.")
         activation = options.FusedActivationFunction()
         if activation not in ACTIVATIONS:
-            raise AtrousError(f"{self.name}: '{name}' has activation {activation}; only ReLU and ReLU6 are supported.")
+            raise AtrousError(
+                f"{self.name}: '{name}' has activation {activation}; only ReLU, ReLU6 or none is supported."
+            )
         weights = self._values(operator.Inputs(1), rank=4)
         outputs = weights.shape[3 if code == DEPTHWISE_CONV_2D else 0]
         has_bias = operator.InputsLength() > 2 and operator.Inputs(2) >= 0
@@ -230,7 +234,7 @@ class _File:
             return (raw.astype(np.float32) - zero.astype(np.float32).reshape(along)) * scale.reshape(along)
 
     def _quantisation(self, tensor: Any) -> tuple[NDArray[np.float32] | None, NDArray[np.int64]]:
-        """Returns the scales and zero points, one or one per channel; the scale is None without quantisation."""
+        """Returns the scales and zero points, one per tensor or per channel; the scale is None without quantisation."""
         record = tensor.Quantization()
         if record is None or not record.ScaleLength():
             return None, np.zeros(1, np.int64)

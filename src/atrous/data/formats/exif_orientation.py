@@ -72,6 +72,9 @@ def stored_window(
 def stored_from_upright(size: tuple[int, int], orientation: object) -> np.ndarray:
     """Returns the 3×3 matrix from (column, row, 1) in the upright picture to (column, row, 1) in the stored picture.
 
+    Columns and rows are measured in pixels from the outer corner of the first pixel: (0, 0) is this corner, and
+    (0.5, 0.5) is the centre of the pixel.
+
     Args:
         size: (H, W) of the upright picture.
         orientation: 1 to 8; any other value counts as 1.

@@ -1,8 +1,9 @@
 """Groups of pictures that come from one source, such as a patient, scene, clip or recording.
 
 The groups come from ``groups.csv`` in the dataset's folder, else from a name pattern that the user gives, else from the
-layout. Pictures of one group resemble each other. Therefore a random split keeps each group together, and confidence
-intervals are computed over groups.
+layout. Pictures of one group resemble each other. Therefore confidence intervals are computed over groups. A random
+split keeps each group together if the groups come from ``groups.csv`` or from a pattern, but not if they come from the
+layout.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def find_groups(
     Args:
         pictures: the name of each picture (file name without suffix) by its path.
         root: the dataset's folder.
-        layout: the name of the dataset's layout; "" to use no names of a layout.
+        layout: the name of the dataset's layout. For "cityscapes", "camvid" and "nnunet", the groups come from the file
+            names. For any other value, such as "", the folder of a picture is its group, if there are more folders
+            than splits.
         pattern: a regular expression with one pair of brackets, searched in each name; the text in the brackets is the
             group. None to use no pattern.
         above: a folder above ``root`` that is also searched for ``groups.csv``; None to search ``root`` only.
@@ -85,7 +88,7 @@ def find_groups(
         of = _by_pattern(given, pictures)
         return Groups(of, "pattern", (_stated(of, f"the pattern '{pattern}'"), *notes))
     of, what = _by_layout(pictures, root, layout)
-    said = (f"{_stated(of, f'the names ({what})')} Use {GROUPS_FILE} or --groups to change them.",) if of else ()
+    said = (f"{_stated(of, what)} Use {GROUPS_FILE} or --groups to change them.",) if of else ()
     return Groups(of, "layout" if of else "", (*said, *notes))
 
 
@@ -136,18 +139,20 @@ def _by_pattern(pattern: re.Pattern[str], pictures: Mapping[Path, str]) -> dict[
 
 
 def _by_layout(pictures: Mapping[Path, str], root: Path, layout: str) -> tuple[dict[Path, str | None], str]:
-    """Returns the groups from the names or folders of the pictures, and the kind of group; empty if there are none."""
+    """Returns the groups from the file names or folders of the pictures, and their source as text for a note.
+
+    Without groups, the dict is empty.
+    """
     if layout in _LAYOUTS:
         names, what = _LAYOUTS[layout]
         matches = {path: names.fullmatch(name) for path, name in pictures.items()}
-        return (
-            ({path: match[1] for path, match in matches.items() if match}, what) if all(matches.values()) else ({}, "")
-        )
+        of = {path: match[1] for path, match in matches.items() if match} if all(matches.values()) else {}
+        return of, f"the file names ({what})"
     folders = {path: _folder(path, root) for path in pictures}
     of_split = {path: path.parent for path in pictures}
     # folders such as train/ and images/ are splits or kinds of files, and not scenes
     several = len(set(of_split.values())) > len({_split_of(path, root) for path in pictures})
-    return (dict(folders), "folder") if several else ({}, "")
+    return (dict(folders) if several else {}), "the folders"
 
 
 def _folder(path: Path, root: Path) -> str:

@@ -199,6 +199,10 @@ def test_several_numbers_stand_between_commas(words, monkeypatch):
             "train quickstart --schedule.steps a",
             "--schedule.steps must be numbers separated by commas, such as 0.5,2, got a.",
         ),
+        (
+            "train quickstart --data.spacing 1,1",
+            "--data.spacing must be three numbers separated by commas, such as 1,1,2.5, or median, got [1, 1].",
+        ),
         ("train quickstart other.yaml", "unrecognized arguments: other.yaml"),
     ],
 )

@@ -127,10 +127,10 @@ def kind_in_words(option: Option) -> str:
     if option.choices:
         return f"one of {', '.join(map(str, option.choices))}"
     if option.takes_several:
-        count = "two " if option.count == 2 else ""
+        count = {2: "two ", 3: "three "}.get(option.count or 0, "")
         many = {int: "whole numbers", float: "numbers"}.get(option.item, "names")
-        example = {int: "320,320", float: "0.5,2"}.get(option.item, "road,car")
-        return f"{count}{many} separated by commas, such as {example}"
+        example = {int: "320,320", float: "1,1,2.5" if option.count == 3 else "0.5,2"}.get(option.item, "road,car")
+        return ", or ".join((f"{count}{many} separated by commas, such as {example}", *option.words))
     if option.is_place:
         return "a path or a URL"
     kinds = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path", str: "a text"}

@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 
 #: Printed scores of each class.
 COLUMNS = ("iou", "dice", "accuracy", "boundary_f")
+#: Smallest width of the printed scores of volumes in a file or a pipe, in characters.
+WIDTH_OF_VOLUMES = 100
 #: Remark on scores with --largest-part or --smallest-part.
 PARTS_REMARK = (
     "the scores of volumes are those of the masks without their small parts; mIoU and all other scores of slices are "
@@ -322,7 +324,9 @@ def _print_volumes(volumes: dict[str, Any]) -> None:
     near = f"surface Dice at {volumes['tolerance_mm']:g} mm"
     heads = {"Dice": "dice", near: "surface_dice", "HD95 (mm)": "hd95_mm", "distance (mm)": "mean_distance_mm"}
     heads["volume (ml)"] = "volume_difference_ml"
-    table = Table("volumes", "cases", *heads, box=None, header_style="bold")
+    table = Table("volumes", "cases", box=None, header_style="bold")
+    for head in heads:
+        table.add_column(head, overflow="fold")
     for entry in volumes["classes"]:
         cells = []
         for name in heads.values():
@@ -331,7 +335,8 @@ def _print_volumes(volumes: dict[str, Any]) -> None:
             mean = "–" if score["mean"] is None else f"{score['mean']:{sign}.3f}"
             cells.append(f"{mean} {interval_in_words(score['interval'])}".strip())
         table.add_row(escape(entry["name"]), str(entry["cases"]), *cells)
-    console.print(table)
+    # a file or a pipe has no width, and no interval may be cut off
+    console.print(table, width=None if console.is_terminal else max(console.width, WIDTH_OF_VOLUMES))
     for remark in volumes["remarks"]:
         console.print(f"[yellow]note:[/] {escape(remark)}", highlight=False)
 

@@ -55,8 +55,8 @@ def segment_volume(
     planes = image.planes
     if not planes:
         raise AtrousError(
-            "the model was trained on pictures, not on slices of volumes: train it with a dataset of volumes, or give "
-            "one slice, such as scan.nii.gz/axial/0012."
+            "the model was trained on pictures, not on slices of volumes: use a model that was trained on a dataset of "
+            "volumes. A model of grey pictures also takes one slice, such as scan.nii.gz/axial/0012."
         )
     if len(planes) > 1 and segmenter.crf is not None:
         raise AtrousError("the CRF refines single slices, and this model averages several planes: leave the CRF out.")

@@ -186,3 +186,10 @@ def test_target_grids_are_in_ras():
         affine[3, 3] = 1
         volume = Volume(np.zeros((6, 6, 6, 1)), Grid((6, 6, 6), affine))
         assert target_grid(volume.grid, (1.5, 1.5, 1.5)).axes == "RAS"
+
+
+def test_voxels_larger_than_the_volume_are_refused():
+    grid = Grid((35, 50, 1), np.diag([1.0, 1.0, 4.0, 1.0]))
+    with pytest.raises(AtrousError, match="1000×1000×1000 mm are larger than the volume of 35×50×4 mm"):
+        target_grid(grid, (1000.0, 1000.0, 1000.0))
+    assert target_grid(grid, (2.0, 2.0, 9.0)).shape == (18, 25, 1)  # an axis of one voxel keeps it

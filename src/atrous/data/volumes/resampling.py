@@ -71,10 +71,17 @@ def target_grid(grid: Grid, spacing: Spacing) -> Grid:
         The target grid; the same object if the number of voxels stays the same along all axes.
 
     Raises:
-        AtrousError: the resampled volume would have more than `MOST_VOXELS` voxels.
+        AtrousError: the resampled volume would have more than `MOST_VOXELS` voxels, or the target voxels are more than
+            twice as large as the volume along an axis with several voxels.
     """
     extents = np.array(grid.shape) * grid.spacing
-    counts = np.maximum(1, np.round(extents / spacing))
+    counts = np.round(extents / spacing)
+    if ((counts < 1) & (np.array(grid.shape) > 1)).any():
+        raise AtrousError(
+            f"voxels of {_listed(spacing)} mm are larger than the volume of {_listed(extents)} mm: give a smaller "
+            "data.spacing. Millimetres are expected."
+        )
+    counts = np.maximum(1, counts)
     if counts.prod() > MOST_VOXELS:
         raise AtrousError(
             f"at a spacing of {_listed(spacing)} mm, the volume of {_listed(extents)} mm would have "

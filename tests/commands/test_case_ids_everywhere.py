@@ -14,6 +14,7 @@ import torch
 
 import atrous
 from atrous.cli import main
+from atrous.commands._report_case_ids import with_case_ids
 from atrous.commands.compare import compare
 from atrous.commands.evaluate import evaluate
 from atrous.commands.predict import predict
@@ -23,6 +24,7 @@ from atrous.errors import AtrousError
 from atrous.input_spec import Input
 from atrous.models.info import Preprocessing
 from atrous.models.task import Task
+from atrous.run_folder import Run
 
 nibabel = pytest.importorskip("nibabel")
 pytest.importorskip("scipy")
@@ -102,13 +104,15 @@ def run_evaluate(*more: str) -> int:
     return main(["evaluate", model, "data", "--json", "run/evaluation.json", *ids, *options, *more])
 
 
-def test_evaluate_and_report_name_no_patient(place, capfd):
+def test_evaluate_and_report_name_no_patient(place, capfd, monkeypatch):
     assert run_evaluate() == 0
     check(place, capfd.readouterr())
     found = json.loads(Path("run/evaluation.json").read_text(encoding="utf-8"))
     assert [case["volume"] for case in found["volumes"]["cases"]] == ["case_0001", "case_0002", "case_0003"]
     assert [case["patient"] for case in found["volumes"]["cases"]] == ["case_0001", "case_0001", "case_0003"]
-    assert found["per_image"][0]["name"] == "case_0001_axial_0000" and found["case_ids"] == "private/ids.csv"
+    assert found["per_image"][0]["name"] == "case_0001_axial_0000" and found["case_ids"] == str(
+        place / "private/ids.csv"
+    )
     rows = Path("private/ids.csv").read_text(encoding="utf-8").splitlines()
     assert [Path(row.partition(",")[2]).name for row in rows[1:]] == [
         "Doe_Jane_1.nii.gz",
@@ -121,10 +125,19 @@ def test_evaluate_and_report_name_no_patient(place, capfd):
         check(place, capfd.readouterr())
         page = Path("run/report.html").read_text(encoding="utf-8")
         assert page.count("<figcaption><b>case_000") == 3 and "cannot be" not in page
-        assert "--case-ids private/ids.csv" in page
+        assert f"--case-ids {place / 'private/ids.csv'}" in page
+    doctor = {"written_by": "atrous", "warnings": [{"kind": "x", "message": "Doe_Jane is dark", "count": 1}]}
+    Path("run/doctor.json").write_text(json.dumps(doctor), encoding="utf-8")
+    monkeypatch.chdir(place / "run")  # the table is found from every working folder
+    assert main(["report", "."]) == 0
+    monkeypatch.chdir(place)
+    assert Path("run/report.html").read_text(encoding="utf-8").count("<figcaption><b>case_000") == 3
     Path("private/ids.csv").unlink()
     assert main(["report", "run"]) == 0
     page = Path("run/report.html").read_text(encoding="utf-8")
+    assert "Doe_Jane" not in page
+    Path("run/doctor.json").unlink()
+    check(place, capfd.readouterr())
     assert "names case ids instead of files. Give --case-ids" in page and "<td>case_0003" in page
     with pytest.raises(AtrousError, match="was written with --case-ids and names no files"):
         compare(Path("run/evaluation.json"), Path("run/evaluation.json"), Path("data"))
@@ -198,6 +211,93 @@ def test_doctor_names_no_patient(place, capfd, lists):
     assert "case_000" in captured.out and "another file" in captured.out
     assert main([*words, "--pictures", "shown"]) == 2
     assert "pictures show the names of files" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("lost", ["model", "data", "volume"])
+def test_a_report_without_the_model_or_the_data_keeps_the_ids(place, capfd, lost):
+    assert run_evaluate() == 0
+    doctor = {"written_by": "atrous", "warnings": [{"kind": "x", "message": "Doe_Jane is dark", "count": 1}]}
+    if lost == "model":
+        Path("run/best.safetensors").unlink()
+    elif lost == "data":
+        shutil.rmtree("data")
+    else:
+        Path("data/images/Roe_Jim.nii.gz").rename("data/images/Roe_Jim.nii")
+        Path("data/splits/val.txt").write_text("Jane_Poe_gone\n", encoding="utf-8")
+    for more in (["--case-ids", "private/ids.csv"], []):
+        Path("run/doctor.json").write_text(json.dumps(doctor), encoding="utf-8")
+        assert main(["report", "run", *more]) == 0
+        Path("run/doctor.json").unlink()
+        check(place, capfd.readouterr())
+        page = Path("run/report.html").read_text(encoding="utf-8")
+        assert "cannot be drawn again" in page
+        assert "<td>case_0003" in page
+
+
+def test_a_wrong_table_is_refused_and_unchanged(place, capfd):
+    assert run_evaluate() == 0
+    rows = Path("private/ids.csv").read_text(encoding="utf-8").splitlines()
+    Path("private/other.csv").write_text("\n".join(rows[:2]), encoding="utf-8")
+    before = Path("private/other.csv").read_bytes()
+    with pytest.raises(AtrousError, match="not those of the table"):
+        report([Path("run")], case_ids=place / "private/other.csv", overwrite=True)
+    assert Path("private/other.csv").read_bytes() == before
+
+
+def test_a_report_finds_the_split_of_the_groups_that_the_model_was_trained_with(place, capfd):
+    for number in range(3, 12):
+        for part in ("images", "masks"):
+            name = f"{NAMES[number % 2]}_{number}_{number // 2}"
+            shutil.copy(f"data/{part}/Doe_Jane_1.nii.gz", f"data/{part}/{name}.nii.gz")
+    Path("data/groups.csv").unlink()
+    shutil.rmtree("data/splits")
+    model = atrous.load("run/best.safetensors")
+    model.info = replace(model.info, provenance={**model.info.provenance, "groups": r"(\d)$"})
+    atrous.save(model, "run/best.safetensors")
+    assert run_evaluate("--overwrite") == 0
+    found = json.loads(Path("run/evaluation.json").read_text(encoding="utf-8"))
+    assert main(["report", "run"]) == 0
+    check(place, capfd.readouterr())
+    page = Path("run/report.html").read_text(encoding="utf-8")
+    assert page.count("<figcaption><b>case_000") == min(6, len(found["volumes"]["cases"])) and "cannot be" not in page
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".mha"])
+def test_doctor_write_split_shows_no_reason_with_names(place, capfd, suffix):
+    shutil.copy("data/images/Roe_Jim.nii.gz", f"data/images/Roe_Jim{suffix}")
+    words = ["doctor", "data", "--case-ids", "private/ids.csv", "--write-split"]
+    assert main(words) == 2
+    captured = capfd.readouterr()
+    check(place, captured)
+    assert "may name patients" in captured.err
+
+
+@pytest.mark.parametrize("name", ["SMITH", "smith", "7", "Doe_Jane"])
+@pytest.mark.parametrize("part", ["data", "run", "model", "config", "table", ""])
+def test_report_refuses_paths_and_settings_that_name_a_patient(tmp_path, name, part):
+    folder = tmp_path / (name if part == "data" else "data")
+    for one in (name, "other"):
+        (folder / one).mkdir(parents=True)
+    records = [
+        {
+            "name": f"x_axial_{index:04d}",
+            "image": str(folder / one / "axial/0000"),
+            "mask": str(tmp_path / f"{one}.nii"),
+        }
+        for index, one in enumerate((name, "other"))
+    ]
+    table = tmp_path / (name if part == "table" else "private") / "ids.csv"
+    config = f"data: {{root: '/scans/{name}'}}\nsteps: 7\n" if part == "config" else "steps: 7\nnote: 7 epochs"
+    model = f"{name}.safetensors" if part == "model" else "best.safetensors"
+    evaluation = {"per_image": records, "data": str(folder), "model": f"models/{model}"}
+    run = Run(tmp_path / (name if part == "run" else "run"), config, [], [], evaluation, doctor={"warnings": [1]})
+    if not part:
+        found, cases = with_case_ids(run, table)
+        assert found.doctor == {} and set(cases.volumes.values()) == {"case_0001", "case_0002"} and table.exists()
+        return
+    with pytest.raises(AtrousError, match="contains the name of a volume or of a group") as caught:
+        with_case_ids(run, table)
+    assert name not in str(caught.value) and not table.exists()
 
 
 def test_a_path_that_names_a_patient_is_refused(place, capfd):

@@ -286,8 +286,8 @@ def test_near_and_exact_copies_across_splits(data):
     assert not diagnosis.errors
     said = "\n".join(line for finding in diagnosis.warnings for line in finding.examples)
     assert set(kinds(diagnosis.warnings)) == {"near_identical"}
-    assert "val g.png ≈ train a.png" in said
-    assert "test j.png is train a.png, pixel for pixel" in said
+    assert "val 'g.png' ≈ train 'a.png'" in said
+    assert "test 'j.png' is train 'a.png', pixel for pixel" in said
 
 
 def test_one_picture_in_two_splits(data):

@@ -11,9 +11,9 @@ from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.doctor.examine import Diagnosis, open_to_examine
 from atrous.data.doctor.judge import Finding
 from atrous.data.doctor.shared_between_splits import groups_of
+from atrous.data.volumes.series_places import chosen_series
 from atrous.data.volumes.slices import is_volume_place, volume_stem
-from atrous.errors import AtrousError
-from atrous.inference.dataset_case_ids import DatasetCaseIds, dataset_case_ids
+from atrous.inference.dataset_case_ids import DatasetCaseIds, dataset_case_ids, without_reasons
 
 #: Names of files and folders that layouts define, or that define a dataset.
 _OF_LAYOUTS = re.compile(
@@ -34,15 +34,8 @@ def case_ids_of_dataset(table: Path, reading: DatasetSpec) -> DatasetCaseIds:
         AtrousError: the dataset cannot be read or contains pictures, its path names a volume, or the table is not a
             table of case ids.
     """
-    try:
+    with without_reasons(reading.root):
         dataset = open_to_examine(reading.root, reading.layout, reading.groups, reading.inputs)[0]
-    except (AtrousError, OSError):
-        if not reading.root.is_dir():
-            raise
-        raise AtrousError(
-            f"{reading.root}: the data set cannot be read. The reason may name patients, so only the command without "
-            "--case-ids shows it."
-        ) from None
     items = list({item.image: item for items in dataset.splits.values() for item in items}.values())
     groups = groups_of(dataset)[0]
     items = [replace(item, group=groups.get(item.image, item.group)) for item in items]
@@ -61,6 +54,7 @@ def other_names(dataset: Dataset, items: list[Item], cases: DatasetCaseIds) -> d
         cases: ids of its volumes.
     """
     known = {*cases.volumes, *cases.masks}
+    series = {chosen_series(volume)[0] for volume in cases.volumes}
     found = {}
     for item in items:
         if item.image not in known:
@@ -69,7 +63,9 @@ def other_names(dataset: Dataset, items: list[Item], cases: DatasetCaseIds) -> d
         if path in known or _OF_LAYOUTS.fullmatch(path.name):
             continue
         new = "another folder" if path.is_dir() else "another file"
-        found |= {str(path): new, path.name: new, volume_stem(path): new}
+        found |= {path.name: new, volume_stem(path): new}
+        if path.parent not in series:  # else the path begins with the path of a volume, which has an id
+            found[str(path)] = new
     return {name: new for name, new in found.items() if name}
 
 

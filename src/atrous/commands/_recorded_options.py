@@ -11,6 +11,7 @@ from atrous.console import note
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.errors import AtrousError
 from atrous.inference.choose_engine import ENGINES
+from atrous.inference.dataset_case_ids import without_reasons
 from atrous.inference.exported_onnx_and_openvino import is_exported
 from atrous.inference.model_spec import ModelSpec
 from atrous.model_file import sha256_of
@@ -107,17 +108,16 @@ def opened_again(run: Run, noun: str) -> tuple[Segmenter, Dataset]:
     words, ids = f"The {noun} cannot be drawn again:", run.evaluation.get("case_ids")
     if measured_model(run) is None and run.model_file.is_file():
         raise AtrousError(f"{words} the model changed after the scores were measured.")
-    if ids and not all(Path(record["image"]).is_absolute() for record in run.evaluation.get("per_image", [])):
-        raise AtrousError(f"{words} evaluation.json names case ids instead of files. Give --case-ids, the table {ids}.")
+    with_paths = all(Path(record["image"]).is_absolute() for record in run.evaluation.get("per_image", []))
     try:
+        if ids and not with_paths and not Path(ids).is_file():
+            raise AtrousError(f"evaluation.json names case ids instead of files. Give --case-ids, the table {ids}.")
         segmenter = measured_spec(run).open(note)
-        try:
-            return segmenter, measured_data(run).open(segmenter.info.preprocessing.image)
-        except (AtrousError, OSError):
-            if not ids:
-                raise
-            reason = "the data set cannot be read. The reason may name patients, so only `atrous doctor` shows it."
-            raise AtrousError(reason) from None
+        with without_reasons(Path(run.data), private=bool(ids)):
+            dataset = measured_data(run).open(segmenter.info.preprocessing.image)
+        if ids and not with_paths:
+            raise AtrousError("measured volumes are missing in the data set.")
+        return segmenter, dataset
     except (AtrousError, OSError) as error:
         raise AtrousError(f"{words} {error}") from error
 

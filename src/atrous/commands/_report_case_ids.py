@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from atrous.commands._recorded_options import measured_data, measured_spec
 from atrous.data.dataset import Item
 from atrous.data.volume_items import labelled_volumes
 from atrous.errors import AtrousError
+from atrous.inference.case_ids import read_case_ids, write_case_ids
 from atrous.inference.dataset_case_ids import DatasetCaseIds, dataset_case_ids
+from atrous.json_yaml import parse_yaml
+from atrous.learning.evaluation import open_to_measure
 from atrous.run_folder import Record, Run
 
 
@@ -22,37 +26,114 @@ def with_case_ids(run: Run, table: Path | None) -> tuple[Run, DatasetCaseIds]:
 
     Args:
         run: the run of the page.
-        table: the table of case ids, created if missing; None for the table that evaluation.json names. If there is no
-            such table on this machine, the run is returned unchanged.
+        table: the table of case ids, created if missing; None for the table that evaluation.json names.
+
+    Returns:
+        The run without warnings on the data, which may name patients, and the ids. If evaluation.json contains ids, and
+        the table, the model or a measured volume is missing, its records are unchanged, and there are no ids. If
+        no table is given or recorded, the run is unchanged.
 
     Raises:
-        AtrousError: pictures were measured, the measured volumes are not on this machine, or the table is not a table
-            of case ids.
+        AtrousError: pictures were measured, the volumes that evaluation.json names are not on this machine, the table
+            is not a table of the measured volumes, or a path or setting on the page contains a name.
     """
-    if table is None:
-        recorded = run.evaluation.get("case_ids")
-        if not recorded or not Path(recorded).is_file():
-            return run, DatasetCaseIds()
-        table = Path(recorded)
+    recorded: str = run.evaluation.get("case_ids") or ""
+    if table is None and not recorded:
+        return run, DatasetCaseIds()
+    table = Path(recorded if table is None else table).absolute()
     run, pictures = replace(run, doctor={}), run.evaluation.get("per_image", [])
     if not pictures:
         return run, DatasetCaseIds()
-    with_paths = not run.evaluation.get("case_ids")
-    items = [item_of(record) for record in pictures] if with_paths else items_of(run)
-    cases = dataset_case_ids(table, items, Path(run.data).resolve())
-    cases.check_path(Path(run.data), "the data set")
+    if recorded:
+        run = replace(run, evaluation={**run.evaluation, "case_ids": str(table)})
+        if not table.is_file():
+            return run, DatasetCaseIds()
+        check_table(pictures, table)
+        try:
+            items = items_of(run)
+            cases = dataset_case_ids(table, items, Path(run.data).resolve(), write=False)
+        except (AtrousError, OSError):  # the page has the note that nothing can be drawn again
+            return run, DatasetCaseIds()
+    else:
+        items = [item_of(record) for record in pictures]
+        cases = dataset_case_ids(table, items, Path(run.data).resolve(), write=False)
+    check_names(run, table, cases)
     named = [cases.item(item) for item in items]
-    by_name = {item.name: item for item in named}
-    if not with_paths and any(record["name"] not in by_name for record in pictures):
-        raise AtrousError(
-            "evaluation.json contains case ids that are not those of the table: give the table of `atrous evaluate`."
-        )
-    of_records = named if with_paths else [by_name[record["name"]] for record in pictures]
+    if recorded:
+        by_name = {item.name: item for item in named}
+        if any(record["name"] not in by_name for record in pictures):  # volumes were removed: nothing can be drawn
+            return run, DatasetCaseIds()
+        of_records = [by_name[record["name"]] for record in pictures]
+    else:
+        write_case_ids(table, {**cases.volumes})
+        of_records = named
     found = [with_names(record, item) for record, item in zip(pictures, of_records, strict=True)]
     evaluation = {**run.evaluation, "case_ids": str(table), "per_image": found}
     if volumes := run.evaluation.get("volumes"):
         evaluation["volumes"] = {**volumes, "cases": cases_of(volumes["cases"], named, cases)}
     return replace(run, evaluation=evaluation), cases
+
+
+def check_table(pictures: Sequence[Record], table: Path) -> None:
+    """Checks that a table contains the ids of all measured volumes.
+
+    Args:
+        pictures: "per_image" of an evaluation.json with ids.
+        table: the table of case ids.
+
+    Raises:
+        AtrousError: it does not contain them, or it is not a table of case ids.
+    """
+    known = set(read_case_ids(table).values())
+    if any("_".join(record["name"].split("_")[:2]) not in known for record in pictures):
+        raise AtrousError(
+            "evaluation.json contains case ids that are not those of the table: give the table of `atrous evaluate`."
+        )
+
+
+def check_names(run: Run, table: Path, cases: DatasetCaseIds) -> None:
+    """Checks that no path and no setting on the page contains the name of a volume or of a group.
+
+    Args:
+        run: the run of the page.
+        table: the table of case ids.
+        cases: the ids.
+
+    Raises:
+        AtrousError: the page would contain such a name.
+    """
+    for words, path in (
+        ("the data set", Path(run.data)),
+        ("the run", run.folder),
+        ("the run", Path(run.folder.resolve().name)),
+        ("the model", Path(run.evaluation.get("model") or run.model_file)),
+        ("the table of case ids", table),
+    ):
+        cases.check_path(path, words)
+    try:
+        config = parse_yaml(run.config, "config.yaml")
+    except AtrousError:
+        config = None
+    settings = [run.config, config]  # the whole text, too, because of its comments
+    for words, found in (("config.yaml", settings), ("the metadata of the model", run.model_info.get("provenance"))):
+        if any(map(cases.in_path, texts_in(found))):
+            raise AtrousError(
+                f"{words} contains the name of a volume or of a group, and the page shows it: rename it there, or "
+                "leave --case-ids out."
+            )
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Yields all texts in a value of JSON or YAML, without the keys of dicts.
+
+    Args:
+        value: a text, a number, or lists and dicts of them.
+    """
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(one)
 
 
 def item_of(record: Record) -> Item:
@@ -73,14 +154,9 @@ def items_of(run: Run) -> Sequence[Item]:
     Raises:
         AtrousError: the model or the dataset cannot be read.
     """
-    image = measured_spec(run).read_info().preprocessing.image
-    try:
-        return measured_data(run).open(image).split(run.evaluation["split"])
-    except (AtrousError, OSError):
-        raise AtrousError(
-            f"{run.data}: the data set cannot be read, and evaluation.json contains case ids instead of paths. The "
-            f"reason may name patients, so it is not shown here: `atrous doctor {run.data}` shows it."
-        ) from None
+    info = measured_spec(run).read_info()
+    dataset = open_to_measure(measured_data(run), info.provenance, info.preprocessing.image, private=True)
+    return dataset.split(run.evaluation["split"])
 
 
 def with_names(record: Record, item: Item) -> Record:

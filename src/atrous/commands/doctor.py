@@ -27,7 +27,7 @@ from atrous.data.layouts.pairing import CLASSES_FILE
 from atrous.data.volume_items import with_slices, without_unfit_volumes
 from atrous.errors import AtrousError, counted
 from atrous.inference.case_ids import CaseIdTable
-from atrous.inference.dataset_case_ids import DatasetCaseIds
+from atrous.inference.dataset_case_ids import DatasetCaseIds, without_reasons
 from atrous.learning.dataset_check import examine_with_progress, show_finding
 from atrous.option_fields import given_to, taking
 from atrous.overwrite_checks import check_is_folder, check_outputs, json_output, no_empty_folder, table_output
@@ -91,7 +91,8 @@ def doctor(
     if pictures is not None:
         check_is_folder("pictures", pictures)
     asked_for = pictures is not None or write_split
-    dataset = open_to_examine(data, reading.layout, reading.groups, reading.inputs)[0] if asked_for else None
+    with without_reasons(reading.root, private=ids is not None):
+        dataset = open_to_examine(data, reading.layout, reading.groups, reading.inputs)[0] if asked_for else None
     if dataset is not None and write_split:
         _check_no_split(dataset)
     planned = planned_pictures(dataset, Path(pictures)) if dataset and pictures is not None else []

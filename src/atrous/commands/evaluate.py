@@ -146,7 +146,9 @@ def evaluate(
     warn_if_fresh(segmenter.info.provenance)
     if (crf_search or segmenter.crf is not None) and segmenter.info.preprocessing.image.spacing is not None:
         raise AtrousError(NO_CRF)
-    preprocessing, table = segmenter.info.preprocessing, options.get("case_ids")
+    preprocessing, given_table = segmenter.info.preprocessing, options.get("case_ids")
+    # the full path is recorded, so that `report` finds the table from every working folder
+    table = None if given_table is None else Path(given_table).absolute()
     dataset = open_to_measure(reading, segmenter.info.provenance, preprocessing.image, private=table is not None)
     items, first, cases = dataset.split(split), current_group().first, DatasetCaseIds()
     if table is None:
@@ -157,6 +159,7 @@ def evaluate(
         cases = current_group().on_rank_zero(lambda: dataset_case_ids(table, listed, dataset.root))
         cases.check_path(Path(data).resolve(), "the data set")
         cases.check_path(model, "the model")
+        cases.check_path(table, "the table of case ids")
         items = tuple(map(cases.item, items))
     if crf_search:
         with cases.named():

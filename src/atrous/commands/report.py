@@ -81,6 +81,7 @@ def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False
     check_outputs("report", [page_output("out", page)], read, overwrite=overwrite)
     if len(files) == 1:
         run, cases = with_case_ids(files[0], options.get("case_ids"))
+        cases.check_path(Path(out or ""), "the page")
         with cases.named():
             html = render(run, out, cases)
     else:

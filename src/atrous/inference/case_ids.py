@@ -10,7 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from typing import NamedTuple
 from atrous.atomic_write import atomic_path
 from atrous.data.text_files import read_text_file
 from atrous.data.volumes.contrast_files import contrast_file, is_place_of_contrasts, stored_files
+from atrous.data.volumes.itk_files import name_of_voxels
 from atrous.data.volumes.series_places import chosen_series
 from atrous.data.volumes.slices import AXES, is_volume_place, volume_name
 from atrous.errors import AtrousError, counted
@@ -31,6 +32,8 @@ _ID = re.compile(r"case_(\d{4,9})")
 _ORDINARY = re.compile(r".{1,3}|[0-9]{4,5}|[a-z]+|[A-Z]+")
 #: How a message goes on that begins with a name.
 _VERBS = r" (?:is|was|has|holds|contains|does|cannot)\b"
+#: The end of a name.
+_END = r"(?!\w)"
 #: The rest of the name of a slice after the name of its volume.
 _SLICE = rf"(?=_(?:{'|'.join(AXES)})_[0-9]{{4,}}(?!\w))"
 
@@ -66,7 +69,7 @@ def case_ids_of(table: Path, volumes: Sequence[Place]) -> dict[Place, str]:
             f"case ids are for volumes, and {counted(wrong, 'input')} of {len(volumes)} are pictures, slices or URLs: "
             "leave --case-ids out, or give volumes only."
         )
-    known = _read(table)
+    known = read_case_ids(table)
     number = max((int(one.removeprefix("case_")) for one in known.values()), default=0)
     found: dict[str, Place] = {}
     for place in volumes:
@@ -91,7 +94,7 @@ def write_case_ids(table: Path, ids: Mapping[Place, str]) -> None:
     try:
         table.parent.mkdir(parents=True, exist_ok=True)
         with lock_file(table.with_name(f".{table.name}.lock")) as is_ours:
-            known = _read(table)
+            known = read_case_ids(table)
             owners = {one: key for key, one in known.items()}
             new = {key_of(Path(place)): one for place, one in ids.items()}
             changed = any(known.get(key, one) != one or owners.get(one, key) != key for key, one in new.items())
@@ -120,10 +123,29 @@ def without_names(text: str, ids: Mapping[Place, str], others: Mapping[str, str]
         ids: result of `case_ids_of`.
         others: further names that are replaced, such as those of groups, each with the text that stands for it.
     """
+    return with_forms(text, forms_of(ids, others))
+
+
+def forms_of(ids: Mapping[Place, str], others: Mapping[str, str] | None = None) -> list[Form]:
+    """Returns the names that `without_names` replaces, the longest first; for many texts, they are found only once.
+
+    Args:
+        ids: as for `without_names`.
+        others: as for `without_names`.
+    """
     forms = [form for place, one in ids.items() for form in _forms(Path(place), one)]
-    forms += [_form(name, new) for name, new in (others or {}).items() if name]
-    forms = [form for form in forms if form.name in text]
-    forms.sort(key=lambda form: len(form.name), reverse=True)  # the first form that matches is taken
+    forms += [Form(name, new) for name, new in (others or {}).items() if name]
+    return sorted(dict.fromkeys(forms), key=lambda form: len(form.name), reverse=True)
+
+
+def with_forms(text: str, forms: Sequence[Form]) -> str:
+    """Returns a text in which all names are replaced; of several names at one position, the first in order.
+
+    Args:
+        text: message about the volumes.
+        forms: result of `forms_of`.
+    """
+    forms = [form for form in forms if form.name in text]  # patterns of all names of a large dataset would be slow
     if not forms:
         return text
     either = "|".join(f"({one.pattern})" for one in forms)
@@ -143,37 +165,52 @@ def named_by_ids(ids: Mapping[Place, str]) -> Iterator[None]:
         raise AtrousError(without_names(str(error), ids)) from None
 
 
-class _Form(NamedTuple):
-    """A name of a volume in messages: its regular expression, and the text that stands for it."""
+class Form(NamedTuple):
+    """A name in messages, and the text that stands for it.
+
+    Args:
+        name: the name.
+        new: text that replaces the name.
+        before: regular expression of the text after the name, such as the number of a slice. With it, an ordinary word
+            is also replaced in every context.
+    """
 
     name: str
-    pattern: str
     new: str
+    before: str = ""
+
+    @property
+    def pattern(self) -> str:
+        """The regular expression of the name; an ordinary word or number is matched only in some contexts."""
+        word = re.escape(self.name)
+        if self.before or not may_be_ordinary(self.name):
+            return rf"(?<!\w){word}{self.before or _END}"
+        return rf"(?<=[/\\'\"]){word}{_END}|(?<!\w){word}(?=[/\\])|^{word}(?=:|{_VERBS})"
 
 
-def _forms(volume: Path, new: str) -> Iterator[_Form]:
+def _forms(volume: Path, new: str) -> Iterator[Form]:
     """Yields the names of a volume: its paths, its file names, and its name without a suffix."""
     places = {volume, chosen_series(volume)[0]}
     if is_place_of_contrasts(volume):
         stem, ending = volume_name(volume), contrast_file(volume, 0).name[len(volume_name(volume)) :]
         number = rf"(?=_[0-9]{{4}}{re.escape(ending.removeprefix('_0000'))}(?!\w))"  # a file that may be missing
         for name in (*(str(one.with_name(stem)) for one in (volume, volume.resolve())), stem):
-            yield _Form(name, rf"(?<!\w){re.escape(name)}{number}", new)
+            yield Form(name, new, number)
         for index, file in enumerate(stored_files(volume)):
             if (target := file.resolve()).name != file.name:  # a link to a file of another name
-                yield from (_form(name, f"{new}_{index:04d}") for name in (str(target), target.name))
-    yield _Form(volume_name(volume), rf"(?<!\w){re.escape(volume_name(volume))}{_SLICE}", new)
+                yield from (Form(name, f"{new}_{index:04d}") for name in (str(target), target.name))
+    yield Form(volume_name(volume), new, _SLICE)
+    voxels = ""
+    with suppress(OSError):  # a header that cannot be read does not name the file of its voxels
+        voxels = name_of_voxels(volume)
+    for part in {voxels, *re.split(r"[/\\]", voxels)} - {"", ".", ".."}:  # errors also show the path of a wrong header
+        yield Form(part, new)
+        yield Form(Path(part).stem, new)
+    if voxels:
+        places |= {volume.with_name(Path(voxels).name)}
     places |= {one.resolve() for one in places}
     for name in {*map(str, places), *(one.name for one in places), volume_name(volume)} - {""}:
-        yield _form(name, new)
-
-
-def _form(name: str, new: str) -> _Form:
-    """Returns the form of a name that is replaced everywhere, or of an ordinary word or number only in a context."""
-    word = re.escape(name)
-    if not may_be_ordinary(name):
-        return _Form(name, rf"(?<!\w){word}(?!\w)", new)
-    return _Form(name, rf"(?<=[/\\'\"]){word}(?!\w)|(?<!\w){word}(?=[/\\])|^{word}(?=:|{_VERBS})", new)
+        yield Form(name, new)
 
 
 def may_be_ordinary(name: str) -> bool:
@@ -196,8 +233,15 @@ def key_of(volume: Path) -> str:
     return str(place if series is None else place / series)
 
 
-def _read(table: Path) -> dict[str, str]:
-    """Returns the ids of the table by the full path of the volume."""
+def read_case_ids(table: Path) -> dict[str, str]:
+    """Returns the ids of a table by the full path of the volume, as in `key_of`.
+
+    Args:
+        table: the table; without a file, there are no ids.
+
+    Raises:
+        AtrousError: the table is no table of case ids.
+    """
     if not table.exists():
         return {}
     rows = [row for row in csv.reader(io.StringIO(read_text_file(table))) if row]

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 from atrous.data.dataset import Item
 from atrous.data.volumes.slices import file_of_picture, slice_place, volume_name
-from atrous.errors import AtrousError
-from atrous.inference.case_ids import case_ids_of, key_of, may_be_ordinary, without_names, write_case_ids
+from atrous.errors import AtrousError, OutOfMemory, no_encoding
+from atrous.inference.case_ids import (
+    Form,
+    case_ids_of,
+    forms_of,
+    key_of,
+    may_be_ordinary,
+    with_forms,
+    write_case_ids,
+)
+from atrous.memory_errors import is_out_of_memory
 from atrous.paths import Place
 
 
@@ -52,23 +65,36 @@ class DatasetCaseIds:
         """
         if not self.volumes:
             return text
+        return with_forms(text, self._forms)
+
+    @cached_property
+    def _forms(self) -> list[Form]:
         ids: dict[Place, str] = {**self.volumes, **self.masks}
-        return without_names(text, ids, {**self.others, **self.groups})
+        return forms_of(ids, {**self.others, **self.groups})
 
     @contextmanager
     def named(self) -> Iterator[None]:
         """Replaces names by ids in the message of every error.
 
         Raises:
-            AtrousError: for every error, also those of libraries, whose messages may contain names.
+            OutOfMemory: memory ran out; errors of allocators, such as MemoryError, are raised unchanged.
+            AtrousError: for every other error. The message of an unexpected error, such as KeyError, may contain any
+                part of a name, so it is not shown. Instead, the files and lines of the traceback are shown.
         """
         try:
             yield
         except Exception as error:
-            if not self.volumes:
-                raise
-            said = str(error) if isinstance(error, AtrousError | OSError) else f"{type(error).__name__}: {error}"
-            raise AtrousError(self.without_names(said)) from None
+            if not self.volumes or (not isinstance(error, AtrousError | OSError) and is_out_of_memory(error)):
+                raise  # messages of allocators contain no names
+            if isinstance(error, AtrousError | OSError | UnicodeError):
+                said = no_encoding(error) if isinstance(error, UnicodeError) else error
+                no_memory = isinstance(error, OutOfMemory) or getattr(error, "errno", None) == errno.ENOMEM
+                raise (OutOfMemory if no_memory else AtrousError)(self.without_names(str(said))) from None
+            lines = [f"{frame.filename}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
+            raise AtrousError(
+                f"an unexpected {type(error).__name__}, whose message may name patients. The command without "
+                f"--case-ids shows it. The traceback is {', '.join(lines)}."
+            ) from None
 
     def check_path(self, path: Path, words: str) -> None:
         """Checks that a path that is written into results contains no name of a volume or of a group.
@@ -80,12 +106,25 @@ class DatasetCaseIds:
         Raises:
             AtrousError: the path contains such a name.
         """
-        names = {name for name in (*map(volume_name, self.volumes), *self.groups) if not may_be_ordinary(name)}
-        if any(name in str(path) for name in names):
+        if self.in_path(str(path)):
             raise AtrousError(
                 f"the path of {words} contains the name of a volume or of a group, and the results contain this path: "
                 "rename its folder, or leave --case-ids out."
             )
+
+    def in_path(self, path: str) -> bool:
+        """Returns whether a path or other text contains the name of a volume or of a group; case is ignored.
+
+        Names that may be ordinary words or numbers, such as ``scan`` or ``1``, must be a whole part of the path, with
+        or without its suffix.
+
+        Args:
+            path: the path.
+        """
+        text = path.casefold()
+        parts = {one for part in re.split(r"[/\\]", text) for one in (part, Path(part).stem, part.partition(".")[0])}
+        names = (*map(volume_name, self.volumes), *self.groups)
+        return any(name.casefold() in (parts if may_be_ordinary(name) else text) for name in names if name)
 
     def in_results(self, results: dict[str, Any]) -> dict[str, Any]:
         """Returns results of `atrous evaluate` in which ids stand for the paths of volumes and masks.
@@ -106,13 +145,36 @@ class DatasetCaseIds:
         return found
 
 
-def dataset_case_ids(table: Path, items: Sequence[Item], root: Path) -> DatasetCaseIds:
+@contextmanager
+def without_reasons(root: Path, *, private: bool = True) -> Iterator[None]:
+    """Replaces the reason why a dataset cannot be read by a general message, because it may name patients.
+
+    Args:
+        root: folder of the dataset.
+        private: False to keep all reasons.
+
+    Raises:
+        AtrousError: the dataset cannot be read. If there is no such folder or memory ran out, the reason is kept.
+    """
+    try:
+        yield
+    except (AtrousError, OSError) as error:
+        if not private or isinstance(error, OutOfMemory) or not root.is_dir():
+            raise
+        raise AtrousError(
+            f"{root}: the data set cannot be read. The reason may name patients, so only a command without --case-ids "
+            f"shows it, such as `atrous doctor {root}`."
+        ) from None
+
+
+def dataset_case_ids(table: Path, items: Sequence[Item], root: Path, *, write: bool = True) -> DatasetCaseIds:
     """Returns the ids of a dataset's volumes: those of the table, to which new ids are added.
 
     Args:
         table: the table, created if missing; see `write_case_ids`.
         items: slices of volumes, or whole volumes.
         root: folder of the dataset.
+        write: False to leave the table unchanged.
 
     Raises:
         AtrousError: the table is not a table of case ids or cannot be written, or an item is not of a volume.
@@ -121,7 +183,8 @@ def dataset_case_ids(table: Path, items: Sequence[Item], root: Path) -> DatasetC
     for item in items:
         files.setdefault(file_of_picture(item.image), []).append(item)
     ids = case_ids_of(table, list(files))
-    write_case_ids(table, ids)
+    if write:
+        write_case_ids(table, ids)
     by_key = {key_of(Path(place)): one for place, one in ids.items()}
     volumes = {file: by_key[key_of(file)] for file in files}
     masks: dict[Path, str] = {}

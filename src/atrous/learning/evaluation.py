@@ -20,6 +20,7 @@ from atrous.data.sample import Sample
 from atrous.data.volume_items import labelled_volumes
 from atrous.data.volumes.slices import file_of_picture, pictures_of, slice_place
 from atrous.errors import AtrousError, counted
+from atrous.inference.dataset_case_ids import without_reasons
 from atrous.inference.exported_onnx_and_openvino import is_exported
 from atrous.inference.model_spec import PRECISIONS, RUNTIMES, ModelSpec
 from atrous.inference.picture_input import Found, doubt_of_alpha
@@ -158,15 +159,8 @@ def open_to_measure(
     Raises:
         AtrousError: as for `DatasetSpec.open`.
     """
-    try:
+    with without_reasons(spec.root, private=private):
         dataset = _with_groups_of(spec, provenance, image, resampled)
-    except (AtrousError, OSError):
-        if not private or not spec.root.is_dir():
-            raise
-        raise AtrousError(
-            f"{spec.root}: the data set cannot be read. The reason may name patients, so only the command without "
-            "--case-ids shows it."
-        ) from None
     if private and dataset.notes:
         number = counted(len(dataset.notes), "note")
         console.print(f"{number} on the data set may name patients: the command without --case-ids shows them.")

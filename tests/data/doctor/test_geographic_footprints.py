@@ -132,7 +132,7 @@ def same_ground(root):
     return [finding for finding in examine(root).warnings if finding.kind == "same_ground"]
 
 
-@pytest.mark.parametrize(("step", "shared"), [(30, []), (15, ["val tile_12 and train tile_11"])])
+@pytest.mark.parametrize(("step", "shared"), [(30, []), (15, ["val 'tile_12' and train 'tile_11'"])])
 def test_tiles_that_overlap_across_splits_are_warned_of(tmp_path, step, shared):
     """Tiles 30 m wide side by side: a step of 30 m lets them touch, one of 15 m lets neighbours overlap."""
     data = make(tmp_path, lambda path, number: write_geotiff(path.with_suffix(".tif"), number * step, 5000))
@@ -142,7 +142,7 @@ def test_tiles_that_overlap_across_splits_are_warned_of(tmp_path, step, shared):
 def test_photographs_of_one_place_are_warned_of(tmp_path):
     data = make(tmp_path, lambda path, number: write_photo(path.with_suffix(".jpg"), 52 + number % 12 * 1e-3, 13.0))
     (finding,) = same_ground(data)
-    assert finding.count == 8 and "val tile_12 and train tile_00" in finding.examples
+    assert finding.count == 8 and "val 'tile_12' and train 'tile_00'" in finding.examples
 
 
 @pytest.mark.parametrize("system", [UTM_33N, WGS_84])

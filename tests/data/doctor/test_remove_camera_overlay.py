@@ -91,7 +91,7 @@ CHANGES = {
 def test_only_true_copies_are_said(tmp_path, part, change):
     said = near_copies(tmp_path, part, CHANGES[change])
     assert len(said) == 1
-    assert said[0].startswith("val 31.png ≈ train 0.png")
+    assert said[0].startswith("val '31.png' ≈ train '0.png'")
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -117,7 +117,7 @@ def test_a_scene_that_stood_still_for_a_while_is_no_camera(tmp_path):
     frames = [moving_object(rng, PLACE, index) for index in range(8)]
     others = [picture(rng, "none") for _ in range(87)]
     images = [*frames, *others]
-    assert [text[:8] for text in said_of(tmp_path, images, lambda _: moving_object(rng, PLACE, 9))] == ["val 95.p"]
+    assert [text[:8] for text in said_of(tmp_path, images, lambda _: moving_object(rng, PLACE, 9))] == ["val '95."]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -126,4 +126,4 @@ def test_deep_pictures_are_judged_alike(tmp_path, dtype):
     scale = np.iinfo(dtype).max // 255
     images = [picture(rng, "pale field")[:, :, 0].astype(dtype) * dtype(scale) for _ in range(31)]
     said = said_of(tmp_path, images, lambda image: image // 10 * 9)
-    assert [text.partition(" (")[0] for text in said] == ["val 31.png ≈ train 0.png"]
+    assert [text.partition(" (")[0] for text in said] == ["val '31.png' ≈ train '0.png'"]

@@ -103,7 +103,7 @@ PATIENTS = names("patient{:02}_slice{:02}", 6, 4)
 def test_a_listed_split_that_shares_patients_is_warned_of(tmp_path):
     dataset(tmp_path, PATIENTS, {"train": PATIENTS[:18], "val": PATIENTS[18:]})
     (finding,) = found(tmp_path, "shared_group")
-    assert finding.examples == ("patient04: 2 pictures in train, 2 in val",)
+    assert finding.examples == ("'patient04': 2 pictures in train, 2 in val",)
     assert "by their names" in finding.message and "--groups '" in finding.message
     assert "Move the split lists to another folder" in finding.message
     assert examine(tmp_path).proposed_split == {}
@@ -127,7 +127,7 @@ def test_told_groups_that_two_splits_share_are_warned_of(tmp_path):
     )
     (finding,) = found(tmp_path, "shared_group")
     assert "according to groups.csv" in finding.message
-    assert finding.examples == ("lake 2: 4 pictures in train, 1 in val",)
+    assert finding.examples == ("'lake 2': 4 pictures in train, 1 in val",)
 
 
 def test_a_recording_that_camvids_folders_share_is_warned_of(tmp_path):

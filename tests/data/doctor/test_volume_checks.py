@@ -111,17 +111,17 @@ def test_blank_pictures_are_not_copies(tmp_path):
     lists(tmp_path, train="0123", val="4567")
     assert "near_identical" not in kinds(examine(tmp_path))
     shutil.copy(tmp_path / "images/0.png", tmp_path / "images/6.png")
-    assert told(examine(tmp_path), "near_identical").examples == ("val 6.png is train 0.png, pixel for pixel",)
+    assert told(examine(tmp_path), "near_identical").examples == ("val '6.png' is train '0.png', pixel for pixel",)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda scan: scan, "val scan7.nii.gz is train scan1.nii.gz, voxel for voxel"),
-        (lambda scan: (scan * 10).astype(np.int16), "val scan7.nii.gz ≈ train scan1.nii.gz (correlation 1.00)"),
+        (lambda scan: scan, "val 'scan7.nii.gz' is train 'scan1.nii.gz', voxel for voxel"),
+        (lambda scan: (scan * 10).astype(np.int16), "val 'scan7.nii.gz' ≈ train 'scan1.nii.gz' (correlation 1.00)"),
         (
             lambda scan: scan * 2 + 50 + np.random.default_rng(9).normal(size=SHAPE).astype(np.float32),
-            "val scan7.nii.gz ≈ train scan1.nii.gz (correlation 1.00)",
+            "val 'scan7.nii.gz' ≈ train 'scan1.nii.gz' (correlation 1.00)",
         ),
     ],
     ids=["same file", "other type", "rescaled with noise"],

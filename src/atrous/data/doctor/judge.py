@@ -319,13 +319,16 @@ def _mode_example(dataset: Dataset, pair: Pair) -> str:
 
 
 def shown(dataset: Dataset, path: Path | None) -> str:
-    """Returns a file's path relative to the folder of the dataset.
+    """Returns a file's path relative to the folder of the dataset; a path without a folder and a suffix begins with ./.
+
+    Without ./, the name of a DICOM folder, such as 7, could be read as an ordinary word or number of the message.
 
     Args:
         dataset: the dataset.
         path: path of the file.
     """
-    return _relative(dataset, str(path))
+    text = _relative(dataset, str(path))
+    return text if os.sep in text or Path(text).suffix else f".{os.sep}{text}"
 
 
 def _relative(dataset: Dataset, text: str) -> str:

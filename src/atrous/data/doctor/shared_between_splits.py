@@ -164,7 +164,7 @@ def _shared_groups(dataset: Dataset) -> Iterator[Finding]:
             f"or the frames of one recording. Because {noun}s of one group resemble each other, scores on {second} are "
             f"too high.{cure}",
             [
-                f"{group}: {counted(one[group], noun)} in {first}, {other[group]} in {second}"
+                f"'{group}': {counted(one[group], noun)} in {first}, {other[group]} in {second}"
                 for group in sorted(one.keys() & other.keys())
             ],
         )
@@ -189,7 +189,7 @@ def _same_ground(by_split: Mapping[str, list[Pair]]) -> Iterator[Finding]:
             f"Pictures of {second} show the same ground as pictures of {first}, according to their coordinates, so "
             "scores on them are too high. Keep pictures of one place in one split. If all tiles of a scene overlap, "
             "divide the area of the scene into splits.",
-            [f"{second} {name} and {first} {names[twin]}" for name, twin in shared if twin is not None],
+            [f"{second} '{name}' and {first} '{names[twin]}'" for name, twin in shared if twin is not None],
         )
 
 
@@ -207,9 +207,9 @@ def _near_identical(dataset: Dataset, by_split: Mapping[str, list[Pair]]) -> Ite
             f"{item.capitalize()}s of {second} look nearly like a {item} of {first}, so scores on them are too high. "
             f"Keep all {item}s of one {'patient' if item == 'volume' else 'object or scene'} in one split.",
             [
-                f"{second} {other.name} is {first} {twin.name}, {pixel} for {pixel}"
+                f"{second} '{other.name}' is {first} '{twin.name}', {pixel} for {pixel}"
                 if likeness is None
-                else f"{second} {other.name} ≈ {first} {twin.name} (correlation {likeness:.2f})"
+                else f"{second} '{other.name}' ≈ {first} '{twin.name}' (correlation {likeness:.2f})"
                 for other, twin, likeness in found
             ],
         )

@@ -107,8 +107,7 @@ def voxel_file(path: Path) -> Path:
 @lru_cache(maxsize=4096)
 def _voxel_file(path: Path, version: tuple[int, int, int]) -> Path:
     """Reads the name of the file from a version of a header once, because each slice needs it."""
-    header = _header(path)
-    name = header.get("data file") or header.get("datafile") or header.get("elementdatafile") or ""
+    name = name_of_voxels(path)
     is_plain = PurePosixPath(name).name == name == PureWindowsPath(name).name and "%" not in name
     if not name or not is_plain or name.upper().split()[0] in ("LIST", "LOCAL"):
         raise AtrousError(
@@ -116,6 +115,21 @@ def _voxel_file(path: Path, version: tuple[int, int, int]) -> Path:
             "the volume as one file (.nrrd or .mha)."
         )
     return path.with_name(name)
+
+
+def name_of_voxels(path: Path) -> str:
+    """Returns the text by which a ``.nhdr`` or ``.mhd`` names the file of its voxels; "" if it names none.
+
+    Args:
+        path: file of a volume; for other formats, the result is "".
+
+    Raises:
+        OSError: the header cannot be read.
+    """
+    if path.suffix.lower() not in _DETACHED:
+        return ""
+    header = _header(path)
+    return header.get("data file") or header.get("datafile") or header.get("elementdatafile") or ""
 
 
 def _header(path: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
+from atrous.data.volumes import resampling
 from atrous.data.volumes.grid import Grid
 from atrous.data.volumes.read_volume import read_volume
 from atrous.data.volumes.resampling import (
@@ -186,3 +187,12 @@ def test_target_grids_are_in_ras():
         affine[3, 3] = 1
         volume = Volume(np.zeros((6, 6, 6, 1)), Grid((6, 6, 6), affine))
         assert target_grid(volume.grid, (1.5, 1.5, 1.5)).axes == "RAS"
+
+
+def test_probabilities_on_the_same_grid_are_not_resampled(monkeypatch):
+    probabilities = np.random.default_rng(0).random((4, 5, 6, 3)).astype(np.float32)
+    by_resampling = np.stack([plane.argmax(2) for plane in resampling._planes(probabilities, (4, 5, 6), None)], 2)
+    monkeypatch.setattr(resampling, "_planes", None)
+    found = np.stack(list(labels_of_probabilities(probabilities, (4, 5, 6), None)), 2)
+    np.testing.assert_array_equal(found, by_resampling)
+    np.testing.assert_array_equal(found, probabilities.argmax(3))

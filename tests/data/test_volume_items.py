@@ -14,6 +14,8 @@ from atrous.data.doctor.examine import examine
 from atrous.data.open_dataset import open_dataset, open_whole
 from atrous.data.transforms import Augment
 from atrous.data.volume_items import holds_volumes, with_slices
+from atrous.data.volumes import read_volume
+from atrous.data.volumes.resampling import resampled
 from atrous.data.volumes.slices import SlicePlace, pictures_of
 from atrous.errors import AtrousError
 from atrous.input_spec import Input
@@ -104,7 +106,7 @@ def test_a_mask_with_a_fourth_dimension_is_refused(tmp_path):
     root = nnunet(tmp_path)
     with_contrasts(root / "labelsTr/case_2.nii.gz", 2)
     with pytest.raises(
-        AtrousError, match=r"labelsTr/case_2\.nii\.gz: a mask has one value per voxel, but the file has 2"
+        AtrousError, match=r"labelsTr/case_2\.nii\.gz: a mask has one value per voxel, and the file has 2"
     ):
         open_dataset(root)
 
@@ -293,6 +295,75 @@ def test_with_a_spacing_items_are_the_slices_of_resampled_volumes(tmp_path):
     for one, other in zip(same.split("train"), stored.split("train"), strict=True):
         np.testing.assert_array_equal(same.read(one).image, stored.read(other).image)
         np.testing.assert_array_equal(same.read(one).label, stored.read(other).label)
+
+
+@pytest.mark.parametrize(
+    ("opened", "taken"),
+    [((1.0, 1.0, 2.0), (1.0, 1.0, 3.0)), (None, (1.0, 1.0, 3.0)), ((1.0, 1.0, 2.0), None)],
+    ids=["another spacing", "not resampled", "a model of stored volumes"],
+)
+def test_a_model_of_another_spacing_than_the_dataset_is_refused(tmp_path, opened, taken):
+    """Otherwise, images would have the spacing of the model, and masks that of the dataset."""
+    dataset = open_dataset(nnunet(tmp_path), spacing=opened)
+    one = Input((0.0,), (1.0,), dtype="float32", planes=("sagittal",), spacing=taken)
+    with pytest.raises(AtrousError, match="images and masks would differ") as error:
+        dataset.taking_inputs([one])
+    assert f"spacing={taken}" in str(error.value)
+    assert dataset.taking_inputs([replace(one, spacing=opened)]).taken
+
+
+def test_a_resampled_mask_needs_its_scan(tmp_path):
+    dataset = open_dataset(nnunet(tmp_path), spacing=(1.0, 1.0, 1.0))
+    item = dataset.split("train")[0]
+    assert dataset.read_label(item.mask, item.image).shape == (5, 4)
+    with pytest.raises(AtrousError, match="give the picture, too"):
+        dataset.read_label(item.mask)
+
+
+def test_missing_values_are_not_interpolated_and_volumes_are_resampled_once(tmp_path, monkeypatch):
+    volumes(tmp_path, ["a"], "images", "masks")
+    path = tmp_path / "images/a.nii.gz"
+    scan = nibabel.load(path)
+    values = scan.get_fdata(dtype=np.float32)
+    values[:, :2] = -1000
+    nibabel.save(nibabel.Nifti1Image(values, scan.affine), path)
+    (tmp_path / "inputs.yaml").write_text("inputs:\n  image: {missing: [-1000]}\n")
+    (tmp_path / "classes.yaml").write_text("classes: [{name: background}, {name: anterior}, {name: posterior}]\n")
+    dataset = open_dataset(tmp_path, spacing=(1.0, 0.6, 2.0))
+    done = []
+    monkeypatch.setattr(read_volume, "resampled", lambda *given: done.append(given) or resampled(*given))
+    one = Input((0.0,), (1.0,), dtype="float32", planes=("axial",), spacing=(1.0, 0.6, 2.0), missing=(-1000.0,))
+    for item in (item for part in dataset.splits.values() for item in part):
+        sample, taken = dataset.read(item), dataset.taking_inputs([one]).read(item)
+        assert (sample.image >= 0).all()  # noise around 10, 0 without data; a mean with -1000 is below 0
+        np.testing.assert_array_equal(sample.label, taken.label)
+        assert (taken.label == 255).any()
+    assert len(done) == 1
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_a_missing_volume_of_a_list_is_named_when_the_spacing_is_measured(tmp_path, check):
+    volumes(tmp_path, ["a", "b"], "images", "masks")
+    (tmp_path / "classes.yaml").write_text("classes: [{name: background}, {name: anterior}, {name: posterior}]\n")
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits/train.txt").write_text("a\ngone\n")
+    (tmp_path / "splits/val.txt").write_text("b\n")
+    recipe = to_recipe({"data": {"root": str(tmp_path), "check": check, "spacing": "median"}})
+    with pytest.raises(AtrousError, match=r"gone") as error:
+        open_training_data(recipe, current_group())
+    assert "has none" not in str(error.value)
+
+
+def test_class_weights_count_the_resampled_voxels_with_and_without_the_examination(tmp_path):
+    counts = {}
+    for check in (False, True):
+        for spacing in (None, [0.5, 1, 1]):
+            data = {"root": str(nnunet(tmp_path)), "check": check, **({"spacing": spacing} if spacing else {})}
+            _, found, _ = open_training_data(to_recipe({"data": data}), current_group())
+            counts[check, spacing is None] = list(found)
+    assert counts[True, False] == counts[False, False]
+    assert counts[True, True] == counts[False, True]
+    assert sum(counts[True, False]) == 4 * sum(counts[True, True])
 
 
 @pytest.mark.parametrize("given", [(1.0, 1.0), (1.0, 0.0, 1.0), (1.0, 1.0, float("inf"))])

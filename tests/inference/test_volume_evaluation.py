@@ -12,9 +12,11 @@ import atrous
 from atrous.commands.evaluate import evaluate
 from atrous.commands.predict import predict
 from atrous.data.mask_value_map import ClassTable
+from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 from atrous.inference.segmenter import Segmenter
 from atrous.input_spec import Input
+from atrous.learning.evaluation import measure
 from atrous.models.info import Preprocessing
 from atrous.models.task import Task
 
@@ -132,6 +134,29 @@ def test_mirrored_views_change_the_scores_of_axial_slices_and_not_of_sagittal_sl
             scores[plane, flip] = [e for e in found["per_image"] if Path(e["image"]).parent.name == plane]
     assert scores["sagittal", False] == scores["sagittal", True]
     assert scores["axial", False] != scores["axial", True]
+
+
+def windowed(folder, path, planes):
+    """The model, whose slices have values of a window as colours, which a CRF can compare."""
+    model = atrous.load(folder / "model.safetensors")
+    one = Input((128.0,), (64.0,), dtype="float32", normalize="window", window=(0.0, 255.0), planes=planes)
+    model.info = replace(model.info, preprocessing=Preprocessing((one,)))
+    atrous.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("options", [{"crf_search": True}, {"crf": "deeplabv2"}])
+def test_a_crf_over_several_planes_is_refused_before_the_work(folder, tmp_path, options):
+    model = windowed(folder, tmp_path / "model.safetensors", ("axial", "sagittal"))
+    with pytest.raises(AtrousError, match="averages several planes"):
+        evaluate(model, tmp_path / "missing", device="cpu", **options, **OPTIONS)
+
+
+def test_a_dataset_of_another_spacing_than_the_model_is_not_measured(folder, tmp_path):
+    model = windowed(folder, tmp_path / "model.safetensors", ("axial",))
+    dataset = open_dataset(folder / "data", planes=("axial",), spacing=(2.0, 2.0, 2.0))
+    with pytest.raises(AtrousError, match="images and masks would differ"):
+        measure(Segmenter(model, device="cpu", **OPTIONS), dataset, dataset.split("val"))
 
 
 @pytest.mark.parametrize("tolerance", [-1.0, float("nan"), float("inf")])

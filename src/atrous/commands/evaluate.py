@@ -30,7 +30,7 @@ from atrous.inference.case_ids import CaseIdTable
 from atrous.inference.dataset_case_ids import DatasetCaseIds, dataset_case_ids
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import doubts_of_files
-from atrous.inference.segment_volume import NO_CRF
+from atrous.inference.segment_volume import check_crf
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.slice_views import for_picture
 from atrous.inference.volume_parts import parts_to_keep
@@ -144,8 +144,8 @@ def evaluate(
     parts = parts_to_keep(largest_part, smallest_part, spec.read_info()) if largest_part or smallest_part else None
     segmenter = spec.open(note)
     warn_if_fresh(segmenter.info.provenance)
-    if (crf_search or segmenter.crf is not None) and segmenter.info.preprocessing.image.spacing is not None:
-        raise AtrousError(NO_CRF)
+    if crf_search or segmenter.crf is not None:
+        check_crf(segmenter.info.preprocessing.image)
     preprocessing, given_table = segmenter.info.preprocessing, options.get("case_ids")
     # the full path is recorded, so that `report` finds the table from every working folder
     table = None if given_table is None else Path(given_table).absolute()
@@ -233,8 +233,9 @@ def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) ->
             confusion = ConfusionMatrix(len(segmenter.info.classes))
             any_size = silent(segmenter.with_crf(crf))
             read = in_background(reader_for(segmenter, dataset), items)
-            for sample, scored in zip(read, scores, strict=True):
-                mask = any_size(prepared(segmenter, sample), sample.valid, name=sample.name, scores=scored)
+            for item, sample, scored in zip(items, read, scores, strict=True):
+                run = for_picture(any_size, item.image)
+                mask = run(prepared(segmenter, sample), sample.valid, name=sample.name, scores=scored)
                 confusion.update(remap[sample.label], mask)
                 progress.update(searching, advance=crf is not None)
             return confusion.miou

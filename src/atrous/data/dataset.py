@@ -26,7 +26,7 @@ from atrous.data.volumes.resampled_masks import read_resampled_label
 from atrous.data.volumes.slice_pixels import read_label_slice
 from atrous.data.volumes.slices import file_of_picture, is_dicom_label, is_volume_place, slice_place
 from atrous.errors import AtrousError, nearest, shown
-from atrous.input_spec import Input
+from atrous.input_spec import Input, Spacing
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,8 @@ class Dataset:
             inputs: the inputs of the model, as in `Preprocessing.inputs`.
 
         Raises:
-            AtrousError: the dataset has no files for one of the inputs.
+            AtrousError: the dataset has no files for one of the inputs, or the model and the dataset resample volumes
+                to different voxel sizes.
         """
         if not isinstance(inputs, tuple | list) or not inputs or not all(isinstance(one, Input) for one in inputs):
             raise AtrousError(
@@ -150,7 +151,13 @@ class Dataset:
                     f"dataset has {', '.join(known)}. Give the folder with the files of {one.name}: "
                     f"--input {one.name}=FOLDER, or an entry in {INPUTS_FILE}."
                 )
-        image = inputs[0]
+        image, own = inputs[0], self.inputs[0].spacing
+        if image.spacing != own:
+            raise AtrousError(
+                f"{self.root}: the model takes volumes {_resampling(image.spacing)}, and the dataset was opened with "
+                f"volumes {_resampling(own)}, so images and masks would differ. Open the dataset with spacing="
+                f"{image.spacing}."
+            )
         return replace(self, channels=image.channels, pages=image.pages, taken=tuple(inputs))
 
     @checked
@@ -202,7 +209,8 @@ class Dataset:
         _check_item(item)
         if self.taken is not None:
             return read_scene([self.file_of(item, one.name) for one in self.taken], self.taken)
-        return read_picture_pixels(item.image, self.channels, self.pages, self.inputs[0].spacing)
+        image = self.inputs[0]
+        return read_picture_pixels(item.image, self.channels, self.pages, image.spacing, image.missing)
 
     def scene(self, item: Item) -> Path | dict[str, Path]:
         """Returns the files of an item for a `Segmenter`: one path, or a dict of paths by name of the input.
@@ -238,11 +246,16 @@ class Dataset:
 
         Raises:
             AtrousError: the file is missing or damaged, holds unknown values, or its palette differs from the palette
-                of a mask that was read earlier.
+                of a mask that was read earlier; or the picture is needed and not given.
         """
         place, spacing = slice_place(mask), self.inputs[0].spacing
-        if place is None or spacing is None or image is None:
+        if place is None or spacing is None:
             return self._label(mask, image)
+        if image is None:
+            raise AtrousError(
+                f"{mask}: masks are resampled to the grid of their resampled scan: give the picture, too, as in "
+                "read_label(item.mask, item.image)."
+            )
         return read_resampled_label(place, file_of_picture(image), spacing, self.classes, self._label)
 
     def _label(self, mask: Path, image: Path | None) -> np.ndarray:
@@ -290,6 +303,11 @@ def stored_mask(path: Path, image: Path | None, classes: ClassTable | None) -> S
         raise AtrousError(f"{place.file}: segments are read on the grid of their scan: give the picture, too.")
     values = read_label_slice(place, file_of_picture(image), classes)
     return StoredMask(values, None, None, 1, False, None)
+
+
+def _resampling(spacing: Spacing | None) -> str:
+    """Returns how volumes are resampled, for messages."""
+    return "as they are stored" if spacing is None else f"resampled to {'×'.join(f'{side:g}' for side in spacing)} mm"
 
 
 def _check_item(item: Item) -> None:

@@ -188,8 +188,15 @@ def spacing_of_volumes(items: Iterable[Item]) -> Spacing:
         items: slices of volumes, as they are stored.
 
     Raises:
-        AtrousError: an item is not a slice of a volume, or there are no items.
+        AtrousError: an item is not a slice of a volume, a volume that a split list names is missing, or there are no
+            items.
     """
+    items = tuple(items)
+    if missing := next((item for item in items if _is_missing(item)), None):
+        raise AtrousError(
+            f"{missing.image}: there is no such volume; {missing.listed}, names it. Add the volume, or remove its name "
+            "from the list."
+        )
     places = [slice_place(item.image) for item in items]
     if not places or None in places:
         raise AtrousError("a target spacing is for volumes, and the training split has none: leave out data.spacing.")

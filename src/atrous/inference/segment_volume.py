@@ -18,13 +18,28 @@ from atrous.errors import AtrousError
 from atrous.inference.picture_input import Found
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.slice_views import for_plane
+from atrous.input_spec import Input
 
 #: Number of bytes of probabilities that are kept in memory; more are kept in a scratch file.
 IN_MEMORY = 2**29
-#: Refusal of a CRF for a model with a target spacing.
-NO_CRF = (
-    "the CRF refines single slices, and this model resamples volumes and averages probabilities: leave the CRF out."
-)
+
+
+def check_crf(image: Input) -> None:
+    """Checks that a CRF can refine the masks of a model's volumes, because it refines single slices.
+
+    Args:
+        image: first input of the model.
+
+    Raises:
+        AtrousError: the model resamples volumes, or averages several planes.
+    """
+    if image.spacing is not None:
+        raise AtrousError(
+            "the CRF refines single slices, and this model resamples volumes and averages probabilities: leave the CRF "
+            "out."
+        )
+    if len(image.planes) > 1:
+        raise AtrousError("the CRF refines single slices, and this model averages several planes: leave the CRF out.")
 
 
 def segment_volume(
@@ -58,11 +73,9 @@ def segment_volume(
             "the model was trained on pictures, not on slices of volumes: use a model that was trained on a dataset of "
             "volumes. A model of grey pictures also takes one slice, such as scan.nii.gz/axial/0012."
         )
-    if len(planes) > 1 and segmenter.crf is not None:
-        raise AtrousError("the CRF refines single slices, and this model averages several planes: leave the CRF out.")
+    if segmenter.crf is not None:
+        check_crf(image)
     spacing, missing = image.spacing, image.missing
-    if spacing is not None and segmenter.crf is not None:
-        raise AtrousError(NO_CRF)
     labels = np.zeros(volume.grid.shape, np.uint8)
     if len(planes) == 1 and spacing is None:
         masks = pictures_of(labels, planes[0])

@@ -154,6 +154,25 @@ def load_checkpoint(
         raise AtrousError(f"{path} is not a checkpoint of this run, or is damaged: {error}") from error
 
 
+def saved_info(run: Path) -> Info:
+    """Returns the metadata of a run's model from its checkpoint, without reading the weights.
+
+    Args:
+        run: folder of the run.
+
+    Raises:
+        AtrousError: the run has no checkpoint, or a damaged one.
+    """
+    path = checkpoint_of(run)
+    if not path.is_file():
+        raise AtrousError(f"nothing to resume: no checkpoint at {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return Info.from_dict(_record(file, path)["info"])
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+        raise AtrousError(f"{path} is not a checkpoint of this run, or is damaged: {error}") from error
+
+
 def last_weights(run: Path) -> dict[str, Tensor]:
     """Returns the latest weights of a run, from which it resumes; these are neither the best nor the averaged weights.
 
@@ -186,8 +205,12 @@ def _each_its_own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Reads a checkpoint: its JSON record and all its tensors."""
     with safe_open(path, framework="pt") as file:
-        record = parse_json((file.metadata() or {})["atrous-checkpoint"], str(path), finite=False)
-        return record, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        return _record(file, path), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+def _record(file: Any, path: Path) -> dict[str, Any]:
+    """Returns the JSON record of an open checkpoint."""
+    return parse_json((file.metadata() or {})["atrous-checkpoint"], str(path), finite=False)
 
 
 def _parts(record: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:

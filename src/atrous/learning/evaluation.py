@@ -24,7 +24,7 @@ from atrous.inference.dataset_case_ids import without_reasons
 from atrous.inference.exported_onnx_and_openvino import is_exported
 from atrous.inference.model_spec import PRECISIONS, RUNTIMES, ModelSpec
 from atrous.inference.picture_input import Found, doubt_of_alpha
-from atrous.inference.segment_volume import NO_CRF
+from atrous.inference.segment_volume import check_crf
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.slice_views import for_picture
 from atrous.inference.whole_or_tiled import AnySize
@@ -190,8 +190,8 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
         items: labelled pictures, at least one.
 
     Raises:
-        AtrousError: there are no items, the data has classes that the model does not have, or a CRF is used with a
-            model that resamples volumes.
+        AtrousError: there are no items, the data has classes that the model does not have, a CRF is used with a
+            model that resamples volumes, or the dataset resamples volumes to another voxel size than the model.
     """
     if not items:
         raise AtrousError("the split has no pictures to measure on.")
@@ -213,7 +213,8 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
             scores = None if without is None else run.scores(image, name=item.name)
             measured.add(item, truth, run(image, sample.valid, name=item.name, scores=scores))
             if without is not None:
-                without.add(item, truth, plain(image, sample.valid, name=item.name, scores=scores))
+                run = for_picture(plain, item.image)
+                without.add(item, truth, run(image, sample.valid, name=item.name, scores=scores))
             progress.update(task, advance=1, note=f"mIoU {measured.confusion.miou:.3f}")
     return _summed(measured, processes)
 
@@ -221,7 +222,7 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
 def _of_resampled(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], remap: np.ndarray) -> Measurement:
     """Measures the stored slices of volumes with a model that resamples whole volumes and segments them."""
     if segmenter.crf is not None:
-        raise AtrousError(NO_CRF)
+        check_crf(segmenter.info.preprocessing.image)
     measured, processes = Measurement.of(len(segmenter.info.classes)), current_group()
     slices: dict[Path, list[Item]] = {}
     for item in items:

@@ -19,6 +19,7 @@ from atrous.console import console
 from atrous.data.dataset import Dataset
 from atrous.device import pick_device, pick_precision, precision_name
 from atrous.errors import AtrousError, counted, shown
+from atrous.inference.segment_volume import check_crf
 from atrous.learning.activation_checkpointing import recompute_blocks
 from atrous.learning.checkpoint import OF_RECIPE, check_names, checkpoint_of, load_checkpoint
 from atrous.learning.checkpoint_parts import Stateful
@@ -187,7 +188,7 @@ def fit(
         check_resumed_run(resume, overwrite=overwrite)
     processes = current_group()
     recipe = _starting_from(recipe, init, resume)
-    dataset, pixels, doctor = open_training_data(recipe, processes)
+    dataset, pixels, doctor = open_training_data(recipe, processes, resume)
     parts = _assembled(recipe, dataset, pixels, processes, extend, resume, weights)
     run = resume or processes.on_rank_zero(lambda: new_run(out, recipe.name))
     trainer = Trainer(
@@ -333,6 +334,7 @@ def _starting_from(recipe: Recipe, init: Path | None, resume: Path | None) -> Re
 def _crf_layer(recipe: Recipe, model: SegmentationModel) -> CrfLayer | None:
     if not recipe.crf.trainable:
         return None
+    check_crf(model.info.preprocessing.image)
     from atrous.learning.crf_layer import CrfLayer  # imports a compiler, which other training runs do not need
 
     return CrfLayer(recipe.crf, model.info).to(next(model.parameters()).device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from atrous.data.volume_items import spacing_of_volumes
 from atrous.data.volumes.slices import file_of_picture
 from atrous.errors import AtrousError
 from atrous.input_spec import Spacing
+from atrous.learning.checkpoint import saved_info
 from atrous.learning.class_balance import pictures_of_classes
 from atrous.learning.data_loader import AugmentedSamples
 from atrous.learning.dataset_check import examine_with_progress, show_finding
@@ -31,26 +33,34 @@ from atrous.models import SegmentationModel
 from atrous.option_fields import in_words
 
 
-def open_training_data(recipe: Recipe, processes: ProcessGroup) -> tuple[Dataset, Sequence[int], dict[str, Any]]:
+def open_training_data(
+    recipe: Recipe, processes: ProcessGroup, resume: Path | None = None
+) -> tuple[Dataset, Sequence[int], dict[str, Any]]:
     """Opens a recipe's data set; if data.check is true, examines every file first.
 
     Args:
         recipe: recipe with the data section.
         processes: processes that train together; process 0 examines the files.
+        resume: folder of the run to resume, whose volumes keep their target spacing; None for a new run.
 
     Returns:
         The data set, the number of training pixels of each class, and the diagnosis as JSON ({} without data.check).
 
     Raises:
-        AtrousError: data.root is empty, or the data cannot be used for training; the message lists all reasons.
+        AtrousError: data.root is empty; the data cannot be used for training, and the message lists all reasons; or
+            data.spacing differs from that of the run to resume.
     """
     data, in_channels = recipe.data, recipe.model.in_channels
     if not data.root:
         raise AtrousError("no data given: set data.root in the recipe, or --data.root FOLDER.")
+    if resume is not None:
+        data = replace(data, spacing=_spacing_of_run(data, resume))
     counted: Mapping[str, Sequence[int]] = {}
     doctor: dict[str, Any] = {}
     if data.check:
         counted, doctor = processes.on_rank_zero(lambda: _examined(data, in_channels))
+    if data.spacing is not None:
+        counted = {}  # the examination counts the voxels of the stored masks, and training uses the resampled ones
     dataset = _opened(data)
     for note in dataset.notes:
         console.print(escape(note))
@@ -86,8 +96,34 @@ def _opened(data: Data) -> Dataset:
     spacing = data.spacing
     if isinstance(spacing, str):
         spacing = spacing_of_volumes(with_spacing(None).split(data.train))
-        console.print(f"volumes are resampled to voxels of {' × '.join(f'{side:.4g}' for side in spacing)} mm")
+        console.print(f"volumes are resampled to voxels of {_sides(spacing)} mm")
     return with_spacing(spacing)
+
+
+def _spacing_of_run(data: Data, run: Path) -> Spacing | None:
+    """Returns the target spacing of a run to resume: `median` is not measured again, because the data may have changed.
+
+    Raises:
+        AtrousError: the recipe has another target spacing, or the run has no checkpoint.
+    """
+    spacing = saved_info(run).preprocessing.image.spacing
+    measured = data.spacing == "median" and spacing is not None
+    if not measured and data.spacing != spacing:
+        given, trained = (
+            one if isinstance(one, str) else "none" if one is None else f"{_sides(one)} mm"
+            for one in (data.spacing, spacing)
+        )
+        raise AtrousError(
+            f"data.spacing is {given}, but the run {run} was trained with {trained}, and a resumed run keeps its "
+            f"spacing. Leave out --data.spacing, or start a new run with --init {run / 'best.safetensors'}."
+        )
+    if measured and spacing is not None:
+        console.print(f"volumes are resampled to voxels of {_sides(spacing)} mm, as at the start of the run")
+    return spacing
+
+
+def _sides(spacing: Spacing) -> str:
+    return " × ".join(f"{side:.4g}" for side in spacing)
 
 
 def training_samples(recipe: Recipe, dataset: Dataset, model: SegmentationModel) -> AugmentedSamples:

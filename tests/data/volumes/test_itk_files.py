@@ -149,6 +149,92 @@ def test_a_file_without_orientation_has_a_note_and_other_units_are_refused(tmp_p
         read_itk(path)
 
 
+@pytest.mark.parametrize("unit", ["cm", "um", "CM"])
+def test_a_metaimage_in_another_unit_is_refused(tmp_path, unit):
+    path = tmp_path / "scan.mha"
+    sitk.WriteImage(image(np.zeros((5, 4, 3), np.int16), 0), path)
+    content = path.read_bytes()
+    for written in ("mm", "?"):
+        path.write_bytes(content.replace(b"TransformMatrix", f"DistanceUnits = {written}\nTransformMatrix".encode()))
+        assert read_itk(path).stored.shape == (3, 4, 5)
+    path.write_bytes(content.replace(b"TransformMatrix", f"DistanceUnits = {unit}\nTransformMatrix".encode()))
+    for read in (read_itk, volume_shape):
+        with pytest.raises(AtrousError, match=f"the unit of length is '{unit}', and only mm is read"):
+            read(path)
+
+
+def test_a_metaimage_without_orientation_has_a_note(tmp_path):
+    path = tmp_path / "scan.mha"
+    sitk.WriteImage(image(np.zeros((5, 4, 3), np.int16), 0), path)
+    content = path.read_bytes()
+    for name, notes in ((b"TransformMatrix", 0), (b"Orientation", 0), (b"Comment", 1)):
+        path.write_bytes(content.replace(b"TransformMatrix", name))
+        found = read_itk(path).notes
+        assert len(found) == notes and all("does not state its orientation" in note for note in found)
+
+
+@pytest.mark.parametrize("unit", ["um", "cm", "m"])
+def test_units_of_the_axes_of_an_nrrd_file_are_checked(tmp_path, unit):
+    path = tmp_path / "scan.nrrd"
+    base = "NRRD0005\ntype: int16\ndimension: 4\nsizes: 2 3 4 2\nencoding: raw\nendian: little\nspacings: 1 2 3 1\n"
+    path.write_bytes(f'{base}units: "mm" "mm" "mm" "s"\n\n'.encode() + b"\0" * 96)
+    assert read_itk(path).grid.spacing == (1, 2, 3)
+    path.write_bytes(f'{base}units: "mm" "mm" "{unit}" ""\n\n'.encode() + b"\0" * 96)
+    with pytest.raises(AtrousError, match=f"the unit of length is '{unit}'"):
+        read_itk(path)
+
+
+def test_directions_that_itk_does_not_convert_are_refused(tmp_path):
+    """A space of time beside the patient's directions: ITK returns right, anterior as left, posterior."""
+    path = tmp_path / "scan.nrrd"
+    base = "NRRD0005\ntype: int16\ndimension: 4\nsizes: 2 3 4 2\nencoding: raw\nendian: little\n"
+    placed = "space directions: (1,0,0,0) (0,2,0,0) (0,0,3,0) (0,0,0,1)\n"
+    for space in ("right-anterior-superior-time", "RAST", "left-anterior-superior-time"):
+        path.write_bytes(f"{base}space: {space}\n{placed}\n".encode() + b"\0" * 96)
+        with pytest.raises(AtrousError, match="anterior-superior-time, which is not read"):
+            read_itk(path)
+    path.write_bytes(f"{base}space: left-posterior-superior-time\n{placed}\n".encode() + b"\0" * 96)
+    assert not read_itk(path).notes
+    np.testing.assert_array_equal(np.diag(read_itk(path).stored.affine), [-1, -2, 3, 1])
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_the_voxel_file_may_be_named_with_the_folder_of_the_header(tmp_path, suffix):
+    path = tmp_path / f"scan{suffix}"
+    values = np.arange(60, dtype=np.int16).reshape(5, 4, 3)
+    sitk.WriteImage(image(values, 0), path)
+    expected = read_itk(path).values
+    path.write_bytes(path.read_bytes().replace(b"scan.raw", b"./scan.raw"))
+    np.testing.assert_array_equal(read_itk(path).values, expected)
+
+
+def test_the_message_on_a_short_metaimage_names_no_success(tmp_path):
+    path = tmp_path / "scan.mha"
+    sitk.WriteImage(image(np.ones((5, 4, 3), np.int16), 0), path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(AtrousError, match=r"damaged or not in the format of its suffix: .*cannot be read") as error:
+        read_itk(path)
+    assert "Reason" not in str(error.value)
+
+
+@pytest.mark.parametrize("layout", ["folder", "nnunet"])
+def test_masks_with_the_name_of_3d_slicer_belong_to_their_scan(tmp_path, layout):
+    images, masks, end = ("images", "masks", "") if layout == "folder" else ("imagesTr", "labelsTr", "_0000")
+    for folder in (images, masks):
+        (tmp_path / folder).mkdir()
+    for case in range(2):
+        mask = np.random.default_rng(case).integers(0, 3, (5, 4, 3)).astype(np.uint8)
+        sitk.WriteImage(image(mask.astype(np.int16) * 100, 1), tmp_path / images / f"case_{case}{end}.nrrd")
+        sitk.WriteImage(image(mask, 1), tmp_path / masks / f"case_{case}.seg.nrrd")
+    dataset = open_dataset(tmp_path, classes=CLASSES)
+    items = [item for part in dataset.splits.values() for item in part]
+    assert items
+    for item in items:
+        sample = dataset.read(item)
+        np.testing.assert_array_equal(sample.image[..., 0], sample.label * 100.0)
+    assert not dataset.masks_without_image
+
+
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 def test_damaged_files_are_refused(tmp_path, suffix):
     path = tmp_path / f"scan{suffix}"

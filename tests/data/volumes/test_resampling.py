@@ -5,6 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
+from atrous.data.volumes import resampling
 from atrous.data.volumes.grid import Grid
 from atrous.data.volumes.read_volume import read_volume
 from atrous.data.volumes.resampling import (
@@ -193,3 +194,12 @@ def test_voxels_larger_than_the_volume_are_refused():
     with pytest.raises(AtrousError, match="1000×1000×1000 mm are larger than the volume of 35×50×4 mm"):
         target_grid(grid, (1000.0, 1000.0, 1000.0))
     assert target_grid(grid, (2.0, 2.0, 9.0)).shape == (18, 25, 1)  # an axis of one voxel keeps it
+
+
+def test_probabilities_on_the_same_grid_are_not_resampled(monkeypatch):
+    probabilities = np.random.default_rng(0).random((4, 5, 6, 3)).astype(np.float32)
+    by_resampling = np.stack([plane.argmax(2) for plane in resampling._planes(probabilities, (4, 5, 6), None)], 2)
+    monkeypatch.setattr(resampling, "_planes", None)
+    found = np.stack(list(labels_of_probabilities(probabilities, (4, 5, 6), None)), 2)
+    np.testing.assert_array_equal(found, by_resampling)
+    np.testing.assert_array_equal(found, probabilities.argmax(3))

@@ -1,7 +1,8 @@
 """nnU-Net's layout: ``imagesTr/a_0000.png``, ``labelsTr/a.png``, ``dataset.json``; optionally ``imagesTs/ labelsTs/``.
 
 The contrasts of a volume may be one 4-D file, or several files: ``a_0000.nii.gz``, ``a_0001.nii.gz`` … The mask of a
-volume may also be a DICOM-SEG or RT-STRUCT: ``labelsTr/a.dcm``, or a folder ``labelsTr/a`` with one file.
+volume may also be a DICOM-SEG or RT-STRUCT: ``labelsTr/a.dcm``, or a folder ``labelsTr/a`` with one file. A mask may
+also have the name that 3D Slicer gives it: ``labelsTr/a.seg.nrrd``.
 
 Source: github.com/MIC-DKFZ/nnUNet, ``documentation/dataset_format.md``.
 """
@@ -32,6 +33,8 @@ from atrous.data.volumes.slices import is_volume, volume_stem
 from atrous.errors import AtrousError, counted
 
 _FIRST_CHANNEL = "_0000"
+#: End of the stem of masks that 3D Slicer names, such as ``a.seg.nrrd``.
+_SLICER_ENDING = ".seg"
 
 
 def looks_like_nnunet(root: Path) -> bool:
@@ -67,7 +70,7 @@ def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
         files = pictures_in(root / f"images{part}")
         images = _images(root / f"images{part}", files, root)
         notes += _unused_notes(files, images)
-        masks = pictures_in(root / f"labels{part}", labels=any(map(is_volume, images.values())))
+        masks = _masks(root / f"labels{part}", images)
         orphans += [path for stem, path in masks.items() if stem not in images]
         lists, more_notes = find_lists(root, images) if part == "Tr" else ([], ())
         notes += more_notes
@@ -121,6 +124,16 @@ def _images(folder: Path, files: dict[str, Path], root: Path) -> dict[str, Path]
             "its channels into one TIFF."
         )
     return images or files
+
+
+def _masks(folder: Path, images: dict[str, Path]) -> dict[str, Path]:
+    """Returns the masks by the stem of their picture, or by their own stem if no picture matches."""
+    found = {}
+    files = pictures_in(folder, labels=any(map(is_volume, images.values())))
+    for stem, path in files.items():
+        plain = stem.removesuffix(_SLICER_ENDING)
+        found[plain if plain in images and plain not in files else stem] = path
+    return found
 
 
 def _volumes(folder: Path, files: dict[str, Path], root: Path) -> dict[str, Path]:

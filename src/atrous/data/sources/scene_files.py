@@ -86,7 +86,9 @@ def as_input(pixels: Pixels, one: Input) -> Pixels:
     return Pixels(values, valid, doubtful)
 
 
-def read_picture_pixels(file: Path, channels: int | None, pages: str, spacing: Spacing | None = None) -> Pixels:
+def read_picture_pixels(
+    file: Path, channels: int | None, pages: str, spacing: Spacing | None = None, missing: Sequence[float] = ()
+) -> Pixels:
     """Reads the pixels of a picture, without the missing values and the normalisation of an input.
 
     Args:
@@ -95,12 +97,13 @@ def read_picture_pixels(file: Path, channels: int | None, pages: str, spacing: S
         pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
         spacing: for a slice of a volume, the voxel sides to which the volume is resampled, in millimetres; None for no
             resampling.
+        missing: values that mean "no data"; they are used only for resampling, which does not interpolate them.
 
     Raises:
         AtrousError: the file is missing or damaged, or no conversion to the channels is defined.
     """
     place = None if spacing is None else slice_place(file)
-    stored = read_pixels(file, pages) if place is None else slice_pixels(place, spacing)
+    stored = read_pixels(file, pages) if place is None else slice_pixels(place, spacing, missing)
     try:
         values, valid = stored.for_model(channels)
     except AtrousError as error:

@@ -25,7 +25,7 @@ _SHOWN = 8
 
 
 def read_mask_volume(mask: Path, scan: Path, classes: ClassTable | None) -> Volume:
-    """Reads the mask of a volume: a NIfTI file, or a DICOM-SEG or RT-STRUCT on the grid of its scan.
+    """Reads the mask of a volume: a NIfTI, NRRD or MetaImage file, or a DICOM-SEG or RT-STRUCT on the scan's grid.
 
     Args:
         mask: the mask's file, or a folder with one DICOM file.
@@ -118,7 +118,9 @@ def _described_seg(path: Path, stamp: Stamp) -> Description | None:
     dataset = read_dataset(path, one_file(path), 0, DESCRIBING)
     kind = "" if dataset is None else str(dataset.get("SOPClassUID"))
     if kind != STRUCTURES and kind not in SEGMENTATIONS:
-        raise AtrousError(f"{path}: a mask must be a NIfTI file, or a DICOM file of a segmentation or RT-STRUCT.")
+        raise AtrousError(
+            f"{path}: a mask must be a NIfTI, NRRD or MetaImage file, or a DICOM file of a segmentation or RT-STRUCT."
+        )
     return None if kind == STRUCTURES else described_seg(path, dataset)
 
 

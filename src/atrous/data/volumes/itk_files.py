@@ -27,7 +27,15 @@ _DETACHED = (".nhdr", ".mhd")
 _HEADER_BYTES = 2**16
 #: Largest ratio of size that deflate and bzip2 reach; a file that promises more is damaged or malicious.
 _DEFLATE, _BZIP2 = 1032, 50_000
-_MILLIMETRES = ("mm", "millimeter", "millimetre", "")
+_MILLIMETRES = ("mm", "millimeter", "millimetre", "millimeters", "millimetres", "", "?", "???")
+#: Units of an axis of time, which is read as contrasts.
+_TIMES = ("s", "sec", "second", "seconds", "ms", "msec", "millisecond", "milliseconds")
+#: Spaces of NRRD that state the patient's directions, but that ITK does not convert to left, posterior, superior.
+_UNREAD_SPACES = ("right-anterior-superior-time", "left-anterior-superior-time")
+#: Spaces that ITK reports for directions that are left, posterior, superior, also after it has converted them.
+_STATED_SPACES = ("left-posterior-superior", "left-posterior-superior-time")
+#: Names of the field with the directions of the axes of a MetaImage, in lower case.
+_META_DIRECTIONS = ("transformmatrix", "rotation", "orientation")
 #: LPS to RAS.
 _FLIP = np.diag([-1.0, -1.0, 1.0])
 
@@ -48,7 +56,7 @@ def read_itk(path: Path) -> Volume:
 
     Raises:
         AtrousError: SimpleITK is not installed; the file, or the file of its voxels, is missing or damaged; its numbers
-            are complex; or its grid is unusable.
+            are complex; its unit of length is not mm; its space is not converted by ITK; or its grid is unusable.
     """
     reader = _opened(path)
     stored = _grid(reader, path)
@@ -107,7 +115,7 @@ def voxel_file(path: Path) -> Path:
 @lru_cache(maxsize=4096)
 def _voxel_file(path: Path, version: tuple[int, int, int]) -> Path:
     """Reads the name of the file from a version of a header once, because each slice needs it."""
-    name = name_of_voxels(path)
+    name = name_of_voxels(path).removeprefix("./")
     is_plain = PurePosixPath(name).name == name == PureWindowsPath(name).name and "%" not in name
     if not name or not is_plain or name.upper().split()[0] in ("LIST", "LOCAL"):
         raise AtrousError(
@@ -170,9 +178,12 @@ def _opened(path: Path) -> Any:
     kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
     if not re.search(r"(integer|float)$", kind) or "complex" in kind or "label" in kind:
         raise AtrousError(f"{path}: the values are {kind}; only whole numbers and real numbers are read.")
-    units = re.findall(r'"([^"]*)"', fields.get("space units", ""))
-    if others := [unit for unit in units if unit.lower() not in _MILLIMETRES]:
+    if others := [unit for unit in _units(fields) if unit.lower() not in _MILLIMETRES]:
         raise AtrousError(f"{path}: the unit of length is {others[0]!r}, and only mm is read: save the volume in mm.")
+    if (space := _space(reader)) in _UNREAD_SPACES:
+        raise AtrousError(
+            f"{path}: its space is {space}, which is not read: save the volume with the space {space[:-5]} or as NIfTI."
+        )
     shape = reader.GetSize()
     if not 3 <= len(shape) <= 4 or min(shape) < 1:
         raise AtrousError(f"{path}: a volume has three or four dimensions of at least 1, and the file has {shape}.")
@@ -185,6 +196,18 @@ def _opened(path: Path) -> Any:
             "hold."
         )
     return reader
+
+
+def _units(fields: dict[str, str]) -> list[str]:
+    """Returns the units of length of a header: those of NRRD's space or of its axes, or that of a MetaImage."""
+    quoted = re.compile(r'"([^"]*)"')
+    of_axes = [unit for unit in quoted.findall(fields.get("units", "")) if unit.lower() not in _TIMES]
+    return [*quoted.findall(fields.get("space units", "")), *of_axes, fields.get("distanceunits", "")]
+
+
+def _space(reader: Any) -> str:
+    """Returns NRRD's name of the space in which the directions are given; "" if the file states none."""
+    return reader.GetMetaData("NRRD_space") if reader.HasMetaDataKey("NRRD_space") else ""
 
 
 def _grid(reader: Any, path: Path) -> Grid:
@@ -202,19 +225,25 @@ def _grid(reader: Any, path: Path) -> Grid:
 
 
 def _notes(reader: Any, path: Path) -> tuple[str, ...]:
-    is_nrrd = _READERS[path.suffix.lower()] == "NrrdImageIO"
-    named = reader.GetMetaData("NRRD_space") if reader.HasMetaDataKey("NRRD_space") else ""
-    if not is_nrrd or named == "left-posterior-superior":  # into which ITK converts the other known directions
+    if _READERS[path.suffix.lower()] == "NrrdImageIO":
+        named = _space(reader)
+        is_stated, reason = named in _STATED_SPACES, f"space is {named or 'not given'}"
+    else:
+        is_stated = not _header(path).keys().isdisjoint(_META_DIRECTIONS)
+        reason = "TransformMatrix is not given"
+    if is_stated:
         return ()
     return (
-        f"{path.name} does not state its orientation (space is {named or 'not given'}): its directions are taken as "
-        "left, posterior, superior. Check left and right.",
+        f"{path.name} does not state its orientation ({reason}): its directions are taken as left, posterior, "
+        "superior. Check left and right.",
     )
 
 
 def _damaged(path: Path, error: Exception) -> AtrousError:
-    lines = str(error).strip().splitlines()
-    reason = lines[-1].strip() if lines else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines()]
+    # ITK ends messages with the error number of the last system call, which is often not the cause
+    lines = [line for line in lines if line and not line.startswith("Reason: ")]
+    reason = lines[-1] if lines else type(error).__name__
     return AtrousError(f"{path}: the file is damaged or not in the format of its suffix: {reason}")
 
 

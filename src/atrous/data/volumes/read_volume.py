@@ -79,7 +79,8 @@ def read_volume(path: Path, spacing: Spacing | None = None, missing: Sequence[fl
         return decode_volume(path)  # raises the error
     if spacing is None or target_grid(grid := volume_shape(path)[0], spacing) is grid:
         return kept(key, lambda: decode_volume(path))
-    return kept((*key, repr((spacing, tuple(missing)))), lambda: resampled(decode_volume(path), spacing, missing))
+    numbers = (*map(float, spacing), *map(float, missing))  # -1000 and -1000.0 are one key
+    return kept((*key, repr(numbers)), lambda: resampled(decode_volume(path), spacing, missing))
 
 
 def kept(key: Key, decode: Callable[[], Volume]) -> Volume:

@@ -185,7 +185,8 @@ def labels_of_probabilities(
     Yields:
         X'×Y' class indices, Z' times.
     """
-    for plane in _planes(probabilities, shape, nearest):
+    same = probabilities.shape[:3] == shape  # interpolation would not change any value
+    for plane in np.moveaxis(probabilities, 2, 0) if same else _planes(probabilities, shape, nearest):
         yield plane.argmax(axis=2)
 
 

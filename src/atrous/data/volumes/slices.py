@@ -42,7 +42,7 @@ class SlicePlace:
 
 
 def is_volume(path: Path) -> bool:
-    """Returns whether a file name has the suffix of a volume in NIfTI.
+    """Returns whether a file name has the suffix of a volume in NIfTI, NRRD or MetaImage.
 
     Args:
         path: any path.
@@ -60,7 +60,7 @@ def is_dicom_label(path: Path) -> bool:
 
 
 def is_volume_place(path: Path) -> bool:
-    """Returns whether a path is read as a volume: a NIfTI file, or the place of a DICOM series.
+    """Returns whether a path is read as a volume: a file for which `is_volume` is true, or a DICOM series.
 
     Args:
         path: any path.

@@ -7,15 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import atrous
-from atrous.commands.evaluate import evaluate
+from atrous.commands import evaluate as evaluate_module
+from atrous.commands.evaluate import evaluate, search_crf
 from atrous.commands.predict import predict
 from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
+from atrous.data.pictures import read_pixels
 from atrous.errors import AtrousError
 from atrous.inference.segmenter import Segmenter
 from atrous.input_spec import Input
+from atrous.learning.crf_search import Trial
 from atrous.learning.evaluation import measure
 from atrous.models.info import Preprocessing
 from atrous.models.task import Task
@@ -139,10 +143,41 @@ def test_mirrored_views_change_the_scores_of_axial_slices_and_not_of_sagittal_sl
 def windowed(folder, path, planes):
     """The model, whose slices have values of a window as colours, which a CRF can compare."""
     model = atrous.load(folder / "model.safetensors")
-    one = Input((128.0,), (64.0,), dtype="float32", normalize="window", window=(0.0, 255.0), planes=planes)
+    one = Input((0.0,), (1.0,), dtype="float32", normalize="window", window=(-3.0, 3.0), planes=planes)
     model.info = replace(model.info, preprocessing=Preprocessing((one,)))
     atrous.save(model, path)
     return path
+
+
+@pytest.mark.slow
+def test_tiled_sagittal_slices_have_no_mirrored_views_in_scores_without_a_crf(folder, tmp_path, monkeypatch, capsys):
+    """A tiled slice is segmented again for these scores, so this run must leave out the mirrored views, too."""
+    for name in ("images", "masks", "splits"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    values = np.kron(rng.normal(size=(1, 10, 10)), np.ones((1, 8, 8))).astype(np.float32)
+    labels = np.kron(rng.integers(0, 3, (1, 10, 10)), np.ones((1, 8, 8))).astype(np.uint8)
+    for name, array in (("images", values), ("masks", labels)):
+        nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / f"data/{name}/a.nii.gz")
+    TABLE.to_yaml(tmp_path / "data/classes.yaml")
+    (tmp_path / "data/splits/val.txt").write_text("a\n")
+    model = windowed(folder, tmp_path / "model.safetensors", ("sagittal",))
+    dataset = open_dataset(tmp_path / "data", planes=("sagittal",))
+    items, tiles = dataset.split("val"), {"device": "cpu", "tile": 64, "overlap": 16, **OPTIONS}
+    picture, network = read_pixels(items[0].image).values, atrous.load(model)
+    logits = Segmenter(model, device="cpu", **OPTIONS).any_size.logits(picture, np.arange(picture[..., 0].size))
+    head = [part for part in network.modules() if isinstance(part, torch.nn.Conv2d) and part.out_channels == 3][-1]
+    assert head.bias is not None
+    head.bias.data -= torch.from_numpy(logits.mean(0))  # so that the mask has several classes
+    atrous.save(network, model)
+    plain, mirrored = (Segmenter(model, flip=flip, **tiles) for flip in (False, True))
+    expected = measure(plain, dataset, items).confusion
+    assert (plain.any_size(picture) != mirrored.any_size(picture)).any()  # mirrored views would change the mask
+    refined = measure(mirrored.looking(crf="deeplabv2,iterations=1"), dataset, items)
+    np.testing.assert_array_equal(refined.without_crf.confusion.counts, expected.counts)
+    monkeypatch.setattr(evaluate_module, "coarse_to_fine", lambda score: [Trial({"iterations": 1}, 0.0)])
+    search_crf(mirrored, dataset, items)
+    assert f"mIoU {expected.miou:.4f} without CRF" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("options", [{"crf_search": True}, {"crf": "deeplabv2"}])

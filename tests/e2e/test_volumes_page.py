@@ -72,7 +72,8 @@ def test_the_page_runs(folder):
     (folder / "classes.yaml").write_text(next(block for block in blocks("yaml") if block.startswith("# classes.yaml")))
     assert [len(codes) for codes in ClassTable.from_yaml(folder / "classes.yaml").codes] == [0, 1, 2]
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("atrous ")]
-    assert [line.split()[1] for line in commands] == ["train", "predict", "evaluate", "predict", "predict"]
+    verbs = ["train", "predict", "evaluate", "predict", "predict", "evaluate", "report", "doctor"]
+    assert [line.split()[1] for line in commands] == verbs
     for line in commands:
         done = subprocess.run(
             [sys.executable, "-m", *shlex.split(line)], cwd=folder, capture_output=True, text=True, timeout=600
@@ -83,6 +84,8 @@ def test_the_page_runs(folder):
     found = highdicom.seg.segread(folder / "masks/series.dcm")
     assert [one.SegmentLabel for one in found.SegmentSequence] == ["block"]
     assert "Doe" not in (folder / "masks.json").read_text()
+    for name in ("run/evaluation.json", "run/report.html", "doctor.json"):
+        assert "case_1_0000" not in (folder / name).read_text()
     square = np.array([[5.5, 5.5, 3], [12.5, 5.5, 3], [12.5, 9.5, 3], [5.5, 9.5, 3]])
     write(folder / "masks/structures.dcm", read_volume(folder / "series").stored, {"block": [square]})
     for block in blocks("python"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from atrous.errors import counted
 
 _DEPTH = 4  # levels of folders below the dataset's folder, as in gtFine/train/aachen
 _SHOWN = 8
+#: What follows a path in a sentence, so that a longer path does not match.
+_END_OF_PATH = r"(?=[\s,;:]|\.(?:\s|$)|/\*|$)"
 
 
 def unread_folder_notes(root: Path, used: Iterable[Path], notes: Iterable[str]) -> tuple[str, ...]:
@@ -103,7 +106,7 @@ def _meaning(name: str) -> str | None:
 
 def _is_named(root: Path, folder: Path, notes: Iterable[str]) -> bool:
     named = [path for path in (folder, *folder.parents) if path.is_relative_to(root) and path != root]
-    return any(f"{path} " in note or f"{path}/*" in note for path in named for note in notes)
+    return any(re.search(re.escape(str(path)) + _END_OF_PATH, note) for path in named for note in notes)
 
 
 def _shown(root: Path, folder: Path) -> str:

@@ -189,8 +189,10 @@ def check_slices(slices: Any, planes: Any) -> None:
     whole = isinstance(slices, int) and not isinstance(slices, bool)
     if not whole or slices % 2 == 0 or not 1 <= slices <= MOST_SLICES:
         raise AtrousError(f"slices must be an odd number from 1 to {MOST_SLICES}, got {shown(slices)}.")
-    if not isinstance(planes, tuple | list) or not all(isinstance(one, str) and one in PLANES for one in planes):
+    if not isinstance(planes, tuple | list) or not all(isinstance(one, str) for one in planes):
         raise AtrousError(f"planes must be a list of {', '.join(PLANES)}, got {shown(planes)}.")
+    if unknown := [one for one in planes if one not in PLANES]:
+        raise AtrousError(f"planes must be a list of {', '.join(PLANES)}, got {', '.join(map(shown, unknown))}.")
     if len(set(planes)) != len(planes):
         raise AtrousError(f"planes must differ, got {shown(planes)}.")
 

@@ -183,8 +183,11 @@ class Dataset:
                 "its name from the list."
             )
         if item.mask is None:
+            place = slice_place(item.image)
+            one, file = ("picture", item.image) if place is None else ("volume", place.file)
             raise AtrousError(
-                f"{item.image}: the picture has no mask; `atrous doctor {self.root}` counts such pictures."
+                f"{file}: the {one} has no mask. Add its mask, or remove its name from the split. `atrous doctor "
+                f"{self.root}` counts such {one}s."
             )
         image, valid, doubtful = self.read_image(item)
         label = self.read_label(item.mask, item.image)

@@ -163,7 +163,8 @@ def without_reasons(root: Path, *, private: bool = True) -> Iterator[None]:
             raise
         raise AtrousError(
             f"{root}: the data set cannot be read. The reason may name patients, so only a command without --case-ids "
-            f"shows it, such as `atrous doctor {root}`."
+            f"shows it, such as `atrous doctor {root}`. `atrous doctor {root} --case-ids TABLE.csv` names unfit "
+            "volumes by their ids."
         ) from None
 
 

@@ -172,7 +172,7 @@ def test_doctor_names_a_damaged_volume_and_examines_the_others(tmp_path, damaged
 def test_a_missing_contrast_is_named(tmp_path):
     nnunet(tmp_path)
     (tmp_path / "imagesTr/case_2_0001.nii.gz").unlink()
-    with pytest.raises(AtrousError, match=r"case_2_0001\.nii\.gz is missing; 2 contrasts are needed"):
+    with pytest.raises(AtrousError, match=r"case_2_0001\.nii\.gz is missing. 2 contrasts are needed"):
         open_dataset(tmp_path)
     for path in (tmp_path / "imagesTr").glob("*_0000.nii.gz"):
         path.unlink()

@@ -174,7 +174,7 @@ def test_with_case_ids_nothing_but_the_table_names_the_folders(model, series, tm
     done = predict(model, [tmp_path / "more", tmp_path / "cases/Doe_Jane"], **given)
     assert [path.name for path in done] == ["case_0004.nii.gz", "case_0001.nii.gz"]
     assert len(table.read_text().splitlines()) == 5
-    with pytest.raises(AtrousError, match="and case_0003 is none") as caught:
+    with pytest.raises(AtrousError, match="case_0003 is not a DICOM series") as caught:
         predict(model, [tmp_path / "Poe_Ann.nii.gz"], format="dicom-seg", **given)
     assert "Poe" not in str(caught.value)
     with pytest.raises(AtrousError, match="1 input of 1 are pictures"):

@@ -282,7 +282,7 @@ def test_one_of_several_series_is_chosen_by_its_uid(tmp_path):
     assert read_series(tmp_path, UID).values.shape == (4, 5, 3, 1)
     assert read_series(tmp_path, UID[:-1] + "2").values.shape == (4, 5, 2, 1)
     refused("2 series that start with '1.2.8'", tmp_path, series="1.2.8")
-    refused("no SeriesInstanceUID starts with '1.3'. There are: 1.2.826", tmp_path, series="1.3")
+    refused("no SeriesInstanceUID starts with '1.3'. The series are: 1.2.826", tmp_path, series="1.3")
 
 
 def test_slices_of_other_geometry_in_one_series_are_refused(tmp_path):
@@ -318,7 +318,7 @@ def test_rounded_positions_are_a_regular_series(tmp_path):
 def test_a_tilted_gantry_is_refused_with_its_angle(tmp_path):
     shift = (0, 2 * np.tan(np.radians(12)), 0)
     refused(
-        r"the gantry is tilted by 12°: over 4 slices .* sideways by 1.275 mm",
+        r"the gantry is tilted by 12°, so over 4 slices .* sideways by 1.275 mm",
         write(tmp_path, [0, 2, 4, 6], shift=shift),
     )
     save(header(position=(13, -20, 32)), tmp_path / "b/2.dcm", np.zeros((5, 4), np.int16))
@@ -358,9 +358,9 @@ def test_padding_has_no_value_and_monochrome1_is_noted(tmp_path):
     options = {"pixels": [image] * 2, "PhotometricInterpretation": "MONOCHROME1", "RescaleIntercept": -24}
     volume = read_series(write(tmp_path / "a", [0, 1], PixelPaddingValue=-2000, **options))
     assert np.isnan(volume.values).sum() == 2 and np.nanmin(volume.values) == -2014
-    assert [note.split(":")[0] for note in volume.notes] == [
-        "a is MONOCHROME1 (large values are dark)",
-        "a has voxels without data (PixelPaddingValue)",
+    assert [*volume.notes] == [
+        "a is MONOCHROME1 (large values are dark). Its values are read as they are, without inversion.",
+        "a has voxels without data (PixelPaddingValue), which are read as NaN.",
     ]
     lossy = read_series(write(tmp_path / "c", [0, 1], LossyImageCompression="01"))
     assert lossy.notes == ("c is compressed with loss, so its values and the edges of its padding may be inexact.",)

@@ -27,9 +27,10 @@ from atrous.commands._html_page import template
 from atrous.console import console, progress_bar, warn_if_fresh
 from atrous.data.class_colors import color_table
 from atrous.data.dataset_spec import DatasetSpec
+from atrous.data.file_of_picture import file_of_picture
 from atrous.data.input_files import SceneFiles, input_folders
 from atrous.data.mask_value_map import IGNORE_INDEX
-from atrous.data.volumes.slices import file_of_picture, volume_name
+from atrous.data.volumes.slices import volume_name
 from atrous.device import pick_device
 from atrous.errors import AtrousError, SomeInputsFailed, counted, unknown_name
 from atrous.explaining.explanation import ClassSeen, Explanation, PartSeen, explain_picture

@@ -57,7 +57,7 @@ def resample(
         outside = np.broadcast_to(fill, channels)
         if image.dtype != np.float32:
             outside = np.clip(np.rint(outside), 0, np.iinfo(image.dtype).max)
-        result = cv2.copyTo(result, inside, np.tile(outside.astype(image.dtype), (*size, 1)))
+        result[inside == 0] = outside.astype(image.dtype)
     return result, shown
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from atrous.checked_arguments import as_dict, checked, checked_fields
 from atrous.data.class_colors import Color
+from atrous.data.file_of_picture import file_of_picture
 from atrous.data.formats.palettes import as_colors, palettes_differ
 from atrous.data.input_files import (
     INPUTS_FILE,
@@ -24,7 +25,7 @@ from atrous.data.sources.source import Pixels
 from atrous.data.splits.split_names import canonical_split
 from atrous.data.volumes.resampled_masks import read_resampled_label
 from atrous.data.volumes.slice_pixels import read_label_slice
-from atrous.data.volumes.slices import file_of_picture, is_dicom_label, is_volume_place, slice_place
+from atrous.data.volumes.slices import is_dicom_label, is_volume_place, slice_place
 from atrous.errors import AtrousError, nearest, shown
 from atrous.input_spec import Input, Spacing
 
@@ -41,6 +42,8 @@ class Item:
         more: files of further inputs of the same scene, such as its depth, in the order of the dataset's inputs.
         group: source of the picture, such as a patient, scene, clip or recording; None if it is unknown. Pictures of
             one group resemble each other, so they belong to one split.
+        region: for a window of a scene, the rectangle (top, left, height, width) of the scene, in pixels, within which
+            training moves the window; None for a whole picture.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Item:
     listed: str = field(default="", compare=False)
     more: tuple[Path, ...] = ()
     group: str | None = None
+    region: tuple[int, ...] | None = None
 
 
 @checked_fields
@@ -58,8 +62,8 @@ class Dataset:
 
     Attributes:
         root: the dataset's folder.
-        layout: name of the layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff or
-            nnunet.
+        layout: name of the layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff,
+            nnunet or rasters.
         classes: the class table, which maps raw mask values to class indices.
         splits: the items of each split, by name ("train", "val", "test", …).
         notes: sentences for the user, for example about a guessed layout or a random split.
@@ -213,7 +217,8 @@ class Dataset:
         if self.taken is not None:
             return read_scene([self.file_of(item, one.name) for one in self.taken], self.taken)
         image = self.inputs[0]
-        return read_picture_pixels(item.image, self.channels, self.pages, image.spacing, image.missing)
+        own = image.bands, image.wavelengths
+        return read_picture_pixels(item.image, self.channels, self.pages, image.spacing, image.missing, *own)
 
     def scene(self, item: Item) -> Path | dict[str, Path]:
         """Returns the files of an item for a `Segmenter`: one path, or a dict of paths by name of the input.

@@ -14,6 +14,7 @@ from atrous.data.layouts.known_layouts import LAYOUTS
 from atrous.data.layouts.mask_names import single_labels_note
 from atrous.data.layouts.pairing import NoPicturesError
 from atrous.data.mask_value_map import ClassTable
+from atrous.data.raster_items import with_windows
 from atrous.data.skipped_files import passed_over_notes
 from atrous.data.splits.groups import find_groups
 from atrous.data.splits.random_split import seeded_split
@@ -35,13 +36,14 @@ def open_dataset(
     planes: Sequence[str] = (),
     slices: int | None = None,
     spacing: tuple[float, float, float] | None = None,
+    window: int | None = None,
 ) -> Dataset:
     """Finds the pictures, masks, splits, groups and classes in a folder, without reading a picture.
 
     Args:
         root: the dataset's folder.
-        layout: name of the layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff or
-            nnunet. None to guess the layout; the notes of the dataset then contain its name.
+        layout: name of the layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff,
+            nnunet or rasters. None to guess the layout; the notes of the dataset then contain its name.
         classes: the class table to use instead of the dataset's own.
         groups: regular expression with one pair of brackets, searched in the file names of the pictures. The text in
             the brackets is the group of the picture. None to take the groups from groups.csv or from the layout.
@@ -54,6 +56,8 @@ def open_dataset(
         spacing: for a dataset of volumes, the voxel sides along right, anterior and superior to which volumes are
             resampled, > 0, in millimetres; the slices are then slices of the resampled volumes. None for no
             resampling.
+        window: for a dataset of the layout rasters, the largest height and width of the windows in which scenes are
+            read, ≥ 1, in pixels; None for 512.
 
     Raises:
         AtrousError: there is no such folder or layout; the folder has no known layout; nothing defines its classes
@@ -62,7 +66,8 @@ def open_dataset(
     """
     check_slices(1 if slices is None else slices, planes)
     sides = checked_spacing(spacing)
-    return with_slices(open_whole(root, layout, classes, groups, inputs=inputs), tuple(planes), slices, sides)
+    whole = open_whole(root, layout, classes, groups, inputs=inputs)
+    return with_windows(with_slices(whole, tuple(planes), slices, sides), window)
 
 
 def open_whole(
@@ -73,7 +78,7 @@ def open_whole(
     *,
     inputs: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """Opens a dataset as `open_dataset` does, but the items of a dataset of volumes are the whole volumes.
+    """Opens a dataset as `open_dataset` does, but items are whole volumes and whole scenes.
 
     Args:
         root: as for `open_dataset`.

@@ -29,6 +29,7 @@ from atrous.data.formats.tiff_page import MOST_SCANS, as_nodata
 from atrous.data.formats.webp import webp_is_lossless, webp_size
 from atrous.data.pixels import PictureKind, StoredPixels
 from atrous.data.pixels import to_channels as to_channels
+from atrous.data.rasters.scene_windows import window_kind, window_mask, window_pixels, window_place
 from atrous.data.volumes.slice_pixels import read_slice_mask, slice_kind, slice_pixels
 from atrous.data.volumes.slices import is_volume, slice_place
 from atrous.errors import AtrousError
@@ -92,6 +93,8 @@ def read_kind(path: Path | str, pages: str = "first") -> PictureKind:
     path = Path(path)
     if (place := slice_place(path)) is not None:
         return slice_kind(place)
+    if (window := window_place(path)) is not None:
+        return window_kind(window, pages)
     start = _start_of(path)
     if is_tiff(start):
         with TiffPicture(path, pages=pages) as tiff:
@@ -135,6 +138,8 @@ def read_pixels(path: Path | str, pages: str = "first") -> StoredPixels:
     path = Path(path)
     if (place := slice_place(path)) is not None:
         return slice_pixels(place)
+    if (window := window_place(path)) is not None:
+        return window_pixels(window, pages)
     start = _start_of(path)
     if is_tiff(start):
         with TiffPicture(path, pages=pages) as tiff:
@@ -287,8 +292,12 @@ def read_mask(path: Path | str) -> StoredMask:
             values, nodata = whole_numbers(values, nodata, path)
         declared = None if nodata is None else int(nodata)
         return StoredMask(np.ascontiguousarray(values), None, declared, 1, False, None)
-    start = _start_of(path)
-    if is_tiff(start):
+    window = window_place(path)
+    start = b"" if window is not None else _start_of(path)
+    if window is not None:
+        array, tiff = window_mask(window)
+        palette, nodata, white_is_zero, pages = tiff.palette, tiff.nodata, tiff.white_is_zero, tiff.pages
+    elif is_tiff(start):
         with TiffPicture(path) as tiff:
             array, palette, nodata = tiff.raw_mask(), tiff.palette, tiff.nodata
             white_is_zero, pages = tiff.white_is_zero, tiff.pages
@@ -305,12 +314,13 @@ def read_mask(path: Path | str) -> StoredMask:
                 f"{path}: the mask has {array.shape[2]} bands; a mask needs one band, or three for colours."
             )
         array = array[:, :, 0] if array.shape[2] <= 2 else array[:, :, :3]
-    if not is_tiff(start) and (text := nodata_beside(path)) is not None:
+    in_tiff = window is not None or is_tiff(start)
+    if not in_tiff and (text := nodata_beside(path)) is not None:
         nodata = as_nodata(text, array.dtype)
     if array.dtype.kind == "f":
         array, nodata = whole_numbers(array, nodata, path)
     declared = None if nodata is None or array.ndim == 3 else int(nodata)
-    return StoredMask(np.ascontiguousarray(array), palette, declared, pages, is_tiff(start), white_is_zero)
+    return StoredMask(np.ascontiguousarray(array), palette, declared, pages, in_tiff, white_is_zero)
 
 
 def whole_numbers(array: np.ndarray, nodata: float | None, path: Path) -> tuple[np.ndarray, float | None]:
@@ -344,6 +354,8 @@ def exif_orientation(path: Path | str) -> int:
     path = Path(path)
     if slice_place(path) is not None:
         return 1
+    if (window := window_place(path)) is not None:
+        path = window.file
     if is_tiff(_start_of(path)):
         with TiffPicture(path) as tiff:
             return tiff.orientation
@@ -360,6 +372,8 @@ def stored_lossily(path: Path | str) -> bool:
     path = Path(path)
     if slice_place(path) is not None:
         return False
+    if (window := window_place(path)) is not None:
+        path = window.file
     if is_tiff(_start_of(path)):
         with TiffPicture(path) as tiff:
             return tiff.lossy

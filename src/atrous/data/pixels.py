@@ -28,6 +28,7 @@ class PictureKind:
         stacks: whether the pages can be read as channels, as in a TIFF.
         white_is_zero: whether the file declares 0 as white; None if it declares neither white nor black.
         may_lack_data: whether some pixels may hold no data because of a nodata value, alpha, a mask or NaN.
+        names: names of the bands, including an alpha band; () if the file names none.
     """
 
     channels: int
@@ -37,6 +38,7 @@ class PictureKind:
     stacks: bool = False
     white_is_zero: bool | None = None
     may_lack_data: bool = True
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +54,9 @@ class StoredPixels:
         alpha_hides: whether pixels of alpha 0 hold no data. False if the file declares a nodata value, as in GDAL.
         pages: number of pages or frames in the file.
         stacks: whether the pages can be read as channels, as in a TIFF.
+        names: names of the bands in ``values``; () if the file names none.
+        empty: indices of bands without data in the whole file, such as the bands of a hyperspectral product in which
+            the air absorbs all light. They do not make the other bands of a pixel missing.
     """
 
     values: np.ndarray
@@ -61,6 +66,8 @@ class StoredPixels:
     alpha_hides: bool = True
     pages: int = 1
     stacks: bool = False
+    names: tuple[str, ...] = ()
+    empty: tuple[int, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -70,7 +77,8 @@ class StoredPixels:
     @property
     def kind(self) -> PictureKind:
         """Channels, type and pages of the picture."""
-        return PictureKind(self.channels, self.values.dtype.name, self.values.shape[2], self.pages, self.stacks)
+        bands = self.values.shape[2]
+        return PictureKind(self.channels, self.values.dtype.name, bands, self.pages, self.stacks, names=self.names)
 
     @property
     def alpha_may_be_a_channel(self) -> bool:
@@ -97,18 +105,40 @@ class StoredPixels:
         top, left, height, width = window
         at = slice(top, top + height), slice(left, left + width)
         missing, masked = (None if part is None else part[at] for part in (self.missing, self.masked))
-        return StoredPixels(self.values[at], self.alpha, missing, masked, self.alpha_hides)
+        return StoredPixels(
+            self.values[at], self.alpha, missing, masked, self.alpha_hides, names=self.names, empty=self.empty
+        )
 
-    def for_model(self, channels: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    def choosing(self, bands: Sequence[int] | None) -> StoredPixels:
+        """Returns the pixels with some of the bands; a transparent pixel stays hidden if the alpha band is left out.
+
+        Args:
+            bands: indices of the bands, in the order of the result; None for all bands as they are.
+        """
+        if bands is None:
+            return self
+        index, masked = list(bands), self.masked
+        if self.alpha is not None and self.alpha not in index and self.alpha_hides:
+            masked = _either(masked, self.values[:, :, self.alpha] == 0)
+        missing = None if self.missing is None else self.missing[:, :, index]
+        names = tuple(self.names[one] for one in index) if self.names else ()
+        empty = tuple(place for place, one in enumerate(index) if one in self.empty)
+        return StoredPixels(self.values[:, :, index], None, missing, masked, self.alpha_hides, names=names, empty=empty)
+
+    def for_model(
+        self, channels: int | None = None, fill: Sequence[float] | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns the channels for a model, and the pixels that hold data.
 
         A pixel holds no data if it is masked or transparent, or if any band is NaN or infinite. A pixel of floats also
         holds no data if any band has the nodata value. For whole numbers, all bands must have the nodata value, because
         a single 0 or 255 may be part of a colour. If there are more than four bands, the first C are used. An alpha
-        band is a channel only if the model takes all bands.
+        band is a channel only if the model takes all bands. Bands that are empty in the whole file do not count.
 
         Args:
             channels: number of channels C of the model; None for all bands except alpha.
+            fill: value of each channel for bands that are empty in the whole file, such as the mean of the training
+                data, or NaN; the values of such a picture are then float32. None for 0.
 
         Returns:
             H×W×C with 0 for pixels without data, and H×W booleans, False for pixels without data; None instead of the
@@ -127,6 +157,11 @@ class StoredPixels:
         if channels < values.shape[2] and values.shape[2] > 4:
             values = values[:, :, :channels]
             missing = None if missing is None else missing[:, :, :channels]
+        empty = [band for band in self.empty if band < values.shape[2]]
+        if empty and len(empty) < values.shape[2]:
+            values = values.astype(np.float32) if fill is not None else values.copy()
+            values[:, :, empty] = 0
+            missing = None if missing is None else np.delete(missing, empty, axis=2)
         if missing is not None:
             gaps = _either(gaps, missing.any(axis=2) if values.dtype.kind == "f" else missing.all(axis=2))
         if values.dtype.kind == "f":
@@ -134,10 +169,13 @@ class StoredPixels:
             if not finite.all():
                 gaps = _either(gaps, ~finite.all(axis=2))
                 values = np.where(finite, values, np.float32(0))
-        if gaps is None or not gaps.any():
-            return np.ascontiguousarray(to_channels(values, channels)), None
-        values = np.where(gaps[:, :, None], values.dtype.type(0), values)
-        return np.ascontiguousarray(to_channels(values, channels)), ~gaps
+        gaps = None if gaps is None or not gaps.any() else gaps
+        if gaps is not None:
+            values = np.where(gaps[:, :, None], values.dtype.type(0), values)
+        values = np.ascontiguousarray(to_channels(values, channels))
+        if empty and fill is not None and values.shape[2] == len(fill):
+            values[:, :, empty] = np.asarray(fill, np.float32)[empty]
+        return values, None if gaps is None else ~gaps
 
 
 def _either(first: np.ndarray | None, second: Any) -> np.ndarray:

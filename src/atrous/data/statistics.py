@@ -11,8 +11,10 @@ import numpy as np
 from atrous.data.channel_count import channels_of, counts_of_channels
 from atrous.data.dataset import Dataset
 from atrous.data.file_headers import kinds_of, notes_on
+from atrous.data.input_files import InputFiles
 from atrous.data.pictures import read_kind
 from atrous.data.pixels import PictureKind
+from atrous.data.rasters.band_names import shared_names
 from atrous.data.sources.scene_files import read_input
 from atrous.data.splits.split_names import canonical_split
 from atrous.errors import AtrousError
@@ -38,15 +40,17 @@ def channel_statistics(dataset: Dataset, split: str, one: Input) -> tuple[tuple[
     limits = np.transpose([window or (-np.inf, np.inf) for window in one.windows])
     items = dataset.split(split)
     chosen = items[:: max(1, len(items) // STATISTICS_PICTURES)]
-    count, total, squares = 0, np.zeros(one.channels), np.zeros(one.channels)
+    count, total, squares = np.zeros((3, one.channels))
     for item in chosen:
-        values, valid, _ = read_input(dataset.file_of(item, one.name), one)
+        values, valid, _ = read_input(dataset.file_of(item, one.name), one, fill=[np.nan] * one.channels)
         pixels = values.reshape(-1, one.channels).astype(np.float64)
         pixels = pixels if valid is None else pixels[valid.ravel()]
         pixels = pixels.clip(*limits)
-        count, total, squares = count + len(pixels), total + pixels.sum(0), squares + (pixels**2).sum(0)
-    mean = total / max(count, 1)
-    std = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 0))
+        known = ~np.isnan(pixels)  # False for bands without data in the whole file
+        pixels = np.where(known, pixels, 0)
+        count, total, squares = count + known.sum(0), total + pixels.sum(0), squares + (pixels**2).sum(0)
+    mean = total / np.maximum(count, 1)
+    std = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0))
     own = np.array(one.standardised)
     return tuple(np.where(own, 0.0, mean).tolist()), tuple(np.where((std > 0) & ~own, std, 1.0).tolist())
 
@@ -110,8 +114,8 @@ def kind_of_pictures(
         in_channels: number of channels of the model; None to derive it from the training pictures, see `channels_of`.
 
     Returns:
-        The kind of the model's input, and notes for the user: on training pictures with different numbers of channels,
-        and on bands or pages that are not read.
+        The kind of the model's input, with the names of its bands if all files name them. Also notes for the user: on
+        training pictures with different numbers of channels, and on bands or pages that are not read.
 
     Raises:
         AtrousError: a file is damaged, the dtypes of the training pictures differ, or no conversion between the numbers
@@ -127,7 +131,8 @@ def kind_of_pictures(
         shown = ", ".join(f"{dtype}: {path}" for dtype, path in sorted(first.items()))
         raise AtrousError(f"the training pictures differ in their type ({shown}): convert them to one type.")
     training = [(kind, str(item.image)) for kind, item in zip(kinds, items, strict=True)]
-    chosen = channels_of(
+    names = _bands_of(dataset.inputs[0], [kind.names for kind in (*kinds, *others)], in_channels)
+    chosen = len(names or dataset.inputs[0].wavelengths) or channels_of(
         training, [(kind, str(item.image)) for kind, item in zip(others, measured, strict=True)], in_channels
     )
     notes = []
@@ -135,5 +140,14 @@ def kind_of_pictures(
         listed = counts_of_channels(kind.channels for kind in kinds)
         notes = [f"The training pictures differ in their channels: {listed}. The model takes {chosen}."]
     all_kinds = {item.image: kind for item, kind in zip((*items, *measured), (*kinds, *others), strict=True)}
-    notes += [note.message for note in notes_on(all_kinds, chosen, pages)]
-    return PictureKind(chosen, kinds[0].dtype, max(kind.bands for kind in kinds)), tuple(notes)
+    by_name = bool(names or dataset.inputs[0].wavelengths)
+    notes += [note.message for note in notes_on(all_kinds, None if by_name else chosen, pages)]
+    return PictureKind(chosen, kinds[0].dtype, max(kind.bands for kind in kinds), names=names), tuple(notes)
+
+
+def _bands_of(image: InputFiles, files: Sequence[Sequence[str]], in_channels: int | None) -> tuple[str, ...]:
+    """Returns the names of the bands that the model takes; () if it takes them by position or by wavelength."""
+    if image.bands or image.wavelengths:
+        return image.bands
+    names = shared_names(files)
+    return names[:in_channels] if in_channels is None or in_channels <= len(names) else ()

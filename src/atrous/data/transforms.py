@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from atrous.data.affine_warp import resample
+from atrous.data.many_channels import by_channels
 from atrous.data.mask_value_map import IGNORE_INDEX
 from atrous.errors import AtrousError
 from atrous.input_spec import Input
@@ -308,7 +309,7 @@ def _recoloured(image: np.ndarray, drawn: _Recolouring, *, is_photograph: bool) 
         flat = np.ascontiguousarray(image).reshape(len(image), -1)  # one gain for all channels
         image = cv2.transform(flat, np.array([[gain, grey]])).reshape(image.shape)
     if sigma is not None:
-        image = cv2.GaussianBlur(image, (0, 0), sigma).reshape(image.shape)
+        image = by_channels(lambda part: cv2.GaussianBlur(part, (0, 0), sigma), image)
     return image
 
 

@@ -13,7 +13,8 @@ from traceback import extract_tb
 from typing import Any
 
 from atrous.data.dataset import Item
-from atrous.data.volumes.slices import file_of_picture, slice_place, volume_name
+from atrous.data.file_of_picture import file_of_picture
+from atrous.data.volumes.slices import slice_place, volume_name
 from atrous.errors import AtrousError, OutOfMemory, no_encoding
 from atrous.inference.case_ids import (
     Form,

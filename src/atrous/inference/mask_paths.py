@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from atrous.console import note
+from atrous.data.file_of_picture import file_of_picture
 from atrous.data.remote.transfer import as_path, below, identity
 from atrous.data.volumes.series_places import chosen_series
-from atrous.data.volumes.slices import file_of_picture, is_volume_place, volume_name
+from atrous.data.volumes.slices import is_volume_place, volume_name
 from atrous.errors import AtrousError, counted
 from atrous.paths import Place, shown_place
 

@@ -13,15 +13,17 @@ from PIL import Image
 
 from atrous.checked_arguments import as_dict, attribute_of
 from atrous.data.file_headers import Note, notes_on
+from atrous.data.file_of_picture import file_of_picture
 from atrous.data.formats.decoder_errors import TooLarge
 from atrous.data.formats.pillow import pixels_of_picture
 from atrous.data.pictures import read_picture
 from atrous.data.pixels import PictureKind, StoredPixels, fill_missing
+from atrous.data.rasters.band_names import bands_to_read
 from atrous.data.remote.transfer import as_path, local_path
 from atrous.data.sources.joined import joined
 from atrous.data.sources.scene_files import as_input, read_input
 from atrous.data.sources.source import Pixels
-from atrous.data.volumes.slices import file_of_picture, is_volume, slice_place
+from atrous.data.volumes.slices import is_volume, slice_place
 from atrous.errors import AtrousError, shown, unknown_name
 from atrous.input_spec import Input, check_takes_pictures
 from atrous.models.info import Preprocessing
@@ -63,7 +65,8 @@ def found_in(stored: StoredPixels, one: Input, name: str = "") -> Found:
         AtrousError: the file's bands cannot be mapped to the channels of the input, or the model takes volumes.
     """
     check_takes_pictures(one)
-    values, valid, _ = as_input(Pixels(*stored.for_model(one.channels)), one)
+    chosen = stored.choosing(bands_to_read(stored.names, one.bands, one.wavelengths))
+    values, valid, _ = as_input(Pixels(*chosen.for_model(one.channels, one.mean)), one)
     return Found(stored.values, values, valid, name)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from atrous.console import console, note
+from atrous.data.file_of_picture import file_of_picture
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.remote.listing import Listing, listing_of
 from atrous.data.remote.transfer import identity, local_path
@@ -17,7 +18,7 @@ from atrous.data.skipped_files import KNOWN_ENDINGS, passed_over_notes
 from atrous.data.unread_folders import folders_with_pictures
 from atrous.data.volumes.contrast_files import exists, is_place_of_contrasts
 from atrous.data.volumes.series_places import holds_dicom, is_dicom_file, series_in
-from atrous.data.volumes.slices import file_of_picture, is_volume
+from atrous.data.volumes.slices import is_volume
 from atrous.data.volumes.volume_files import SUFFIXES
 from atrous.errors import AtrousError, counted
 from atrous.inference.remote_overwrite_checks import marked_pictures

@@ -22,6 +22,7 @@ from PIL import Image
 from atrous.checked_arguments import checked, checked_fields
 from atrous.console import note
 from atrous.data.file_headers import kinds_of
+from atrous.data.file_of_picture import file_of_picture
 from atrous.data.input_files import SceneFiles
 from atrous.data.pictures import read_pixels
 from atrous.data.remote.transfer import as_path, below, fetched, local_path, stored
@@ -32,7 +33,7 @@ from atrous.data.sources.scene_files import open_windows
 from atrous.data.volumes.contrast_files import check_contrasts_exist, stored_files
 from atrous.data.volumes.dicom_seg_write import check_sources
 from atrous.data.volumes.read_volume import read_volume
-from atrous.data.volumes.slices import file_of_picture, is_volume_place
+from atrous.data.volumes.slices import is_volume_place
 from atrous.data.volumes.volume import Volume
 from atrous.data.volumes.write_mask import MaskFormat, check_mask_format, write_volume_mask
 from atrous.errors import AtrousError, counted, shown

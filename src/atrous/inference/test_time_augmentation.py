@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from atrous.data.many_channels import by_channels
 from atrous.errors import AtrousError
 
 if TYPE_CHECKING:
@@ -38,8 +39,7 @@ class View:
         """Returns the view of a picture: H×W×C → H'×W'×C."""
         if self.scale != 1.0:
             height, width = (max(1, round(side * self.scale)) for side in image.shape[:2])
-            channels = image.shape[2]
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, channels)
+            image = by_channels(lambda part: cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR), image)
         return image[:, ::-1].copy() if self.mirrored else image
 
     def back(self, scores: np.ndarray) -> np.ndarray:

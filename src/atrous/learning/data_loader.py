@@ -24,6 +24,7 @@ from torch.utils.data import Dataset as TorchDataset
 from atrous.console import error_console
 from atrous.data.dataset import Dataset, Item
 from atrous.data.pixels import fill_missing, to_channels
+from atrous.data.raster_items import moved
 from atrous.data.transforms import Augment, ColorChannels, augment
 from atrous.data.volumes.slices import slice_place
 from atrous.errors import AtrousError
@@ -76,7 +77,8 @@ class AugmentedSamples(TorchDataset):
         number = worker.id if worker is not None else 0
         place = index % len(self.items)  # larger indices are repetitions, see `EpochOrder`
         self.reading[number] = place
-        sample = self.dataset.read(self.items[place])
+        item = moved(self.items[place], seed=self.seed, epoch=epoch, index=index)
+        sample = self.dataset.read(item)
         image = fill_missing(to_channels(sample.image, self.channels), sample.valid, self.fill)
         image, label = augment(
             image,

@@ -25,6 +25,7 @@ def examine_with_progress(
     groups: str | None = None,
     planes: Sequence[str] = (),
     slices: int | None = None,
+    window: int | None = None,
 ) -> Diagnosis:
     """Examines a dataset, and shows a progress bar with the remaining time; arguments as in `examine`."""
     # OpenCV's messages about damaged files would break the progress bar; they are not needed, because the findings name
@@ -44,6 +45,7 @@ def examine_with_progress(
             groups=groups,
             planes=planes,
             slices=slices,
+            window=window,
         )
 
 

@@ -15,10 +15,11 @@ from rich.markup import escape
 from atrous.console import console, progress_bar
 from atrous.data.dataset import Dataset, Item
 from atrous.data.dataset_spec import DatasetSpec
+from atrous.data.file_of_picture import file_of_picture
 from atrous.data.prefetch import in_background
 from atrous.data.sample import Sample
 from atrous.data.volume_items import labelled_volumes
-from atrous.data.volumes.slices import file_of_picture, pictures_of, slice_place
+from atrous.data.volumes.slices import pictures_of, slice_place
 from atrous.errors import AtrousError, counted
 from atrous.inference.dataset_case_ids import without_reasons
 from atrous.inference.exported_onnx_and_openvino import is_exported

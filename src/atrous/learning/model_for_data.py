@@ -16,6 +16,7 @@ from atrous.data.dataset import Dataset
 from atrous.data.foreground_intensities import with_foreground_windows
 from atrous.data.input_files import FOREGROUND, InputFiles
 from atrous.data.pixels import PictureKind
+from atrous.data.rasters.band_names import wavelengths_in
 from atrous.data.statistics import channel_statistics, kind_of_input, kind_of_pictures
 from atrous.errors import AtrousError
 from atrous.input_spec import IMAGE, Input, usual_colors
@@ -55,6 +56,8 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
     splits = (recipe.data.train, recipe.data.val)
     further = [kind_of_input(dataset, one.name, splits) for one in dataset.inputs[1:]]
     image_channels = recipe.model.in_channels or kind.channels * dataset.inputs[0].slices
+    if kind.names or dataset.inputs[0].wavelengths:
+        image_channels = kind.channels * dataset.inputs[0].slices  # the bands are chosen, so their number is given
     channels = image_channels + sum(one.channels for one in further)
     for note in () if recipe.data.check or not fresh else notes:  # the doctor has printed them
         console.print(f"[yellow]note[/] {escape(note)}")
@@ -134,8 +137,8 @@ def _inputs(
                 name=one.name,
                 dtype=kind.dtype if all(keeps) else "float32",  # pyright: ignore[reportArgumentType] (read from a file header)
                 pages=pages if image else "first",
-                bands=one.bands,
-                wavelengths=one.wavelengths,
+                bands=one.bands or kind.names,
+                wavelengths=one.wavelengths or wavelengths_in(kind.names),
                 unit=one.unit,
                 missing=one.missing,
                 colors=usual if one.colors is None else one.colors,

@@ -60,6 +60,13 @@ class Data:
         gt=0,
         unit="millimetres",
     )
+    window: int | None = setting(
+        None,
+        "largest height and width of the windows in which the scenes of the layout rasters are read; best at least the "
+        "crop divided by the smallest scale. 512 when not given",
+        ge=1,
+        unit="pixels",
+    )
     balance: float = setting(
         0.0,
         "share of an epoch's pictures that are drawn by class: first a class, all equally probable, then a picture "

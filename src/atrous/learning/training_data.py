@@ -13,12 +13,12 @@ from atrous.console import console
 from atrous.data.dataset import Dataset
 from atrous.data.doctor.channels import OF_COLORS, SAY_COLORS
 from atrous.data.doctor.readiness import few_pictures, obstacles
+from atrous.data.file_of_picture import file_of_picture
 from atrous.data.open_dataset import open_dataset
 from atrous.data.splits.split_names import canonical_split
 from atrous.data.statistics import class_pixels
 from atrous.data.transforms import color_channels
 from atrous.data.volume_items import spacing_of_volumes
-from atrous.data.volumes.slices import file_of_picture
 from atrous.errors import AtrousError
 from atrous.input_spec import Spacing
 from atrous.learning.checkpoint import saved_info
@@ -89,6 +89,7 @@ def _opened(data: Data) -> Dataset:
             planes=data.planes,
             slices=data.slices,
             spacing=spacing,
+            window=data.window,
         )
 
     if data.spacing is None:
@@ -184,6 +185,7 @@ def _examined(data: Data, in_channels: int | None) -> tuple[Mapping[str, Sequenc
         groups=data.groups,
         planes=data.planes,
         slices=data.slices,
+        window=data.window,
     )
     diagnosis.raise_for_errors()
     for finding in diagnosis.warnings:

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from atrous.data.file_of_picture import file_of_picture
 from atrous.data.volumes.slices import (
     AXES,
     SlicePlace,
-    file_of_picture,
     is_volume,
     pictures_of,
     slice_place,

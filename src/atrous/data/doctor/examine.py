@@ -39,6 +39,7 @@ from atrous.data.layouts.pairing import NoClassesError
 from atrous.data.mask_value_map import IGNORE_INDEX, UNKNOWN, ClassTable, Raw
 from atrous.data.open_dataset import open_whole
 from atrous.data.pixels import PictureKind
+from atrous.data.raster_items import with_windows
 from atrous.data.splits.split_names import canonical_split
 from atrous.data.volume_items import holds_volumes, input_of_slices
 from atrous.errors import AtrousError
@@ -139,6 +140,7 @@ def examine(
     groups: str | None = None,
     planes: Sequence[str] = (),
     slices: int | None = None,
+    window: int | None = None,
 ) -> Diagnosis:
     """Reads every picture and mask of a dataset and reports its problems.
 
@@ -155,6 +157,7 @@ def examine(
         groups: as in `open_dataset`.
         planes: planes of the slices of volumes, as in `open_dataset`.
         slices: number of neighbouring slices that are channels, as in `open_dataset`.
+        window: largest side of the windows of scenes, as in `open_dataset`.
 
     Returns:
         The diagnosis. A dataset without a class table is also examined, and a table is proposed if one fits.
@@ -164,7 +167,7 @@ def examine(
             ``slices`` are not allowed.
     """
     check_slices(1 if slices is None else slices, planes)
-    dataset, classes = open_to_examine(root, layout, groups, inputs)
+    dataset, classes = open_to_examine(root, layout, groups, inputs, window)
     items = list({item.image: item for items in dataset.splits.values() for item in items}.values())
     if of_volumes := holds_volumes(dataset):
         dataset = replace(dataset, inputs=(input_of_slices(dataset, tuple(planes), slices),))
@@ -263,14 +266,16 @@ def open_to_examine(
     layout: str | None = None,
     groups: str | None = None,
     inputs: Mapping[str, str] | None = None,
+    window: int | None = None,
 ) -> tuple[Dataset, ClassTable | None]:
-    """Opens a dataset that may have no class table; the items of a dataset of volumes are whole volumes.
+    """Opens a dataset that may have no class table; volumes are items as a whole, and scenes window by window.
 
     Args:
         root: the dataset's folder.
         layout: as in `open_dataset`; None to guess it.
         groups: as in `open_dataset`.
         inputs: as in `open_dataset`.
+        window: as in `open_dataset`.
 
     Returns:
         The dataset and its class table. If the dataset has no class table, the second value is None, and
@@ -280,12 +285,12 @@ def open_to_examine(
         AtrousError: the folder is not a dataset, or its lists or ``classes.yaml`` cannot be read.
     """
     try:
-        dataset = open_whole(root, layout, groups=groups, inputs=inputs)
+        dataset = with_windows(open_whole(root, layout, groups=groups, inputs=inputs), window)
         return dataset, dataset.classes
     except NoClassesError as error:
         stand_in = ClassTable(("unknown",), ((0, 0, 0),), ((0,),))
         dataset = open_whole(root, layout, classes=stand_in, groups=groups, inputs=inputs)
-        return replace(dataset, notes=(*dataset.notes, *error.notes)), None
+        return with_windows(replace(dataset, notes=(*dataset.notes, *error.notes)), window), None
 
 
 def _channels(

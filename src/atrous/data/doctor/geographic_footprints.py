@@ -7,12 +7,15 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from atrous.data.formats.decoder_errors import in_words
 from atrous.data.formats.pillow import opened
 from atrous.data.formats.tiff import TiffPicture, is_tiff
+from atrous.data.rasters.scene_windows import window_place
+from atrous.data.sources.source import Window
 from atrous.errors import AtrousError
 
 #: Two pictures overlap if they share more than this part of the smaller one's ground; tiles that only touch do not.
@@ -73,7 +76,7 @@ def footprint_of(path: Path) -> Footprint | None:
     photograph.
 
     Args:
-        path: path of a picture.
+        path: path of a picture, or of a window of a scene.
 
     Returns:
         The rectangle around the ground; None if the file has no valid position. Ground control points are not read.
@@ -152,20 +155,30 @@ def overlapping(footprints: Mapping[Path, Footprint]) -> Iterator[tuple[Path, Pa
 
 def _corners_in(path: Path) -> tuple[list[tuple[float, float]] | None, str]:
     """Returns the corners of the ground in a file, or None, and their coordinate system."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    if is_tiff(start):
-        with TiffPicture(path) as tiff:
-            tags, size = tiff.place_tags, tiff.stored_size
-        affine = _affine_of(tags)
-        if affine is not None:
-            return _corners(affine, *size), _system_of(tags)
+    if (place := window_place(path)) is not None:
+        affine, system, _ = _header(place.file, place.file.stat().st_mtime_ns)
+        return None if affine is None else _corners(affine, place.window), system
+    affine, system, size = _header(path, path.stat().st_mtime_ns)
+    if affine is not None:
+        return _corners(affine, Window(0, 0, *size)), system
     with in_words(path), opened(path) as picture:
         size, gps = picture.size, picture.getexif().get_ifd(_GPS_TAG)
     affine = _world_file(path)
     if affine is not None:
-        return _corners(affine, size[1], size[0]), ""
+        return _corners(affine, Window(0, 0, size[1], size[0])), ""
     return _around(gps), "GPS"
+
+
+@lru_cache(maxsize=256)
+def _header(path: Path, changed: int) -> tuple[tuple[float, ...] | None, str, tuple[int, int]]:
+    """Returns the affine map of a GeoTIFF or None, its coordinate system, and the (H, W) of the stored picture."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    if not is_tiff(start):
+        return None, "", (0, 0)
+    with TiffPicture(path) as tiff:
+        tags, size = tiff.place_tags, tiff.stored_size
+    return _affine_of(tags), _system_of(tags), size
 
 
 def _affine_of(tags: Mapping[str, Any]) -> tuple[float, ...] | None:
@@ -181,9 +194,11 @@ def _affine_of(tags: Mapping[str, Any]) -> tuple[float, ...] | None:
     return width, 0.0, x - column * width, 0.0, -height, y + row * height
 
 
-def _corners(affine: tuple[float, ...], height: int, width: int) -> list[tuple[float, float]]:
+def _corners(affine: tuple[float, ...], window: Window) -> list[tuple[float, float]]:
     a, b, c, d, e, f = affine
-    return [(a * x + b * y + c, d * x + e * y + f) for x in (0, width) for y in (0, height)]
+    top, left, height, width = window
+    columns, rows = (left, left + width), (top, top + height)
+    return [(a * x + b * y + c, d * x + e * y + f) for x in columns for y in rows]
 
 
 def _system_of(tags: Mapping[str, Any]) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 from atrous.data.dataset import Dataset, check_sizes
 from atrous.data.doctor.propose_classes import Proposal
 from atrous.data.doctor.scan import MaskFacts, Pair, masks_of
+from atrous.data.file_of_picture import file_of_picture
 from atrous.data.mask_value_map import IGNORE_INDEX, ClassTable, Raw
 from atrous.data.pictures import NO_NUMBER
 from atrous.data.volumes.contrast_files import exists
-from atrous.data.volumes.slices import file_of_picture
 from atrous.errors import AtrousError
 
 #: Largest number of examples per finding.

@@ -13,15 +13,15 @@ import cv2
 import numpy as np
 
 from atrous.data.class_colors import Color, packed_colors, unpacked_color
-from atrous.data.dataset import Item
+from atrous.data.dataset import Item, stored_mask
 from atrous.data.doctor.antialiased_edges import EdgeCounts, count_edges
 from atrous.data.doctor.geographic_footprints import Footprint, footprint_of
 from atrous.data.doctor.volume_facts import VolumeFacts
+from atrous.data.file_of_picture import file_of_picture
 from atrous.data.formats.palettes import as_colors
 from atrous.data.mask_value_map import UNKNOWN, ClassTable, Raw
-from atrous.data.pictures import StoredMask, exif_orientation, read_mask, read_pixels, stored_lossily
+from atrous.data.pictures import StoredMask, exif_orientation, read_pixels, stored_lossily
 from atrous.data.pixels import PictureKind, StoredPixels, fill_missing, gives_channels
-from atrous.data.volumes.slices import file_of_picture
 from atrous.errors import AtrousError
 
 _THUMBNAIL = 16  # side in pixels
@@ -195,7 +195,7 @@ def _read_pair(item: Item, classes: ClassTable | None, pages: str, channels: int
             problems.append(file_error(item.image, error))
     if item.mask is not None:
         try:
-            stored = read_mask(item.mask)
+            stored = stored_mask(item.mask, item.image, classes)
             if stored.palette and stored.values.ndim == 2 and classes is not None and classes.color_coded:
                 stored = stored._replace(values=as_colors(stored.values, stored.palette), palette=None)
             mask = describe_mask(stored, stored_lossily(item.mask), classes, valid)

@@ -14,6 +14,7 @@ from atrous.data.doctor.geographic_footprints import Grounds, overlapping
 from atrous.data.doctor.judge import SHOWN, Finding, shown
 from atrous.data.doctor.near_duplicates import PICTURES_ALIKE, VOLUMES_ALIKE, NearCopies
 from atrous.data.doctor.scan import Pair, PictureFacts
+from atrous.data.layouts.rasters import RASTERS
 from atrous.data.splits.group_name_patterns import groups_in_names, recognised_pattern
 from atrous.data.splits.groups import GROUPS_FILE
 from atrous.data.splits.random_split import seeded_split
@@ -196,7 +197,7 @@ def _same_ground(by_split: Mapping[str, list[Pair]]) -> Iterator[Finding]:
 def _near_identical(dataset: Dataset, by_split: Mapping[str, list[Pair]]) -> Iterator[Finding]:
     splits = {name: {pair.item: pair for pair in pairs if pair.picture} for name, pairs in by_split.items()}
     facts = {pair.item.image: pair.picture for pairs in splits.values() for pair in pairs.values() if pair.picture}
-    if not facts:
+    if not facts or dataset.layout == RASTERS:  # windows of water or of one crop look alike, wherever they are
         return
     copies = _near_copies(dataset, facts)
     item, pixel = dataset.nouns

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import io
 import logging
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from atrous.data.class_colors import Color
 from atrous.data.formats.decoder_errors import in_words
+from atrous.data.formats.empty_bands import bands_without_data, empty_bands
 from atrous.data.formats.exif_orientation import ORIENTATION_TAG, stored_window, upright, upright_size
 from atrous.data.formats.gdal_aux_xml import nodata_beside
+from atrous.data.formats.tiff_colors import color_table, colors_of_indices, rgb_of_cmyk
 from atrous.data.formats.tiff_header_checks import Directory, directories
 from atrous.data.formats.tiff_page import JPEG, StoredPage, Window, as_nodata, check_size, nodata_of, page_at
 from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype
+from atrous.data.rasters.band_names import names_in_metadata
 from atrous.errors import AtrousError
-
-if TYPE_CHECKING:
-    pass
 
 #: First bytes of TIFF and BigTIFF files, little and big endian.
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -31,6 +32,7 @@ MOST_TIMES_LISTED = 4
 PAGES = ("first", "channels")
 
 _PLACE_TAGS = {33550: "ModelPixelScale", 33922: "ModelTiepoint", 34264: "ModelTransformation"}
+_GDAL_METADATA = 42112
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _MOST_MASKS = 16
 _WHITE_IS_ZERO, _PALETTE, _CMYK, _YCBCR = 0, 3, 5, 6  # PhotometricInterpretation
@@ -173,7 +175,16 @@ class TiffPicture:
             stacks=True,
             white_is_zero=self.white_is_zero,
             may_lack_data=marked or name == "float32",
+            names=self.band_names,
         )
+
+    @cached_property
+    def band_names(self) -> tuple[str, ...]:
+        """The descriptions that GDAL stores for the bands; () if a band has none, or several pages are read."""
+        text = self._page.tags.valueof(_GDAL_METADATA)
+        if len(self._stored) > 1 or not isinstance(text, str) or self.shape[2] != self._stored[0].shape[2]:
+            return ()
+        return names_in_metadata(text, self.shape[2])
 
     @property
     def dtype(self) -> np.dtype:
@@ -214,18 +225,29 @@ class TiffPicture:
                 gone = np.asarray(missing.all(axis=2))
                 masked, missing = gone if masked is None else masked | gone, None
             return StoredPixels(
-                np.ascontiguousarray(values), self.alpha, missing, masked, self.nodata is None, self.pages, stacks=True
+                np.ascontiguousarray(values),
+                self.alpha,
+                missing,
+                masked,
+                self.nodata is None,
+                self.pages,
+                stacks=True,
+                names=self.band_names,
+                empty=self._empty(stored, missing),
             )
 
-    def raw_mask(self) -> np.ndarray:
+    def raw_mask(self, window: Window | None = None) -> np.ndarray:
         """Reads the stored values of a mask; indices of a colour table stay indices, and grey values are not scaled.
+
+        Args:
+            window: (top, left, height, width) in upright pixels; None for the whole mask.
 
         Returns:
             H×W×C in the file's own data type; a mask in YCbCr or CMYK becomes RGB.
         """
         with in_words(self.name):
-            stored = self._read((0, 0, *self.shape[:2]))
-            return self._cmyk(stored) if self._is_cmyk else stored
+            stored = self._read(window or (0, 0, *self.shape[:2]))
+            return rgb_of_cmyk(stored) if self._is_cmyk else stored
 
     def _open(self, pages: str, most_pixels: float | None) -> None:
         found = self._directories
@@ -319,6 +341,25 @@ class TiffPicture:
             missing[:, :, self.alpha] = False
         return missing if missing.any() else None
 
+    def _empty(self, stored: np.ndarray, missing: np.ndarray | None) -> tuple[int, ...]:
+        """Returns the bands without data in the whole file; a band with data in this window is not searched further."""
+        gone = bands_without_data(stored, missing)
+        if gone is None or self.alpha is not None or stored.shape[2] < 2 or not gone.any() or gone.all():
+            return ()
+        if stored.shape[:2] == self.shape[:2]:
+            return tuple(np.flatnonzero(gone).tolist())
+        return tuple(band for band in np.flatnonzero(gone).tolist() if band in self._empty_bands)
+
+    @cached_property
+    def _empty_bands(self) -> frozenset[int]:
+        height, width, _ = self.shape
+
+        def without_data(window: Window) -> np.ndarray | None:
+            stored = self._read(window)
+            return bands_without_data(stored, self._missing(stored))
+
+        return empty_bands(without_data, height, width)
+
     def _masked(self, window: Window) -> np.ndarray | None:
         """Returns H×W booleans, True where a mask in the file or beside it hides pixels; None if no pixel is hidden."""
         hidden = None
@@ -333,9 +374,9 @@ class TiffPicture:
     def _values(self, stored: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
         """Converts stored values to the values of a picture."""
         if self._photometric == _PALETTE:
-            return self._colours(stored)
+            return colors_of_indices(stored, color_table(self._page), self.name)
         if self._is_cmyk:
-            return self._cmyk(stored)
+            return rgb_of_cmyk(stored)
         bits = self._page.bitspersample
         if stored.dtype == np.uint8 and bits in _STRETCH and self._page.sampleformat == 1:
             return stored * np.uint8(_STRETCH[bits])
@@ -344,36 +385,10 @@ class TiffPicture:
     @property
     def palette(self) -> tuple[Color, ...] | None:
         """The colours by index, for indices of at most 8 bits; None if the file has no such colour table."""
-        table = self._color_table() if self._photometric == _PALETTE else None
+        table = color_table(self._page) if self._photometric == _PALETTE else None
         if table is None or len(table) > 256:
             return None
         return tuple((int(red), int(green), int(blue)) for red, green, blue in table)
-
-    def _color_table(self) -> np.ndarray | None:
-        """Returns the colour table, N×3 ``uint8``, or None if the file has none.
-
-        The standard requires 16 bits per colour. Some programs write 8 bits, as libtiff's tools allow; a table is taken
-        as 8 bits if all of its numbers are below 256.
-        """
-        table = self._page.colormap
-        return None if table is None else (table.T if table.max(initial=0) < 256 else table.T >> 8).astype(np.uint8)
-
-    def _colours(self, indices: np.ndarray) -> np.ndarray:
-        colours = self._color_table()
-        if colours is None:
-            raise AtrousError(f"{self.name}: the picture has colour indices and no colour table; the file is damaged.")
-        if indices.max(initial=0) >= len(colours):
-            raise AtrousError(
-                f"{self.name}: an index is beyond its colour table of {len(colours)} colours; the file is damaged."
-            )
-        return np.concatenate([colours[indices[:, :, band]] for band in range(indices.shape[2])], axis=2)
-
-    def _cmyk(self, stored: np.ndarray) -> np.ndarray:
-        """Converts CMYK to RGB without a colour profile, as Pillow does."""
-        most = np.iinfo(stored.dtype).max
-        light = most - stored.astype(np.float32)
-        parts = [light[:, :, at : at + 3] * light[:, :, at + 3 : at + 4] / most for at in range(0, stored.shape[2], 4)]
-        return np.rint(np.concatenate(parts, axis=2)).astype(stored.dtype)
 
 
 def silence_tifffile() -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from atrous.data.formats.decoder_errors import TooLarge, in_words
 from atrous.data.formats.tiff_header_checks import Directory
+from atrous.data.many_channels import MOST_CHANNELS
 from atrous.errors import AtrousError
 
 if TYPE_CHECKING:
@@ -40,9 +41,8 @@ MOST_SCANS = 200
 MOST_BYTES_OF_TABLES = 4096
 #: Largest number of markers before the first scan of a JPEG; a colour profile of the largest size has 255 markers.
 MOST_MARKERS = 4096
-#: Data types that OpenCV can merge, and the largest number of planes that it can merge.
+#: Data types that OpenCV can merge.
 _MERGED = (np.uint8, np.int8, np.uint16, np.int16, np.int32, np.float32, np.float64)
-_MOST_MERGED = 512
 _NOT_FILLING = re.compile(rb"[^\xff]")
 #: TIFF's numbers for JPEG.
 JPEG = frozenset({6, 7, 34892, 33007})
@@ -289,7 +289,7 @@ def _interleaved(planes: list[np.ndarray]) -> np.ndarray:
     """Merges S planes of L×W×1 to L×W×S, with OpenCV if possible: OpenCV needs one pass, NumPy one pass per plane."""
     if len(planes) == 1:
         return planes[0]
-    if planes[0].dtype in _MERGED and planes[0].shape[2] == 1 and len(planes) <= _MOST_MERGED:
+    if planes[0].dtype in _MERGED and planes[0].shape[2] == 1 and len(planes) <= MOST_CHANNELS:
         return cv2.merge([np.ascontiguousarray(plane[:, :, 0]) for plane in planes])
     return np.concatenate(planes, axis=2)
 

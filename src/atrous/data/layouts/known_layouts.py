@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atrous.data.dataset import Dataset
-from atrous.data.layouts import ade20k, camvid, cityscapes, coco_stuff, folder, nnunet, side_by_side, split_folders, voc
+from atrous.data.layouts import (
+    ade20k,
+    camvid,
+    cityscapes,
+    coco_stuff,
+    folder,
+    nnunet,
+    rasters,
+    side_by_side,
+    split_folders,
+    voc,
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,9 @@ LAYOUTS = {
     ),
     "coco_stuff": Layout(
         coco_stuff.looks_like_coco_stuff, coco_stuff.read_coco_stuff, "images/ and annotations/train2017/"
+    ),
+    rasters.RASTERS: Layout(
+        rasters.looks_like_rasters, rasters.read_rasters, "scenes/ and labels/, rasters or vector files"
     ),
     "nnunet": Layout(nnunet.looks_like_nnunet, nnunet.read_nnunet, "imagesTr/ and labelsTr/"),
     "split_folders": Layout(

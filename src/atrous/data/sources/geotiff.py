@@ -18,6 +18,7 @@ from atrous.data.formats.tiff import TiffPicture, is_tiff
 from atrous.data.mask_value_map import IGNORE_INDEX, ClassTable
 from atrous.data.pictures import read_pixels
 from atrous.data.pixels import without
+from atrous.data.rasters.band_names import bands_to_read
 from atrous.data.sources.source import Pixels, Source
 from atrous.errors import AtrousError, missing_extra
 from atrous.software_tag import UNSEALED, seal
@@ -61,6 +62,9 @@ class GeoTiffSource:
             is the number of all bands. A file with one band is also accepted for C = 3, and is read as one channel.
         pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
         missing: values that mean "no data", in addition to the nodata value that the file declares.
+        names: names of the bands that the model takes, as in `bands_to_read`.
+        wavelengths: wavelengths of these bands in nanometres, as in `bands_to_read`.
+        fill: value of each channel for bands without data in the whole file, as in `StoredPixels.for_model`.
 
     Attributes:
         geometry: position of the raster on Earth.
@@ -70,8 +74,17 @@ class GeoTiffSource:
         AtrousError: rasterio is not installed, the file cannot be read, or it has too few bands or complex numbers.
     """
 
-    def __init__(self, path: str | Path, channels: int, pages: str = "first", missing: Sequence[float] = ()) -> None:
-        self.path, self._channels, self._missing = Path(path), channels, tuple(missing)
+    def __init__(
+        self,
+        path: str | Path,
+        channels: int,
+        pages: str = "first",
+        missing: Sequence[float] = (),
+        names: Sequence[str] = (),
+        wavelengths: Sequence[float] = (),
+        fill: Sequence[float] | None = None,
+    ) -> None:
+        self.path, self._channels, self._missing, self._fill = Path(path), channels, tuple(missing), fill
         with _open(path) as dataset:
             crs, transform, (points, points_crs) = dataset.crs, dataset.transform, dataset.gcps
         self._tiff, self._whole = None, None
@@ -83,7 +96,14 @@ class GeoTiffSource:
             self._whole = read_pixels(path, pages)
             height, width, self.bands = self._whole.values.shape
             alpha, orientation = self._whole.alpha, 1
+        own = self._tiff.band_names if self._tiff is not None else ()
+        try:
+            self._chosen = bands_to_read(own, names, wavelengths)
+        except AtrousError as error:
+            self.close()
+            raise AtrousError(f"{path}: {error}") from error
         count = self.bands - (alpha is not None and channels != self.bands)
+        count = count if self._chosen is None else len(self._chosen)
         if count < channels and not (count == 1 and channels == 3):
             self.close()
             raise AtrousError(
@@ -120,7 +140,7 @@ class GeoTiffSource:
         else:
             assert self._whole is not None
             stored = self._whole.window(window)
-        values, valid = stored.for_model(self._taken)
+        values, valid = stored.choosing(self._chosen).for_model(self._taken, self._fill)
         if self._missing:
             valid = without(values, valid, self._missing)
         doubtful = self._judges_alpha and self._taken < self.bands and stored.alpha_may_be_a_channel

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from atrous.data.pictures import read_pixels
 from atrous.data.pixels import without
+from atrous.data.rasters.band_names import bands_to_read
 from atrous.data.sources.array import ArraySource
 from atrous.data.sources.geotiff import RASTER_SUFFIXES, GeoTiffSource
 from atrous.data.sources.joined import JoinedSource, joined
@@ -62,7 +63,7 @@ def _windows_of(file: Path, one: Input, first: bool) -> Source:
         values, valid, doubtful = read_input(file, one)
         return ArraySource(values, valid, doubtful)
     check_takes_pictures(one)
-    source = GeoTiffSource(file, one.channels, one.pages, one.missing)
+    source = GeoTiffSource(file, one.channels, one.pages, one.missing, one.bands, one.wavelengths, one.mean)
     return StandardisedSource(source) if one.normalize == "per_image" else source
 
 
@@ -87,7 +88,14 @@ def as_input(pixels: Pixels, one: Input) -> Pixels:
 
 
 def read_picture_pixels(
-    file: Path, channels: int | None, pages: str, spacing: Spacing | None = None, missing: Sequence[float] = ()
+    file: Path,
+    channels: int | None,
+    pages: str,
+    spacing: Spacing | None = None,
+    missing: Sequence[float] = (),
+    bands: Sequence[str] = (),
+    wavelengths: Sequence[float] = (),
+    fill: Sequence[float] | None = None,
 ) -> Pixels:
     """Reads the pixels of a picture, without the missing values and the normalisation of an input.
 
@@ -98,25 +106,30 @@ def read_picture_pixels(
         spacing: for a slice of a volume, the voxel sides to which the volume is resampled, in millimetres; None for no
             resampling.
         missing: values that mean "no data"; they are used only for resampling, which does not interpolate them.
+        bands: names of the bands to read, as in `bands_to_read`.
+        wavelengths: wavelengths of the bands to read in nanometres, as in `bands_to_read`.
+        fill: value of each channel for bands without data in the whole file, as in `StoredPixels.for_model`.
 
     Raises:
-        AtrousError: the file is missing or damaged, or no conversion to the channels is defined.
+        AtrousError: the file is missing or damaged, it lacks a band, or no conversion to the channels is defined.
     """
     place = None if spacing is None else slice_place(file)
     stored = read_pixels(file, pages) if place is None else slice_pixels(place, spacing, missing)
     try:
-        values, valid = stored.for_model(channels)
+        stored = stored.choosing(bands_to_read(stored.names, bands, wavelengths))
+        values, valid = stored.for_model(channels, fill)
     except AtrousError as error:
         raise AtrousError(f"{file}: {error}") from error
     return Pixels(values, valid, values.shape[2] != stored.values.shape[2] and stored.alpha_may_be_a_channel)
 
 
-def read_input(file: Path, one: Input) -> Pixels:
+def read_input(file: Path, one: Input, fill: Sequence[float] | None = None) -> Pixels:
     """Reads one input of a scene; see `as_input`.
 
     Args:
         file: path of the input's file, or of a slice of a volume.
         one: the input.
+        fill: value of each channel for bands without data in the whole file; None for the mean of the input.
 
     Raises:
         AtrousError: the file is missing or damaged, no conversion to the channels is defined, or the input needs slices
@@ -130,4 +143,6 @@ def read_input(file: Path, one: Input) -> Pixels:
             check_takes_pictures(one)
         except AtrousError as error:
             raise AtrousError(f"{file}: {error}") from error
-    return as_input(read_picture_pixels(file, one.channels, one.pages), one)
+    fill = one.mean if fill is None else fill
+    pixels = read_picture_pixels(file, one.channels, one.pages, bands=one.bands, wavelengths=one.wavelengths, fill=fill)
+    return as_input(pixels, one)

@@ -109,16 +109,6 @@ def slice_place(path: Path) -> SlicePlace | None:
     return None
 
 
-def file_of_picture(path: Path) -> Path:
-    """Returns the path of the volume for a slice, and the path itself for a picture.
-
-    Args:
-        path: path of a picture or a slice.
-    """
-    place = slice_place(path)
-    return path if place is None else place.file
-
-
 def pictures_of(values: np.ndarray, plane: str) -> np.ndarray:
     """Returns all slices of a plane as a view of the volume, so writing to a slice changes the volume.
 

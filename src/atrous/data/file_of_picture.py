@@ -1,0 +1,18 @@
+"""Finds the file of a picture that is a part of a larger file: a slice of a volume, or a window of a scene."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from atrous.data.rasters.scene_windows import window_place
+from atrous.data.volumes.slices import slice_place
+
+
+def file_of_picture(path: Path) -> Path:
+    """Returns the path of the volume for a slice, the path of the scene for a window, and the path itself else.
+
+    Args:
+        path: path of a picture, a slice or a window.
+    """
+    place = slice_place(path) or window_place(path)
+    return path if place is None else place.file

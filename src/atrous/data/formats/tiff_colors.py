@@ -1,0 +1,61 @@
+"""Converts the stored colours of a TIFF, indices of a colour table or CMYK, to RGB."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from atrous.errors import AtrousError
+
+if TYPE_CHECKING:
+    from tifffile import TiffPage
+
+
+def color_table(page: TiffPage) -> np.ndarray | None:
+    """Returns the colour table of a page, N×3 ``uint8``, or None if it has none.
+
+    The standard requires 16 bits per colour. Some programs write 8 bits, as libtiff's tools allow; a table is taken as
+    8 bits if all of its numbers are below 256.
+
+    Args:
+        page: page of an open TIFF.
+    """
+    table = page.colormap
+    return None if table is None else (table.T if table.max(initial=0) < 256 else table.T >> 8).astype(np.uint8)
+
+
+def colors_of_indices(indices: np.ndarray, table: np.ndarray | None, name: object) -> np.ndarray:
+    """Returns the colours of indices of a colour table.
+
+    Args:
+        indices: H×W×P indices of P pages.
+        table: N×3 ``uint8``, the colour table; None if the file has none.
+        name: name of the file, for messages.
+
+    Returns:
+        H×W×(3·P) ``uint8``, the colours of the pages one after the other.
+
+    Raises:
+        AtrousError: there is no colour table, or an index is beyond it.
+    """
+    if table is None:
+        raise AtrousError(f"{name}: the picture has colour indices and no colour table; the file is damaged.")
+    if indices.max(initial=0) >= len(table):
+        raise AtrousError(f"{name}: an index is beyond its colour table of {len(table)} colours; the file is damaged.")
+    return np.concatenate([table[indices[:, :, band]] for band in range(indices.shape[2])], axis=2)
+
+
+def rgb_of_cmyk(stored: np.ndarray) -> np.ndarray:
+    """Converts CMYK to RGB without a colour profile, as Pillow does.
+
+    Args:
+        stored: H×W×(4·P) ``uint8`` or ``uint16``, the colours of P pages one after the other.
+
+    Returns:
+        H×W×(3·P) of the same type.
+    """
+    most = np.iinfo(stored.dtype).max
+    light = most - stored.astype(np.float32)
+    parts = [light[:, :, at : at + 3] * light[:, :, at + 3 : at + 4] / most for at in range(0, stored.shape[2], 4)]
+    return np.rint(np.concatenate(parts, axis=2)).astype(stored.dtype)

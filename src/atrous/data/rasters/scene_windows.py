@@ -1,0 +1,158 @@
+"""Windows of large scenes as pictures: their paths, and the pixels in a window.
+
+The path of a window is the path of its scene, the word ``window``, and the window's top, left, height and width in
+pixels: ``scene.tif/window/1024_2048_512_512``. With such a path, functions that read pictures also read windows, so a
+scene of any size trains in the memory of its windows. The window of a mask refers to the pixels of the scene.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from atrous.data.formats.tiff import TiffPicture
+from atrous.data.pixels import PictureKind, StoredPixels
+from atrous.data.sources.source import Window
+from atrous.errors import AtrousError
+
+#: Name of the folder between a scene and the numbers of a window.
+FOLDER = "window"
+#: Suffixes of scenes that are read window by window.
+SCENE_SUFFIXES = (".tif", ".tiff")
+#: Number of scenes that each thread keeps open. Opening one reads the positions of all its tiles.
+KEPT_OPEN = 8
+_NUMBERS = re.compile(r"(\d+)_(\d+)_(\d+)_(\d+)")
+
+
+@dataclass(frozen=True)
+class WindowPlace:
+    """A window of a scene.
+
+    Attributes:
+        file: the file of the scene, or of its labels.
+        window: the rectangle in pixels of the scene.
+    """
+
+    file: Path
+    window: Window
+
+    @property
+    def path(self) -> Path:
+        """The path that names the window."""
+        return self.file / FOLDER / "_".join(map(str, self.window))
+
+
+def window_place(path: Path) -> WindowPlace | None:
+    """Returns the scene and the rectangle of the window that a path names; None for any other path.
+
+    Args:
+        path: any path.
+    """
+    if path.parent.name != FOLDER or (numbers := _NUMBERS.fullmatch(path.name)) is None:
+        return None
+    return WindowPlace(path.parent.parent, Window(*map(int, numbers.groups())))
+
+
+def scene_size(file: Path) -> tuple[int, int]:
+    """Returns (H, W) of a scene in pixels, from its header.
+
+    Args:
+        file: the file of the scene.
+
+    Raises:
+        AtrousError: the file is missing, damaged or not a TIFF.
+    """
+    height, width, _ = _opened(file, "first").shape
+    return height, width
+
+
+def window_kind(place: WindowPlace, pages: str = "first") -> PictureKind:
+    """Returns the channels and the type of a window, from the header of the scene.
+
+    Args:
+        place: the window.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
+
+    Raises:
+        AtrousError: as for `scene_size`.
+    """
+    return _opened(place.file, pages).kind
+
+
+def window_pixels(place: WindowPlace, pages: str = "first") -> StoredPixels:
+    """Reads a window with the values that `read_pixels` returns for the whole scene.
+
+    Args:
+        place: the window.
+        pages: as for `window_kind`.
+
+    Raises:
+        AtrousError: the file is missing, damaged or not a TIFF, or the window is not inside the scene.
+    """
+    picture = _opened(place.file, pages)
+    _check_inside(place, picture)
+    return picture.pixels(place.window)
+
+
+def window_mask(place: WindowPlace) -> tuple[np.ndarray, TiffPicture]:
+    """Reads the stored values in a window of a mask.
+
+    Args:
+        place: the window; the mask has the grid of its scene.
+
+    Returns:
+        H×W×C in the type of the file, and the open file, which has the palette and the nodata value.
+
+    Raises:
+        AtrousError: as for `window_pixels`.
+    """
+    picture = _opened(place.file, "first")
+    _check_inside(place, picture)
+    return picture.raw_mask(place.window), picture
+
+
+class _OpenScenes(threading.local):
+    """The scenes that this thread keeps open; a forked process opens its own, because files share their position."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self.pictures: OrderedDict[tuple[str | int, ...], TiffPicture] = OrderedDict()
+
+
+_open = _OpenScenes()
+
+
+def _opened(file: Path, pages: str) -> TiffPicture:
+    """Returns an open scene; a changed file is opened again."""
+    try:
+        found = file.stat()
+    except OSError as error:
+        raise AtrousError(f"{file}: cannot be read ({error.strerror}).") from error
+    if _open.process != os.getpid():
+        _open.process, _open.pictures = os.getpid(), OrderedDict()
+    key = (str(file), pages, found.st_ino, found.st_mtime_ns, found.st_size)
+    picture = _open.pictures.get(key)
+    if picture is None:
+        if file.suffix.lower() not in SCENE_SUFFIXES:
+            raise AtrousError(f"{file}: windows are read from TIFF files: convert the scene to a GeoTIFF.")
+        picture = _open.pictures[key] = TiffPicture(file, pages=pages)
+        while len(_open.pictures) > KEPT_OPEN:
+            _open.pictures.popitem(last=False)[1].close()
+    _open.pictures.move_to_end(key)
+    return picture
+
+
+def _check_inside(place: WindowPlace, picture: TiffPicture) -> None:
+    height, width, _ = picture.shape
+    top, left, rows, columns = place.window
+    if not (rows and columns and top + rows <= height and left + columns <= width):
+        raise AtrousError(
+            f"{place.file}: the window of {columns}×{rows} pixels at x={left}, y={top} is not inside the scene, which "
+            f"has {width}×{height} pixels."
+        )

@@ -1,0 +1,106 @@
+"""The bands of a raster are found by name or wavelength, wherever the file has them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atrous.data.pictures import read_pixels
+from atrous.data.rasters.band_names import bands_to_read, names_in_metadata, shared_names, wavelengths_in
+from atrous.data.sources.geotiff import GeoTiffSource
+from atrous.data.sources.scene_files import read_input
+from atrous.data.sources.source import Window
+from atrous.errors import AtrousError
+from atrous.input_spec import Input
+
+rasterio = pytest.importorskip("rasterio")
+
+NAMES = ("B2", "B3", "B4", "B8")
+
+
+def write(path, values, names, **more):
+    """Writes a raster, H×W×C, with descriptions of its bands."""
+    height, width, count = values.shape
+    profile = {"driver": "GTiff", "height": height, "width": width, "count": count, "dtype": values.dtype, **more}
+    with rasterio.open(path, "w", **profile) as raster:
+        raster.write(values.transpose(2, 0, 1))
+        raster.descriptions = names
+    return path
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=20)  # each writes a file
+@given(order=st.permutations(range(4)), planar=st.booleans())
+def test_the_order_of_bands_in_a_file_changes_nothing(tmp_path_factory, order, planar):
+    values = np.random.default_rng(0).integers(1, 1000, (9, 7, 4)).astype(np.uint16)
+    path = tmp_path_factory.mktemp("bands") / "scene.tif"
+    kind = {"interleave": "band" if planar else "pixel"}
+    write(path, values[:, :, order], [NAMES[band] for band in order], **kind)
+    one = Input((0.0,) * 4, (1.0,) * 4, dtype="uint16", bands=tuple(name.lower() for name in NAMES))
+    assert np.array_equal(read_input(path, one).values, values)
+    source = GeoTiffSource(path, 4, names=one.bands)
+    assert np.array_equal(source.read(Window(2, 1, 5, 4)).values, values[2:7, 1:5])
+    source.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_file_without_one_of_the_bands_is_refused(tmp_path):
+    values = np.ones((4, 4, 3), np.uint16)
+    path = write(tmp_path / "scene.tif", values, ["B2", "B3", "B11"])
+    one = Input((0.0,) * 3, (1.0,) * 3, dtype="uint16", bands=("B2", "B3", "B4"))
+    with pytest.raises(AtrousError, match=r"scene.tif: the model takes the bands B2, B3, B4, and the file has B2, B3"):
+        read_input(path, one)
+    with pytest.raises(AtrousError, match="B11"):
+        GeoTiffSource(path, 3, names=one.bands)
+
+
+def test_wavelengths_choose_the_nearest_bands():
+    names = ["band 1 (418.24 Nanometers)", "band 2 (0.5521 micrometers)", "red (660 nm)", "nir (842 nm)"]
+    assert wavelengths_in(names) == (418.24, 552.1, 660.0, 842.0)
+    assert bands_to_read(names, (), (655, 550)) == [2, 1]
+    assert bands_to_read(names, ("nir (842 nm)",), (418,)) == [3]  # a name is more certain
+    with pytest.raises(AtrousError, match=r"takes the bands 600 nm"):
+        bands_to_read(names, (), (600,))
+    with pytest.raises(AtrousError, match="nearest to one band"):
+        bands_to_read(names, (), (655, 662))
+
+
+def test_names_that_state_positions_choose_nothing():
+    assert bands_to_read(["Band 1", "Band 2"], ("red", "nir"), ()) is None
+    assert bands_to_read([], ("red", "nir"), ()) is None
+    assert bands_to_read(["Band 1", "Band 2"], (), ()) is None
+    assert shared_names([["band_1", "band_2"], ["band_1", "band_2"]]) == ()
+
+
+def test_shared_names_are_in_the_order_of_the_first_file():
+    assert shared_names([["B8", "B2", "B3"], ["b3", "B8", "B4"]]) == ("B8", "B3")
+    assert shared_names([["B8"], []]) == ()
+
+
+def test_descriptions_need_one_per_band():
+    one = '<Item name="DESCRIPTION" sample="{}" role="description">{}</Item>'
+    text = f"<GDALMetadata>{one.format(0, 'a &amp; b')}{one.format(1, 'c')}</GDALMetadata>"
+    assert names_in_metadata(text, 2) == ("a & b", "c")
+    assert names_in_metadata(text, 3) == ()
+    assert names_in_metadata(text.replace("&amp; b", "").replace("a ", "c"), 2) == ()  # the same name twice
+    assert names_in_metadata("<GDALMetadata/>", 1) == ()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_gdals_own_descriptions_are_read(tmp_path):
+    values = np.random.default_rng(0).normal(size=(5, 6, 3)).astype(np.float32)
+    pixels = read_pixels(write(tmp_path / "a.tif", values, ["VV", "VH", "Höhe <m>"]))
+    assert pixels.names == ("VV", "VH", "Höhe <m>")
+    assert pixels.choosing([2, 0]).names == ("Höhe <m>", "VV")
+
+
+def test_hyperspectral_tiles_are_read_by_wavelength(shared):
+    path = sorted((shared / "data/enmap_potsdam/images").glob("*.tif"))[0]
+    one = Input((0.0,) * 3, (1.0,) * 3, dtype="float32", wavelengths=(660, 560, 490))
+    values = read_input(path, one).values
+    everything = read_pixels(path)
+    own = np.array(wavelengths_in(everything.names))
+    bands = [int(np.abs(own - wavelength).argmin()) for wavelength in (660, 560, 490)]
+    assert np.array_equal(values, everything.values[:, :, bands])

@@ -1,0 +1,72 @@
+"""A band without data in the whole file does not make pixels missing; a gap in a band does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.data.rasters.test_band_names import write
+
+from atrous.data.pictures import read_pixels
+from atrous.data.rasters.scene_windows import WindowPlace
+from atrous.data.sources.geotiff import GeoTiffSource
+from atrous.data.sources.scene_files import read_input
+from atrous.data.sources.source import Window, whole
+from atrous.input_spec import Input
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+NODATA = -32768
+
+
+@pytest.fixture(params=["declared", "nan"])
+def scene(request, tmp_path):
+    """A raster of five bands: band 1 is empty, and band 3 has a gap that covers its last 16 rows."""
+    values = np.random.default_rng(0).integers(1, 900, (48, 40, 5)).astype(np.int16)
+    values[:, :, 1] = NODATA
+    values[32:, :, 3] = NODATA
+    values[:4, :6] = NODATA
+    if request.param == "declared":
+        return write(tmp_path / "scene.tif", values, ["a", "b", "c", "d", "e"], nodata=NODATA), values
+    floats = np.where(values == NODATA, np.nan, values).astype(np.float32)
+    return write(tmp_path / "scene.tif", floats, ["a", "b", "c", "d", "e"]), values
+
+
+def truth(values):
+    return (values[:, :, [0, 2, 3, 4]] != NODATA).all(axis=2)
+
+
+def test_an_empty_band_voids_no_pixel(scene):
+    path, values = scene
+    picture, valid = read_pixels(path).for_model()
+    assert np.array_equal(valid, truth(values))
+    assert np.array_equal(picture[valid][:, [0, 2, 3, 4]], values[valid][:, [0, 2, 3, 4]])
+
+
+def test_windows_mean_what_the_whole_scene_means(scene):
+    path, values = scene
+    mean = (1.0, 222.0, 3.0, 4.0, 5.0)
+    one = Input(mean, (1.0,) * 5, dtype="float32")
+    expected = read_input(path, one)
+    assert (expected.values[expected.valid][:, 1] == 222.0).all()  # normalised, an empty band is 0
+    source = GeoTiffSource(path, 5, fill=mean)
+    for window in (Window(0, 0, 8, 8), Window(30, 3, 18, 20), Window(32, 0, 16, 40), Window(5, 7, 2, 2)):
+        for found in (source.read(window), read_input(WindowPlace(path, window).path, one)):
+            valid = np.ones((window.height, window.width), bool) if found.valid is None else found.valid
+            assert np.array_equal(valid, truth(values)[window.rows, window.columns])
+            assert np.array_equal(found.values[valid], expected.values[window.rows, window.columns][valid])
+    assert np.array_equal(whole(source).values[expected.valid], expected.values[expected.valid])
+    source.close()
+
+
+def test_a_chosen_empty_band_alone_leaves_nothing(scene):
+    path, _ = scene
+    _, valid = read_pixels(path).choosing([1]).for_model()
+    assert valid is not None
+    assert not valid.any()
+
+
+def test_bands_of_water_vapour_do_not_void_hyperspectral_tiles(shared):
+    for path in sorted((shared / "data/enmap_potsdam/images").glob("*.tif")):
+        pixels = read_pixels(path)
+        assert pixels.empty == tuple(range(129, 135))
+        _, valid = pixels.for_model()
+        assert valid is None or valid.mean() > 0.99

@@ -212,6 +212,7 @@ def test_compiles_in_one_graph(model):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("variant", ["v1", "v3", "v3plus"])  # a minute each; all variants are traced by the test above
 def test_compiles_to_machine_code(variant):
     torch.compiler.reset()
     model, images = build(variant, dropout=0.0).train(), picture(2, 3, 65, 97)

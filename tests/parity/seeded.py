@@ -165,6 +165,10 @@ def check_eval(golden: Golden, model: Any) -> None:
 def check_training(golden: Golden, model: Any, names: Mapping[str, str]) -> None:
     """A step of training moves the running means as the foreign project's does.
 
+    Ours are computed in float64, so that the difference does not depend on the machine: it is the rounding of the
+    golden, which the foreign project computed in float32. A norm after the image pooling rounds most, because the
+    pooling's own norm divides by the deviation of two values.
+
     Args:
         golden: what to compare with.
         model: changed in place.
@@ -172,13 +176,14 @@ def check_training(golden: Golden, model: Any, names: Mapping[str, str]) -> None
     """
     running = {key.removesuffix(".running_mean") for key in golden.facts if key.endswith("running_mean")}
     assert running == set(names)
-    without_chance(model).train()
+    without_chance(model).train().double()
     with torch.no_grad():
-        model(golden.pictures(golden.sizes[0], 2))
+        model(golden.pictures(golden.sizes[0], 2).double())
     after = model.state_dict()
     for theirs, ours in names.items():
         expected = golden.facts[f"{theirs}.running_mean"]
-        np.testing.assert_allclose(after[f"{ours}.running_mean"].numpy(), expected, atol=1e-5, rtol=0, err_msg=ours)
+        atol = 2e-5 if ours.startswith("aspp.project") else 1e-5
+        np.testing.assert_allclose(after[f"{ours}.running_mean"].numpy(), expected, atol=atol, rtol=0, err_msg=ours)
 
 
 def settle(model: nn.Module, classifier: str, size: Sequence[int], channels: int = 3) -> nn.Module:

@@ -217,14 +217,17 @@ class TiffPicture:
                 np.ascontiguousarray(values), self.alpha, missing, masked, self.nodata is None, self.pages, stacks=True
             )
 
-    def raw_mask(self) -> np.ndarray:
+    def raw_mask(self, window: Window | None = None) -> np.ndarray:
         """Reads the stored values of a mask; indices of a colour table stay indices, and grey values are not scaled.
+
+        Args:
+            window: (top, left, height, width) in upright pixels; None for the whole mask.
 
         Returns:
             H×W×C in the file's own data type; a mask in YCbCr or CMYK becomes RGB.
         """
         with in_words(self.name):
-            stored = self._read((0, 0, *self.shape[:2]))
+            stored = self._read(window or (0, 0, *self.shape[:2]))
             return self._cmyk(stored) if self._is_cmyk else stored
 
     def _open(self, pages: str, most_pixels: float | None) -> None:

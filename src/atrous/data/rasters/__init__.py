@@ -1,0 +1,1 @@
+"""Scenes of remote sensing: rasters with coordinates, their bands and their labels."""

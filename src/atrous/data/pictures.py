@@ -30,6 +30,8 @@ from atrous.data.formats.webp import webp_is_lossless, webp_size
 from atrous.data.pixels import PictureKind, StoredPixels
 from atrous.data.pixels import to_channels as to_channels
 from atrous.data.rasters.scene_windows import window_kind, window_mask, window_pixels, window_place
+from atrous.data.raw_values import NO_NUMBER as NO_NUMBER
+from atrous.data.raw_values import whole_numbers as whole_numbers
 from atrous.data.volumes.slice_pixels import read_slice_mask, slice_kind, slice_pixels
 from atrous.data.volumes.slices import is_volume, slice_place
 from atrous.errors import AtrousError
@@ -43,9 +45,6 @@ PICTURE_SUFFIXES = frozenset(
 
 #: Formats that `decode_pixels` accepts from untrusted senders: few, widely used decoders that start no other program.
 SAFE_FORMATS = frozenset({"BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP"})
-#: Value that `read_mask` returns for pixels of a float mask that are NaN, infinite or equal to a non-zero nodata value;
-#: also the ``nodata`` of such a mask.
-NO_NUMBER = -(2**63)
 
 
 _GREY, _COLOUR = (
@@ -321,28 +320,6 @@ def read_mask(path: Path | str) -> StoredMask:
         array, nodata = whole_numbers(array, nodata, path)
     declared = None if nodata is None or array.ndim == 3 else int(nodata)
     return StoredMask(np.ascontiguousarray(array), palette, declared, pages, in_tiff, white_is_zero)
-
-
-def whole_numbers(array: np.ndarray, nodata: float | None, path: Path) -> tuple[np.ndarray, float | None]:
-    """Converts a mask of floats to int64; NaN, infinite values and a non-zero nodata value become ``NO_NUMBER``.
-
-    Args:
-        array: values of the mask, of any float type and shape.
-        nodata: value that the file declares as no data; None if it declares none.
-        path: file of the mask, for the message.
-
-    Returns:
-        The mask as int64, and the nodata value of this mask: 0 if the file declares 0 and every value is finite, else
-        ``NO_NUMBER``.
-
-    Raises:
-        AtrousError: a value is not a whole number.
-    """
-    void = ~np.isfinite(array) if not nodata else ~np.isfinite(array) | (array == nodata)
-    whole = np.where(void, 0, array)
-    if not ((whole == np.rint(whole)).all() and (np.abs(whole) < 2.0**63).all()):
-        raise AtrousError(f"{path}: the mask holds fractions; a mask must hold whole numbers, one per class.")
-    return np.where(void, NO_NUMBER, whole.astype(np.int64)), 0 if nodata == 0 and not void.any() else NO_NUMBER
 
 
 def exif_orientation(path: Path | str) -> int:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from atrous.data.class_colors import Color
+from atrous.errors import AtrousError
 
 Raw: TypeAlias = int | Color
+
+#: Value that `read_mask` returns for pixels of a float mask that are NaN, infinite or equal to a non-zero nodata value;
+#: also the ``nodata`` of such a mask.
+NO_NUMBER = -(2**63)
 
 
 def tupled(value: Any) -> Any:
@@ -41,3 +47,25 @@ def smallest_dtype(values: Sequence[Raw]) -> np.dtype:
 def plain(value: Raw) -> int | list[int]:
     """Returns a raw value for YAML and JSON; a colour becomes a list."""
     return list(value) if isinstance(value, tuple) else value
+
+
+def whole_numbers(array: np.ndarray, nodata: float | None, path: Path) -> tuple[np.ndarray, float | None]:
+    """Converts a mask of floats to int64; NaN, infinite values and a non-zero nodata value become ``NO_NUMBER``.
+
+    Args:
+        array: values of the mask, of any float type and shape.
+        nodata: value that the file declares as no data; None if it declares none.
+        path: file of the mask, for the message.
+
+    Returns:
+        The mask as int64, and the nodata value of this mask: 0 if the file declares 0 and every value is finite, else
+        ``NO_NUMBER``.
+
+    Raises:
+        AtrousError: a value is not a whole number.
+    """
+    void = ~np.isfinite(array) if not nodata else ~np.isfinite(array) | (array == nodata)
+    whole = np.where(void, 0, array)
+    if not ((whole == np.rint(whole)).all() and (np.abs(whole) < 2.0**63).all()):
+        raise AtrousError(f"{path}: the mask holds fractions; a mask must hold whole numbers, one per class.")
+    return np.where(void, NO_NUMBER, whole.astype(np.int64)), 0 if nodata == 0 and not void.any() else NO_NUMBER

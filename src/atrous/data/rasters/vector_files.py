@@ -1,17 +1,295 @@
-"""Names of vector files, whose polygons are labels."""
+"""Reads polygons and their attributes from GeoPackage, GeoJSON, shapefiles and other vector files, area by area.
+
+A file with a spatial index is opened for each area, so that no file handle outlives a call. Other files are read once
+as a whole, and the last ones stay in memory.
+"""
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
-#: Suffixes of vector files with polygons.
-VECTOR_SUFFIXES = (".gpkg", ".geojson", ".shp", ".fgb")
+import numpy as np
+
+from atrous.data.rasters.raster_grid import Version, file_version
+from atrous.data.rasters.reprojection import Bounds
+from atrous.errors import AtrousError, counted, missing_extra, unknown_name
+from atrous.fork_safety import ForkLock
+
+#: Suffixes of vector files.
+VECTOR_SUFFIXES = frozenset({".gpkg", ".geojson", ".shp", ".fgb", ".kml"})
+#: Suffixes of the files that belong to a shapefile; a change of an attribute changes only the .dbf file.
+_BESIDE_SHP = (".dbf", ".prj", ".qix", ".cpg")
+#: Suffixes of formats that have one layer.
+_ONE_LAYER = (".shp", ".geojson", ".fgb")
+_POINTS_AND_LINES = ("Point", "LineString", "MultiPoint", "MultiLineString")
+_POLYGON, _COLLECTIONS = 3, (6, 7)  # shapely's numbers for Polygon, and for MultiPolygon and GeometryCollection
+#: Bounds of longitude and latitude; some files count longitudes to 360.
+_MOST_DEGREES = (361.0, 91.0)
+_KEPT_FILES = 4
+
+_loading = ForkLock()
 
 
-def is_vector_file(path: Path) -> bool:
-    """Returns whether a file name has the suffix of a vector file.
+@dataclass(frozen=True)
+class VectorLayer:
+    """A layer of a vector file.
+
+    Attributes:
+        path: the file.
+        version: version of the file, for caches.
+        name: name of the layer.
+        crs: coordinate reference system as text that pyproj accepts.
+        attributes: names of the attributes.
+        indexed: whether the file has a spatial index.
+    """
+
+    path: Path
+    version: tuple[Version, ...]
+    name: str
+    crs: str
+    attributes: tuple[str, ...]
+    indexed: bool
+
+    def check_attribute(self, attribute: str) -> None:
+        """Checks that the layer has an attribute.
+
+        Args:
+            attribute: name of the attribute.
+
+        Raises:
+            AtrousError: it has no such attribute.
+        """
+        if attribute not in self.attributes:
+            error = unknown_name("attribute", attribute, self.attributes)
+            raise AtrousError(f"{self.path}: {error}")
+
+
+class Polygons(NamedTuple):
+    """Polygons in the coordinate reference system of their file.
+
+    Attributes:
+        shapes: N valid polygons as shapely objects.
+        texts: N texts: the value of the attribute for each polygon; "" if it has none.
+    """
+
+    shapes: np.ndarray
+    texts: np.ndarray
+
+
+def open_layer(path: str | Path, layer: str | None = None) -> VectorLayer:
+    """Reads the description of a layer; an unchanged file is read once.
 
     Args:
-        path: any path.
+        path: the file.
+        layer: name of the layer; None if the file has only one with geometries.
+
+    Raises:
+        AtrousError: pyogrio is not installed; the file is missing or damaged; it has several layers or not this one; it
+            has points or lines; or its coordinate reference system is unknown or wrong.
     """
-    return path.suffix.lower() in VECTOR_SUFFIXES
+    path = Path(path)
+    beside = [path.with_suffix(suffix) for suffix in _BESIDE_SHP] if path.suffix.lower() == ".shp" else []
+    versions = (file_version(path), *(file_version(one) for one in beside if one.is_file()))
+    return _read_layer(path, versions, layer)
+
+
+def count_values(layer: VectorLayer, attribute: str) -> dict[str, int]:
+    """Counts the features per value of an attribute.
+
+    Args:
+        layer: the layer.
+        attribute: name of the attribute.
+
+    Returns:
+        The number of features by value, the most frequent first; "" for features without a value.
+
+    Raises:
+        AtrousError: the layer has no such attribute, or the file is damaged.
+    """
+    layer.check_attribute(attribute)
+    return dict(_counted(layer, attribute))
+
+
+def read_polygons(layer: VectorLayer, attribute: str | None, bounds: Bounds) -> Polygons:
+    """Reads the polygons whose bounding box touches an area.
+
+    Invalid polygons, such as bow ties, are repaired (`shapely.make_valid`, method "structure"). Each part of a
+    multipolygon is one polygon. Features without a geometry are left out.
+
+    Args:
+        layer: the layer.
+        attribute: name of the attribute; None for none.
+        bounds: the area, in the coordinate reference system of the layer.
+
+    Raises:
+        AtrousError: the file is damaged, or has features that are not polygons.
+    """
+    if layer.indexed:
+        return _read(layer, attribute, bounds)
+    import shapely
+
+    with _loading:
+        loaded, tree = _load(layer, attribute)
+    found = np.sort(tree.query(shapely.box(*bounds)))
+    return Polygons(loaded.shapes[found], loaded.texts[found])
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """Gives pyogrio to a `with` block; its errors, and those of shapely, name the file."""
+    try:
+        import pyogrio
+    except ImportError:
+        raise missing_extra("pyogrio", "geo") from None
+    try:
+        import shapely
+    except ImportError:
+        raise missing_extra("shapely", "geo") from None
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield pyogrio
+    except AtrousError:
+        raise
+    except (RuntimeError, ValueError, shapely.GEOSException) as error:
+        raise AtrousError(f"{path}: cannot be read as a vector file ({error}).") from error
+
+
+@lru_cache(maxsize=1024)
+def _read_layer(path: Path, version: tuple[Version, ...], layer: str | None) -> VectorLayer:
+    with _reading(path) as pyogrio:
+        one_layer = layer is None and path.suffix.lower() in _ONE_LAYER  # a GeoJSON is read as a whole each time
+        name = None if one_layer else _layer_name(path, pyogrio.list_layers(path), layer)
+        found = pyogrio.read_info(path, layer=name, force_total_bounds=True)
+    kind = (found["geometry_type"] or "").removeprefix("2.5D ").split(" ")[0]
+    if kind in _POINTS_AND_LINES:
+        raise _no_area(path, kind)
+    _check_crs(path, found["crs"], found["total_bounds"])
+    indexed = bool(found["capabilities"]["fast_spatial_filter"])
+    return VectorLayer(path, version, found["layer_name"], found["crs"], tuple(map(str, found["fields"])), indexed)
+
+
+def _layer_name(path: Path, layers: np.ndarray, given: str | None) -> str:
+    names = [str(name) for name, kind in layers if kind is not None]
+    if given is not None:
+        if given not in names:
+            raise AtrousError(f"{path}: {unknown_name('layer', given, names)}")
+        return given
+    if len(names) != 1:
+        raise AtrousError(
+            f"{path}: the file has {counted(len(names), 'layer')} with geometries"
+            + (f": {', '.join(names)}. Name the layer of the labels." if names else ", and labels need polygons.")
+        )
+    return names[0]
+
+
+def _check_crs(path: Path, crs: str | None, bounds: tuple[float, ...] | None) -> None:
+    try:
+        from pyproj import CRS
+        from pyproj.exceptions import CRSError
+    except ImportError:
+        raise missing_extra("pyproj", "geo") from None
+    try:
+        known = None if crs is None else CRS(crs)
+    except CRSError as error:
+        raise AtrousError(f"{path}: its coordinate reference system cannot be read ({error}).") from error
+    target = path.with_name(f"{path.stem}_with_crs.gpkg")
+    if known is None or known.is_engineering:
+        beside = ", or copy the .prj file that belongs to it" if path.suffix.lower() == ".shp" else ""
+        raise AtrousError(
+            f"{path}: the file has no coordinate reference system, so its polygons have no place. Write the system: "
+            f"ogr2ogr -a_srs EPSG:CODE {target.name} {path.name}{beside}."
+        )
+    if known.is_geographic and bounds is not None and np.isfinite(bounds).all():
+        most = np.abs(np.reshape(bounds, (2, 2))).max(axis=0)
+        if (most > _MOST_DEGREES).any():
+            raise AtrousError(
+                f"{path}: the coordinates reach {most[0]:.6g} and {most[1]:.6g}, and are not degrees, but the system "
+                f"of the file is {known.name} (GeoJSON without a system is in WGS 84, RFC 7946). Write the true "
+                f"system: ogr2ogr -a_srs EPSG:CODE {target.name} {path.name}."
+            )
+
+
+@lru_cache(maxsize=64)
+def _counted(layer: VectorLayer, attribute: str) -> tuple[tuple[str, int], ...]:
+    with _reading(layer.path) as pyogrio:
+        columns = pyogrio.raw.read(layer.path, layer=layer.name, columns=[attribute], read_geometry=False)[3]
+    return tuple(Counter(_texts(columns[0]).tolist()).most_common())
+
+
+@lru_cache(maxsize=_KEPT_FILES)
+def _load(layer: VectorLayer, attribute: str | None) -> tuple[Polygons, Any]:
+    """Reads all polygons of a file without a spatial index, and builds an index."""
+    from shapely import STRtree
+
+    polygons = _read(layer, attribute, None)
+    return polygons, STRtree(polygons.shapes)
+
+
+def _read(layer: VectorLayer, attribute: str | None, bounds: Bounds | None) -> Polygons:
+    with _reading(layer.path) as pyogrio:
+        import shapely
+
+        columns = [] if attribute is None else [attribute]
+        _, _, stored, values = pyogrio.raw.read(
+            layer.path, layer=layer.name, columns=columns, bbox=bounds, force_2d=True
+        )
+        shapes = shapely.from_wkb(stored)
+        texts = np.full(len(shapes), "", object) if attribute is None else _texts(values[0])
+        known = ~(shapely.is_missing(shapes) | shapely.is_empty(shapes))
+        shapes, owners = _polygons_in(layer.path, shapes[known])
+        return Polygons(shapes, texts[known][owners])
+
+
+def _polygons_in(path: Path, shapes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the valid polygons of geometries, and the index of the geometry of each."""
+    import shapely
+
+    owners = np.arange(len(shapes))
+    while np.isin(shapely.get_type_id(shapes), _COLLECTIONS[1:]).any():
+        shapes, parts = shapely.get_parts(shapes, return_index=True)
+        owners = owners[parts]
+    kinds = shapely.get_type_id(shapes)
+    other = ~np.isin(kinds, (_POLYGON, *_COLLECTIONS))
+    if other.any():
+        raise _no_area(path, shapes[np.argmax(other)].geom_type, int(other.sum()))
+    invalid = ~shapely.is_valid(shapes)
+    if invalid.any():
+        if not np.isfinite(shapely.get_coordinates(shapes[invalid])).all():
+            raise AtrousError(f"{path}: a polygon has coordinates that are not finite numbers. Remove it.")
+        shapes = shapes.copy()
+        shapes[invalid] = shapely.make_valid(shapes[invalid], method="structure", keep_collapsed=False)
+    shapes, parts = shapely.get_parts(shapes, return_index=True)
+    areas = shapely.get_type_id(shapes) == _POLYGON
+    areas &= ~shapely.is_empty(shapes)
+    return shapes[areas], owners[parts][areas]
+
+
+def _no_area(path: Path, kind: str, count: int = 0) -> AtrousError:
+    found = f"{counted(count, 'feature')} of the type {kind}" if count else f"features of the type {kind}"
+    return AtrousError(
+        f"{path}: the file has {found}, and labels need areas: polygons. Give points and lines an area (in QGIS: "
+        "Vector > Geoprocessing Tools > Buffer), convert curves (ogr2ogr -nlt CONVERT_TO_LINEAR), or leave them out."
+    )
+
+
+def _texts(column: np.ndarray) -> np.ndarray:
+    """Returns the values of an attribute as texts; whole numbers have no decimal point, "" stands for no value."""
+    kind = column.dtype.kind
+    if kind == "b":
+        found = ["true" if one else "false" for one in column.tolist()]
+    elif kind == "f":
+        found = ["" if one != one else str(int(one)) if one == one // 1 else repr(one) for one in column.tolist()]
+    elif kind == "M":
+        found = ["" if np.isnat(one) else str(one) for one in column]
+    else:
+        found = ["" if one is None or one != one else str(one).strip() for one in column.tolist()]
+    texts = np.empty(len(found), object)
+    texts[:] = found
+    return texts

@@ -1,0 +1,213 @@
+"""The grid of a raster on Earth: its size, its coordinate reference system and its affine map."""
+
+from __future__ import annotations
+
+import shlex
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atrous.data.formats.tiff import TiffPicture, is_tiff
+from atrous.errors import AtrousError, missing_extra
+
+#: Largest distance of the corners of two rasters on one grid, as a part of a pixel.
+TOLERANCE = 1e-3
+#: Size of GDAL's cache of blocks in MB; GDAL's default is 5 % of the memory.
+CACHE_MB = 128
+
+#: A file's inode, time of the last change in ns, and size in bytes.
+Version = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class RasterGrid:
+    """The grid of a raster.
+
+    Attributes:
+        crs: coordinate reference system as a rasterio object; None if it is unknown.
+        transform: affine map from (column, row) to coordinates, as an `affine.Affine`; (0, 0) is the outer corner of
+            the first pixel.
+        height: number of rows.
+        width: number of columns.
+    """
+
+    crs: Any
+    transform: Any
+    height: int
+    width: int
+
+    @property
+    def has_place(self) -> bool:
+        """Whether the raster has coordinates: a coordinate reference system, or an affine map besides the identity."""
+        return self.crs is not None or not self.transform.is_identity
+
+
+def grid_of(path: str | Path) -> RasterGrid:
+    """Reads the grid of a raster from its header; an unchanged file is read once.
+
+    Args:
+        path: a file that rasterio reads, such as GeoTIFF, JPEG 2000 or VRT.
+
+    Raises:
+        AtrousError: rasterio is not installed; the file is missing or damaged; or it is a TIFF that is not stored
+            upright.
+    """
+    return _read_grid(Path(path), file_version(path))
+
+
+def file_version(path: str | Path) -> Version:
+    """Returns the version of a file, as a key for caches.
+
+    Args:
+        path: a file.
+
+    Raises:
+        AtrousError: the file is missing.
+    """
+    try:
+        found = Path(path).stat()
+    except OSError as error:
+        raise AtrousError(f"{path}: cannot be read ({error.strerror}).") from error
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+@contextmanager
+def open_raster(path: str | Path) -> Iterator[Any]:
+    """Opens a raster with rasterio for a `with` block.
+
+    Args:
+        path: the file.
+
+    Yields:
+        The rasterio dataset.
+
+    Raises:
+        AtrousError: rasterio is not installed, or the file is missing or damaged.
+    """
+    try:
+        import rasterio
+    except ImportError:
+        raise missing_extra("rasterio", "geo") from None
+    from rasterio.errors import RasterioError
+
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            rasterio.Env(GDAL_CACHEMAX=CACHE_MB),
+            rasterio.open(path) as dataset,
+        ):
+            yield dataset
+    except RasterioError as error:
+        raise AtrousError(f"{path}: cannot be read ({error}).") from error
+
+
+def is_tiff_file(path: str | Path) -> bool:
+    """Returns whether a file is a TIFF, from its first bytes.
+
+    Args:
+        path: a file that exists.
+    """
+    with Path(path).open("rb") as file:
+        return is_tiff(file.read(4))
+
+
+@lru_cache(maxsize=4096)
+def _read_grid(path: Path, version: Version) -> RasterGrid:
+    with open_raster(path) as dataset:
+        grid = RasterGrid(dataset.crs or None, dataset.transform, dataset.height, dataset.width)
+    if is_tiff_file(path):
+        with TiffPicture(path) as tiff:
+            if tiff.orientation != 1:
+                raise AtrousError(
+                    f"{path}: the TIFF tag Orientation is {tiff.orientation}, so its picture is turned, but its "
+                    "coordinates are those of the stored pixels. If GIS programs show the file at the right place, "
+                    f"remove the tag: {shlex.join(['tiffset', '-u', '274', str(path)])}"
+                )
+    return grid
+
+
+def same_grid(one: RasterGrid, other: RasterGrid) -> bool:
+    """Returns whether the pixels of two rasters lie on each other.
+
+    They do if both have the same size, their corners agree within `TOLERANCE` of a pixel, and their coordinate
+    reference systems are equal. A missing system agrees with any other: equal coordinates in another system do not
+    occur by chance. A raster without coordinates lies on every raster of its size, pixel by pixel.
+
+    Args:
+        one: grid of a raster.
+        other: grid of another raster.
+    """
+    if (one.height, one.width) != (other.height, other.width):
+        return False
+    if not (one.has_place and other.has_place):
+        return True
+    if one.crs is not None and other.crs is not None and not same_crs(one.crs, other.crs):
+        return False
+    columns, rows = np.array([0, one.width, 0, one.width]), np.array([0, 0, one.height, one.height])
+    if one.transform.determinant == 0:
+        return one.transform == other.transform
+    there = coordinates(~one.transform, *coordinates(other.transform, columns, rows))
+    return bool(np.abs(np.subtract(there, (columns, rows))).max() <= TOLERANCE)
+
+
+def same_crs(one: Any, other: Any) -> bool:
+    """Returns whether two coordinate reference systems are equal, or have the same EPSG code.
+
+    Args:
+        one: a rasterio object.
+        other: another rasterio object.
+    """
+    if one == other:
+        return True
+    code = one.to_epsg(confidence_threshold=90)
+    return code is not None and code == other.to_epsg(confidence_threshold=90)
+
+
+def coordinates(transform: Any, columns: Any, rows: Any) -> tuple[Any, Any]:
+    """Applies an affine map to positions in pixels.
+
+    Args:
+        transform: the map, as an `affine.Affine`.
+        columns: a number or an array; x, for the inverse map of a grid.
+        rows: a number or an array of the same shape; y, for the inverse map of a grid.
+
+    Returns:
+        x and y; columns and rows, for the inverse map of a grid.
+    """
+    a, b, c, d, e, f = transform[:6]  # Affine's operator * is deprecated, and @ is missing in old versions
+    return a * columns + b * rows + c, d * columns + e * rows + f
+
+
+def grid_text(grid: RasterGrid) -> str:
+    """Describes a grid for messages.
+
+    Args:
+        grid: the grid.
+
+    Returns:
+        Text such as "512×512 px in EPSG:32632, pixels of 10×10, corner at (500000, 4600000)".
+    """
+    size = f"{grid.width}×{grid.height} px"
+    if not grid.has_place:
+        return f"{size} without coordinates"
+    move = grid.transform
+    system = "without a coordinate reference system" if grid.crs is None else f"in {crs_name(grid.crs)}"
+    across, down = np.hypot(move.a, move.d), np.hypot(move.b, move.e)
+    turned = ", rotated" if move.b or move.d else ""
+    return f"{size} {system}, pixels of {across:.6g}×{down:.6g}{turned}, corner at ({move.c:.9g}, {move.f:.9g})"
+
+
+def crs_name(crs: Any) -> str:
+    """Returns a short name of a coordinate reference system for messages: its EPSG code, or the name in its WKT.
+
+    Args:
+        crs: a rasterio object.
+    """
+    text = crs.to_string()
+    return text if len(text) < 40 or '"' not in text else text.split('"')[1]

@@ -1,0 +1,200 @@
+"""Reads rasters as labels of a scene, on the grid of the scene and window by window."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Container
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from atrous.data.formats.tiff import TiffPicture
+from atrous.data.formats.tiff_page import Window, as_nodata
+from atrous.data.rasters.raster_grid import (
+    RasterGrid,
+    coordinates,
+    grid_of,
+    grid_text,
+    is_tiff_file,
+    open_raster,
+    same_grid,
+)
+from atrous.data.rasters.reprojection import bounds_in, positions_in
+from atrous.data.raw_values import NO_NUMBER, whole_numbers
+from atrous.errors import AtrousError
+
+#: Largest number of pixels of the labels that are read at once.
+MOST_PIXELS = 2**26
+#: A pixel centre on the border of two labels belongs to the right and lower one, also if it is this part of a label
+#: before the border, because coordinates are rounded.
+ON_BORDER = 1e-6
+
+
+def read_raster_labels(
+    path: str | Path, grid: RasterGrid, window: Window, listed: Container[int] = ()
+) -> tuple[np.ndarray, int | None]:
+    """Reads a window of a label raster on the grid of a scene.
+
+    A raster on the grid of the scene is read directly. A raster in another CRS, of another resolution or extent is
+    resampled: each pixel of the scene gets the label at its centre (nearest neighbour). Windows that overlap agree.
+
+    Values are those of `read_mask`: indices of a colour table stay indices, whole numbers of a float type become int64,
+    and NaN becomes `NO_NUMBER`.
+
+    Args:
+        path: the label raster, a file that rasterio reads.
+        grid: grid of the scene.
+        window: (top, left, height, width) in pixels of the scene, inside the scene.
+        listed: raw values that the class table lists. If the nodata value of the file is one of them, pixels outside
+            the raster get `NO_NUMBER`, because they belong to no class.
+
+    Returns:
+        H×W integers, or H×W×3 for colours, and the value that means no data; None if there is none. Pixels outside the
+        label raster have this value: the nodata value that the file declares, otherwise `NO_NUMBER`.
+
+    Raises:
+        AtrousError: rasterio or pyproj is not installed; the file is missing or damaged, or its values are not whole
+            numbers; it shows another place than the scene; or it is on another grid and a CRS is missing.
+    """
+    path = Path(path)
+    own = grid_of(path)
+    if same_grid(own, grid):
+        return _stored(path, window)
+    if own.crs is None or grid.crs is None:
+        raise _cannot_be_placed(path, own, grid)
+    if not _overlaps(own, grid):
+        raise AtrousError(
+            f"{path}: the labels show another place than the scene. They have {grid_text(own)}, and the scene has "
+            f"{grid_text(grid)}. Give the labels of this scene, or correct the coordinates of one of both."
+        )
+    values, inside, nodata = _nearest(path, own, grid, window)
+    if inside.all():
+        return values, nodata
+    if values.ndim == 3:
+        raise AtrousError(
+            f"{path}: the labels are colours, and do not cover the scene: a pixel outside has no colour. Convert the "
+            "labels to one band of class numbers, or extend them with a colour that classes.yaml lists under ignore."
+        )
+    void = NO_NUMBER if nodata is None or nodata in listed else nodata
+    return np.where(inside, values.astype(np.int64), void), void
+
+
+def warp_command(path: str | Path, grid: RasterGrid) -> list[str] | None:
+    """Returns the arguments of the program gdalwarp that resamples a label raster to the grid of a scene.
+
+    Args:
+        path: the label raster.
+        grid: grid of the scene.
+
+    Returns:
+        The program and its arguments. If the labels have no CRS, ``CRS_OF_THE_LABELS`` stands for it. None if gdalwarp
+        cannot write such a grid: the scene is rotated, or its rows go north, or it has no coordinates.
+    """
+    path, move = Path(path), grid.transform
+    if not grid.has_place or move.b or move.d or move.a <= 0 or move.e >= 0:
+        return None
+    own = grid_of(path).crs
+    systems = []
+    if grid.crs is not None:
+        systems = ["-t_srs", grid.crs.to_string()]
+        systems += ["-s_srs", "CRS_OF_THE_LABELS"] if own is None else []
+    right, bottom = coordinates(move, grid.width, grid.height)
+    extent = map(repr, map(float, (move.c, bottom, right, move.f)))
+    # the size instead of -tr: gdalwarp would compute it from rounded numbers
+    size = (str(grid.width), str(grid.height))
+    target = path.with_name(f"{path.stem}_on_grid.tif")
+    return ["gdalwarp", "-r", "near", *systems, "-te", *extent, "-ts", *size, str(path), str(target)]
+
+
+def _cannot_be_placed(path: Path, own: RasterGrid, grid: RasterGrid) -> AtrousError:
+    if not own.has_place:
+        reason = "the labels have no coordinates"
+        solution = "Give labels of the same size as the scene, or labels with coordinates."
+    elif not grid.has_place:
+        reason = "the scene has no coordinates"
+        solution = "Give labels of the same size as the scene, or a scene with coordinates."
+    elif grid.crs is None and own.crs is not None:
+        reason = "the scene has no coordinate reference system"
+        solution = "Write its system into the scene: gdal_edit.py -a_srs EPSG:CODE SCENE"
+    else:
+        reason = "the labels have no coordinate reference system"
+        command = warp_command(path, grid)
+        solution = "Resample them to the grid of the scene by nearest neighbour"
+        solution += "." if command is None else f": {shlex.join(command)}"
+    return AtrousError(
+        f"{path}: the labels are not on the grid of the scene, and {reason}. The labels have {grid_text(own)}, and the "
+        f"scene has {grid_text(grid)}. {solution}"
+    )
+
+
+@lru_cache(maxsize=4096)
+def _overlaps(own: RasterGrid, grid: RasterGrid) -> bool:
+    """Returns False if the bounds of labels and scene have no common point in the CRS of the scene."""
+    crs = grid.crs.to_string()
+    there = bounds_in(own, (0, 0, own.height, own.width), crs)
+    here = bounds_in(grid, (0, 0, grid.height, grid.width), crs)
+    if there is None or here is None:
+        return there is None  # labels of the whole Earth may have no corner in the CRS of the scene
+    return there[0] < here[2] and here[0] < there[2] and there[1] < here[3] and here[1] < there[3]
+
+
+def _nearest(
+    path: Path, own: RasterGrid, grid: RasterGrid, window: Window
+) -> tuple[np.ndarray, np.ndarray, int | None]:
+    """Returns the labels at the pixel centres of a window, which pixels are inside the label raster, and its nodata."""
+    columns, rows = positions_in(grid, window, own)
+    with np.errstate(invalid="ignore"):
+        columns, rows = np.floor(columns + ON_BORDER), np.floor(rows + ON_BORDER)
+        inside = (columns >= 0) & (columns < own.width) & (rows >= 0) & (rows < own.height)
+    columns, rows = (np.where(inside, one, np.nan) for one in (columns, rows))
+    if not inside.any():
+        columns, rows = np.zeros_like(columns), np.zeros_like(rows)
+    left, right, first, last = (int(f(one)) for one in (columns, rows) for f in (np.nanmin, np.nanmax))
+    top, tall, wide = first, last - first + 1, right - left + 1
+    if tall * wide > MOST_PIXELS and window[2] * window[3] > 1:
+        one, other = (_nearest(path, own, grid, part) for part in _halves(window))
+        axis = 0 if window[2] >= window[3] else 1
+        nodata = other[2] if one[2] is None else one[2]
+        return np.concatenate([one[0], other[0]], axis), np.concatenate([one[1], other[1]], axis), nodata
+    stored, nodata = _stored(path, (top, left, tall, wide))
+    rows, columns = (np.where(inside, one, start).astype(np.int64) for one, start in ((rows, top), (columns, left)))
+    return stored[rows - top, columns - left], inside, nodata
+
+
+def _halves(window: Window) -> tuple[Window, Window]:
+    top, left, height, width = window
+    if height >= width:
+        half = height // 2
+        return (top, left, half, width), (top + half, left, height - half, width)
+    half = width // 2
+    return (top, left, height, half), (top, left + half, height, width - half)
+
+
+def _stored(path: Path, window: Window) -> tuple[np.ndarray, int | None]:
+    """Reads stored values of a label raster, as `read_mask` does."""
+    values, nodata = _tiff(path, window) if is_tiff_file(path) else _other_format(path, window)
+    bands = values.shape[2]
+    if bands > 4:
+        raise AtrousError(f"{path}: the labels have {bands} bands; labels need one band, or three for colours.")
+    values = values[:, :, 0] if bands <= 2 else values[:, :, :3]
+    if values.dtype.kind == "f":
+        values, nodata = whole_numbers(values, nodata, path)
+    if values.dtype.kind not in "biu":
+        raise AtrousError(f"{path}: the labels are of type {values.dtype}; labels must be whole numbers.")
+    return np.ascontiguousarray(values), None if nodata is None or values.ndim == 3 else int(nodata)
+
+
+def _tiff(path: Path, window: Window) -> tuple[np.ndarray, float | None]:
+    with TiffPicture(path) as tiff:
+        return tiff.raw_mask(window), tiff.nodata
+
+
+def _other_format(path: Path, window: Window) -> tuple[np.ndarray, float | None]:
+    from rasterio.windows import Window as RasterioWindow
+
+    top, left, height, width = window
+    with open_raster(path) as dataset:
+        values = dataset.read(window=RasterioWindow(left, top, width, height))  # type: ignore[call-arg]
+        nodata = None if dataset.nodata is None else as_nodata(repr(dataset.nodata), values.dtype)
+        return np.moveaxis(values, 0, 2), nodata

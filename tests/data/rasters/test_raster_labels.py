@@ -1,0 +1,245 @@
+"""Label rasters on the grid of a scene: the values are those of `read_mask` and of GDAL's nearest neighbour."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.data.rasters.rasters import write_raster
+
+from atrous.data.mask_value_map import ClassTable
+from atrous.data.pictures import read_mask
+from atrous.data.rasters import raster_labels
+from atrous.data.rasters.raster_grid import RasterGrid, coordinates, grid_of, same_grid
+from atrous.data.rasters.raster_labels import read_raster_labels, warp_command
+from atrous.data.rasters.reprojection import positions_in
+from atrous.data.raw_values import NO_NUMBER
+from atrous.errors import AtrousError
+
+rasterio = pytest.importorskip("rasterio")
+from rasterio.crs import CRS  # noqa: E402
+from rasterio.transform import Affine, from_origin  # noqa: E402
+from rasterio.warp import Resampling, reproject  # noqa: E402
+
+UTM, NEXT_UTM, DEGREES = CRS.from_epsg(32632), CRS.from_epsg(32633), CRS.from_epsg(4326)
+SCENE = RasterGrid(UTM, from_origin(600000, 4600000, 10, 10), 150, 170)
+RANDOM = np.random.default_rng(0)
+WHOLE = (0, 0, 150, 170)
+
+
+def test_real_labels(shared):
+    folder = shared / "data/sen1floods11"
+    path = folder / "labels/Spain_7370579_LabelHand.tif"
+    grid = grid_of(folder / "S1/Spain_7370579_S1Hand.tif")
+    values, nodata = read_raster_labels(path, grid, (100, 30, 400, 480))
+    assert np.array_equal(values, read_mask(path).values[100:500, 30:510])
+    assert nodata is None
+    assert values.min() == -1  # the value to ignore
+
+
+@pytest.mark.parametrize("blocks", [{}, {"tiled": True, "blockxsize": 32, "blockysize": 16, "compress": "deflate"}])
+@pytest.mark.parametrize(
+    ("dtype", "lowest", "nodata"),
+    [("u1", 0, 255), ("i2", -32768, -32768), ("i2", -9999, -9999), ("i4", -1, None), ("f4", -1, None), ("f8", 0, 7)],
+)
+def test_windows_on_the_grid_are_those_of_read_mask(tmp_path, dtype, lowest, nodata, blocks):
+    values = RANDOM.integers(0, 9, (150, 170)).astype(dtype)
+    values[5, 20:40] = lowest
+    if dtype == "f4":
+        values[9, 9] = np.nan
+    path = write_raster(tmp_path / "a.tif", values, UTM, SCENE.transform, nodata=nodata, **blocks)
+    whole = read_mask(path)
+    for top, left, height, width in ((0, 0, 150, 170), (3, 7, 40, 50), (149, 169, 1, 1), (8, 8, 3, 3)):
+        found, declared = read_raster_labels(path, SCENE, (top, left, height, width))
+        assert np.array_equal(found, whole.values[top : top + height, left : left + width])
+        assert found.dtype == whole.values.dtype
+        assert declared == whole.nodata
+
+
+def test_indices_of_a_colour_table_and_values_of_few_bits_stay(tmp_path):
+    values = RANDOM.integers(0, 2, (150, 170)).astype("u1")
+    path = write_raster(tmp_path / "bits.tif", values, UTM, SCENE.transform, nbits=1)
+    assert np.array_equal(read_raster_labels(path, SCENE, (5, 5, 20, 30))[0], values[5:25, 5:35])
+    path = write_raster(tmp_path / "palette.tif", values + 3, UTM, SCENE.transform, photometric="palette")
+    with rasterio.open(path, "r+") as file:
+        file.write_colormap(1, {3: (200, 0, 0, 255), 4: (0, 200, 0, 255)})
+    for scene in (SCENE, RasterGrid(NEXT_UTM, SCENE.transform * Affine.translation(-49000, 0), 9, 9)):
+        window = (0, 0, 9, 9) if scene is not SCENE else WHOLE
+        assert {*np.unique(read_raster_labels(path, SCENE, window)[0])} <= {3, 4}
+
+
+def test_a_virtual_raster_and_a_png(tmp_path):
+    values = RANDOM.integers(-5, 5, (150, 170)).astype("i2")
+    write_raster(tmp_path / "a.tif", values, UTM, SCENE.transform, nodata=-5)
+    from rasterio.shutil import copy
+
+    copy(str(tmp_path / "a.tif"), str(tmp_path / "a.vrt"), driver="VRT")
+    found, nodata = read_raster_labels(tmp_path / "a.vrt", SCENE, (10, 20, 30, 40))
+    assert np.array_equal(found, values[10:40, 20:60])
+    assert nodata == -5
+    write_raster(tmp_path / "a.png", np.abs(values).astype("u1"), None, Affine.identity(), driver="PNG")
+    found, _ = read_raster_labels(tmp_path / "a.png", SCENE, (10, 20, 30, 40))  # no coordinates, and the same size
+    assert np.array_equal(found, np.abs(values)[10:40, 20:60])
+
+
+def by_gdal(path, grid: RasterGrid, void: int) -> np.ndarray:
+    found = np.full((grid.height, grid.width), void, np.int64)
+    with rasterio.open(path) as labels:
+        reproject(
+            labels.read(1).astype(np.int64), found, src_transform=labels.transform, src_crs=labels.crs,
+            dst_transform=grid.transform, dst_crs=grid.crs, resampling=Resampling.nearest, init_dest_nodata=False,
+            tolerance=0,
+        )  # fmt: skip
+    return found
+
+
+def clear(grid: RasterGrid, labels: RasterGrid) -> np.ndarray:
+    """Pixels whose centre is farther from the border of a label than the error of interpolated positions."""
+    places = np.stack(positions_in(grid, (0, 0, grid.height, grid.width), labels))
+    return np.min(np.abs(places - np.rint(places)), axis=0) > 0.01
+
+
+OTHER_GRIDS = {
+    "coarser": (UTM, SCENE.transform * Affine.scale(2, 2), (75, 85)),
+    "finer": (UTM, SCENE.transform * Affine.scale(0.5, 0.5), (300, 340)),
+    "smaller": (UTM, SCENE.transform * Affine.translation(30.25, 40.25), (50, 60)),
+    "larger": (UTM, SCENE.transform * Affine.translation(-100, -90), (400, 400)),
+    "rotated": (UTM, SCENE.transform * Affine.translation(-20, -20) * Affine.rotation(-31), (200, 130)),
+    "rows go north": (UTM, Affine(10, 0, 600000, 0, 10, 4598500.3), (150, 170)),
+    "next zone": (NEXT_UTM, from_origin(99700, 4610600, 11, 9), (300, 250)),
+    "degrees": (DEGREES, from_origin(10.2, 41.55, 1.3e-4, 0.9e-4), (200, 170)),
+}
+
+
+@pytest.fixture(scope="module", params=OTHER_GRIDS)
+def other(request, tmp_path_factory):
+    crs, transform, shape = OTHER_GRIDS[request.param]
+    values = np.random.default_rng(1).integers(-3, 5, shape).astype("i2")
+    path = tmp_path_factory.mktemp("other") / "labels.tif"
+    return write_raster(path, values, crs, transform, tiled=True, blockxsize=64, blockysize=64)
+
+
+def test_another_grid_equals_gdal(other):
+    found, nodata = read_raster_labels(other, SCENE, WHOLE)
+    expected, sure = by_gdal(other, SCENE, NO_NUMBER), clear(SCENE, grid_of(other))
+    assert nodata in (None, NO_NUMBER)
+    assert (found != NO_NUMBER).any()
+    if grid_of(other).transform.a in (20, 5):
+        sure[:] = True  # centres are on borders of labels, and the coordinates are exact
+    assert sure.mean() > 0.9
+    assert np.array_equal(found[sure], expected[sure])
+
+
+@settings(max_examples=10)
+@given(st.data())
+def test_windows_agree_with_the_whole(other, data):
+    top, left = data.draw(st.integers(0, 149)), data.draw(st.integers(0, 169))
+    height, width = data.draw(st.integers(1, 150 - top)), data.draw(st.integers(1, 170 - left))
+    whole, _ = read_raster_labels(other, SCENE, WHOLE)
+    found, _ = read_raster_labels(other, SCENE, (top, left, height, width))
+    assert np.array_equal(found, whole[top : top + height, left : left + width])
+
+
+def test_labels_that_are_too_large_for_one_reading_are_read_in_parts(other, monkeypatch):
+    whole, _ = read_raster_labels(other, SCENE, WHOLE)
+    monkeypatch.setattr(raster_labels, "MOST_PIXELS", 2000)
+    assert np.array_equal(read_raster_labels(other, SCENE, WHOLE)[0], whole)
+
+
+@pytest.mark.parametrize(
+    ("crs", "step"), [(DEGREES, 0.02), (CRS.from_epsg(3035), 3000), (CRS.from_epsg(3857), 5000), (NEXT_UTM, 100)]
+)
+def test_interpolated_positions_are_exact_enough(crs, step):
+    from pyproj import Transformer
+
+    scene = RasterGrid(UTM, from_origin(300000, 5600000, 1000, 1000), 400, 400)
+    labels = RasterGrid(crs, from_origin(0, 0, step, step), 1, 1)
+    columns, rows = positions_in(scene, (33, 50, 300, 310), labels)
+    x, y = coordinates(scene.transform, *np.meshgrid(np.arange(50, 360) + 0.5, np.arange(33, 333) + 0.5))
+    exact = coordinates(~labels.transform, *Transformer.from_crs(UTM, crs, always_xy=True).transform(x, y))
+    assert np.abs(np.subtract((columns, rows), exact)).max() < 0.02
+
+
+def test_pixels_outside_get_a_value_that_is_no_class(tmp_path):
+    transform = SCENE.transform * Affine.translation(100, 100)
+    path = write_raster(tmp_path / "a.tif", np.zeros((20, 20), "u1"), UTM, transform, nodata=0)
+    window = (90, 90, 40, 40)
+    table = ClassTable(("land", "water"), ((0, 0, 0), (0, 0, 255)), ((0,), (1,)))
+    values, nodata = read_raster_labels(path, SCENE, window, listed=[0, 1])
+    labels = table.encode(values, nodata)
+    assert (labels[10:30, 10:30] == 0).all()
+    assert (labels == 255).sum() == 40 * 40 - 20 * 20
+    assert read_raster_labels(path, SCENE, window)[1] == 0
+    values, nodata = read_raster_labels(path, SCENE, (0, 0, 10, 10), listed=[0, 1])  # no label in the window
+    assert (values == nodata).all()
+
+
+def test_colours_on_another_grid(tmp_path):
+    values = RANDOM.integers(0, 255, (3, 80, 90)).astype("u1")
+    path = write_raster(tmp_path / "a.tif", values, UTM, SCENE.transform * Affine.scale(2, 2))
+    found, nodata = read_raster_labels(path, SCENE, (0, 0, 160, 170))
+    expected = values.transpose(1, 2, 0).repeat(2, axis=0).repeat(2, axis=1)
+    # the centre of a pixel is inside a label of twice its size
+    assert np.array_equal(found, expected[:160, :170])
+    assert nodata is None
+    large = RasterGrid(UTM, SCENE.transform, 200, 200)
+    with pytest.raises(AtrousError, match="colours, and do not cover the scene"):
+        read_raster_labels(path, large, (150, 150, 50, 50))
+
+
+def test_labels_of_another_place_are_refused(tmp_path):
+    path = write_raster(tmp_path / "a.tif", np.zeros((20, 20), "u1"), DEGREES, from_origin(20, 41, 1e-4, 1e-4))
+    with pytest.raises(AtrousError, match=r"another place than the scene.*EPSG:4326.*EPSG:32632"):
+        read_raster_labels(path, SCENE, (0, 0, 10, 10))
+
+
+def test_labels_without_a_system_name_the_command(tmp_path):
+    path = write_raster(tmp_path / "my labels.tif", np.zeros((75, 85), "u1"), None, SCENE.transform * Affine.scale(2))
+    with pytest.raises(AtrousError) as raised:
+        read_raster_labels(path, SCENE, (0, 0, 10, 10))
+    text = str(raised.value)
+    assert "85×75 px without a coordinate reference system, pixels of 20×20" in text
+    assert "170×150 px in EPSG:32632, pixels of 10×10" in text
+    assert (
+        "gdalwarp -r near -t_srs EPSG:32632 -s_srs CRS_OF_THE_LABELS -te 600000.0 4598500.0 601700.0 4600000.0" in text
+    )
+    assert f"'{tmp_path}/my labels.tif'" in text
+
+
+@pytest.mark.parametrize(
+    ("labels", "scene", "message"),
+    [
+        ((None, Affine.identity()), SCENE, "the labels have no coordinates"),
+        ((UTM, SCENE.transform), RasterGrid(None, Affine.identity(), 9, 9), "the scene has no coordinates"),
+        ((UTM, SCENE.transform), RasterGrid(None, SCENE.transform, 9, 9), r"gdal_edit.py -a_srs EPSG:CODE SCENE"),
+        ((None, SCENE.transform), RasterGrid(UTM, SCENE.transform * Affine.rotation(3), 9, 9), "by nearest neighbour."),
+    ],
+)
+def test_rasters_that_cannot_be_placed(tmp_path, labels, scene, message):
+    path = write_raster(tmp_path / "a.tif", np.zeros((20, 20), "u1"), *labels)
+    with pytest.raises(AtrousError, match=f"not on the grid of the scene.*{message}"):
+        read_raster_labels(path, scene, (0, 0, 5, 5))
+
+
+@pytest.mark.parametrize("scene", [SCENE, RasterGrid(DEGREES, from_origin(10.2, 41.55, 1.3e-4, 1.1e-4), 333, 77)])
+def test_the_command_describes_the_grid_of_the_scene(tmp_path, scene):
+    """The arguments, as gdalwarp documents them, give this grid."""
+    path = write_raster(tmp_path / "a.tif", np.zeros((20, 20), "u1"), NEXT_UTM, SCENE.transform)
+    arguments = warp_command(path, scene)
+    assert arguments is not None
+    assert arguments[:3] == ["gdalwarp", "-r", "near"]
+    left, bottom, right, top = map(float, arguments[arguments.index("-te") + 1 :][:4])
+    width, height = map(int, arguments[arguments.index("-ts") + 1 :][:2])
+    transform = from_origin(left, top, (right - left) / width, (top - bottom) / height)
+    written = RasterGrid(CRS.from_string(arguments[arguments.index("-t_srs") + 1]), transform, height, width)
+    assert same_grid(written, scene)
+    assert "-s_srs" not in arguments
+    assert arguments[-2:] == [str(path), str(tmp_path / "a_on_grid.tif")]
+
+
+def test_labels_must_be_whole_numbers_in_one_band(tmp_path):
+    path = write_raster(tmp_path / "a.tif", np.full((150, 170), 0.5, "f4"), UTM, SCENE.transform)
+    with pytest.raises(AtrousError, match="the mask holds fractions"):
+        read_raster_labels(path, SCENE, (0, 0, 5, 5))
+    path = write_raster(tmp_path / "b.tif", np.zeros((5, 150, 170), "u1"), UTM, SCENE.transform)
+    with pytest.raises(AtrousError, match="5 bands"):
+        read_raster_labels(path, SCENE, (0, 0, 5, 5))

@@ -24,7 +24,7 @@ def table_fields(content: Any) -> dict[str, Any]:
     Raises:
         AtrousError: a key is unknown or missing, or a value has another type.
     """
-    _check_keys("the file", content, ("classes", "ignore", "overlap"))
+    _check_keys("the file", content, ("classes", "ignore", "overlap", "attribute"))
     entries = content.get("classes")
     if not isinstance(entries, list) or not entries:
         raise AtrousError("classes: must be a list of {name, color, raw}, one per class.")
@@ -46,7 +46,7 @@ def table_fields(content: Any) -> dict[str, Any]:
     ignore = _raw_values(() if given is None else given, "ignore")  # `given or ()` would lose the ignore value 0
     found = {"names": names, "colors": colors, "raw": raw, "codes": codes, "segments": segments}
     rows = {key: tuple(values) for key, values in found.items()}
-    return {**rows, "ignore": ignore, "overlap": content.get("overlap", "")}
+    return {**rows, "ignore": ignore, **{key: content.get(key, "") for key in ("overlap", "attribute")}}
 
 
 def table_text(fields: dict[str, Any]) -> str:
@@ -58,6 +58,8 @@ def table_text(fields: dict[str, Any]) -> str:
     lines = [f"ignore: {_flow([plain(value) for value in fields['ignore']])}"]
     if fields["overlap"]:
         lines.append(f"overlap: {fields['overlap']}")
+    if fields["attribute"]:
+        lines.append(f"attribute: {_flow(fields['attribute'])}")
     lines.append("classes:")
     for index, name in enumerate(fields["names"]):
         raw = [plain(value) for value in fields["raw"][index]]

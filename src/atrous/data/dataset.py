@@ -19,6 +19,9 @@ from atrous.data.input_files import (
 )
 from atrous.data.mask_value_map import IGNORE_INDEX, ClassTable
 from atrous.data.pictures import StoredMask, exif_orientation, read_mask
+from atrous.data.rasters.scene_labels import has_own_grid, read_scene_labels
+from atrous.data.rasters.scene_windows import window_place
+from atrous.data.rasters.vector_files import is_vector_file
 from atrous.data.sample import Sample
 from atrous.data.sources.scene_files import read_picture_pixels, read_scene
 from atrous.data.sources.source import Pixels
@@ -294,16 +297,23 @@ class Dataset:
 
 
 def stored_mask(path: Path, image: Path | None, classes: ClassTable | None) -> StoredMask:
-    """Reads the stored values of a mask as `read_mask` does; also reads slices of DICOM-SEG and RT-STRUCT files.
+    """Reads the stored values of a mask as `read_mask` does; also reads DICOM-SEG and RT-STRUCT, and labels of scenes.
 
     Args:
         path: path of the mask.
-        image: path of its picture; only a slice of a DICOM-SEG or RT-STRUCT needs it.
+        image: path of its picture; a slice of a DICOM-SEG or RT-STRUCT needs it, and labels of scenes on another grid.
         classes: class table, which defines the value of each segment; None to use the segment numbers as values.
 
     Raises:
         AtrousError: a file is missing or damaged, or the picture is needed and not given.
     """
+    window = window_place(path)
+    if window is not None and (image is not None or is_vector_file(window.file)):
+        if image is None:
+            raise AtrousError(f"{window.file}: polygons are drawn on the grid of their scene: give the picture, too.")
+        if has_own_grid(window, file_of_picture(image)):
+            values, nodata = read_scene_labels(window, file_of_picture(image), classes)
+            return StoredMask(values, None, nodata, 1, False, None)
     place = slice_place(path)
     if place is None or not is_dicom_label(place.file):
         return read_mask(path)

@@ -44,6 +44,7 @@ class ClassTable:
             to it, besides its own name; () if no class has any.
         overlap: "" to refuse segments of different classes that overlap; "last" to give their voxels to the class that
             is later in the table.
+        attribute: name of the attribute of polygons in vector files that contains their class; "" to find it.
     """
 
     names: tuple[str, ...]
@@ -53,6 +54,7 @@ class ClassTable:
     codes: tuple[Codes, ...] = ()
     segments: tuple[tuple[str, ...], ...] = ()
     overlap: str = ""
+    attribute: str = ""
 
     def __post_init__(self) -> None:
         for name in ("colors", "raw", "ignore", "codes", "segments"):

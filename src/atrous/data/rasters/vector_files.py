@@ -37,6 +37,15 @@ _KEPT_FILES = 4
 _loading = ForkLock()
 
 
+def is_vector_file(path: Path) -> bool:
+    """Returns whether a file name has the suffix of a vector file.
+
+    Args:
+        path: any path.
+    """
+    return path.suffix.lower() in VECTOR_SUFFIXES
+
+
 @dataclass(frozen=True)
 class VectorLayer:
     """A layer of a vector file.
@@ -114,7 +123,7 @@ def count_values(layer: VectorLayer, attribute: str) -> dict[str, int]:
         AtrousError: the layer has no such attribute, or the file is damaged.
     """
     layer.check_attribute(attribute)
-    return dict(_counted(layer, attribute))
+    return dict(_counted(layer)[attribute])
 
 
 def read_polygons(layer: VectorLayer, attribute: str | None, bounds: Bounds) -> Polygons:
@@ -216,11 +225,15 @@ def _check_crs(path: Path, crs: str | None, bounds: tuple[float, ...] | None) ->
             )
 
 
-@lru_cache(maxsize=64)
-def _counted(layer: VectorLayer, attribute: str) -> tuple[tuple[str, int], ...]:
+@lru_cache(maxsize=8)
+def _counted(layer: VectorLayer) -> dict[str, tuple[tuple[str, int], ...]]:
+    """Returns the counts of all attributes, because a GeoJSON is parsed as a whole for each of them."""
     with _reading(layer.path) as pyogrio:
-        columns = pyogrio.raw.read(layer.path, layer=layer.name, columns=[attribute], read_geometry=False)[3]
-    return tuple(Counter(_texts(columns[0]).tolist()).most_common())
+        about, _, _, columns = pyogrio.raw.read(layer.path, layer=layer.name, read_geometry=False)
+    names = map(str, about["fields"])
+    return {
+        name: tuple(Counter(_texts(column).tolist()).most_common()) for name, column in zip(names, columns, strict=True)
+    }
 
 
 @lru_cache(maxsize=_KEPT_FILES)

@@ -1,0 +1,141 @@
+"""Reads the labels of a scene in a window: rasters on any grid, and polygons of vector files."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from atrous.data.mask_value_map import BACKGROUND_NAMES, ClassTable
+from atrous.data.rasters.raster_grid import file_version, grid_of, same_grid
+from atrous.data.rasters.raster_labels import read_raster_labels
+from atrous.data.rasters.scene_windows import WindowPlace
+from atrous.data.rasters.vector_files import is_vector_file
+from atrous.data.rasters.vector_labels import VectorLabels
+from atrous.data.raw_values import Raw
+from atrous.errors import AtrousError
+
+#: Largest number of attributes and values that a message names.
+_SHOWN = 8
+
+
+class _Drawing(NamedTuple):
+    """How polygons are drawn; see `VectorLabels.window`."""
+
+    labels: VectorLabels
+    value_of: dict[str, int]
+    default: int | None
+    order: tuple[int, ...]
+
+
+def has_own_grid(place: WindowPlace, scene: Path) -> bool:
+    """Returns whether the labels of a window must be drawn or resampled on the grid of the scene.
+
+    Args:
+        place: window of the labels, in pixels of the scene.
+        scene: file of the scene.
+
+    Raises:
+        AtrousError: rasterio is not installed, or a file is missing or damaged.
+    """
+    return is_vector_file(place.file) or not same_grid(grid_of(place.file), grid_of(scene))
+
+
+def read_scene_labels(place: WindowPlace, scene: Path, classes: ClassTable | None) -> tuple[np.ndarray, int | None]:
+    """Reads labels that have a grid of their own, or none, on the grid of a scene.
+
+    The class of a polygon is the value of an attribute: the name of a class, or one of its ``segments`` in
+    classes.yaml. ``attribute`` in classes.yaml names the attribute, whose values may then also be raw values. Without
+    it, the one attribute is used whose values are all names or segments of classes. If there is no such attribute, and
+    one class besides the background, all polygons belong to that class. Pixels outside all polygons are background;
+    without a class background, they have no class.
+
+    Args:
+        place: window of the labels, in pixels of the scene.
+        scene: file of the scene.
+        classes: class table of the dataset, which the polygons of vector files need.
+
+    Returns:
+        H×W raw values, or H×W×3 for colours, and the value that means no data; None if there is none.
+
+    Raises:
+        AtrousError: as for `read_raster_labels` and `VectorLabels.window`, or the classes of polygons are not certain.
+    """
+    grid, window = grid_of(scene), tuple(place.window)
+    if not is_vector_file(place.file):
+        numbers = (
+            [] if classes is None or classes.color_coded else [int(str(one)) for row in classes.raw for one in row]
+        )
+        return read_raster_labels(place.file, grid, window, numbers)
+    if classes is None:
+        raise AtrousError(
+            f"{place.file}: the polygons need a classes.yaml that names the classes. The file has "
+            f"{_described(VectorLabels(place.file))}."
+        )
+    drawing = _drawing(place.file, file_version(place.file), classes)
+    drawn = drawing.labels.window(grid, window, drawing.value_of, drawing.default, drawing.order)
+    return drawn.values, drawn.nodata
+
+
+@lru_cache(maxsize=256)
+def _drawing(path: Path, version: object, classes: ClassTable) -> _Drawing:
+    """Finds the attribute of the classes; an unchanged file is searched once."""
+    if classes.color_coded:
+        raise AtrousError(f"{path}: polygons have no colours: list numbers, or no raw values, in classes.yaml.")
+    labels = VectorLabels(path, classes.attribute or None)
+    values = [int(str(raw[0])) for raw in classes.raw]
+    background = next((i for i, name in enumerate(classes.names) if name.strip().lower() in BACKGROUND_NAMES), None)
+    default = None if background is None else values[background]
+    order = tuple(reversed(values)) if classes.overlap == "last" else ()
+    if classes.attribute:
+        return _Drawing(labels, _texts_of(classes, numbers=True), default, order)
+    texts = _texts_of(classes, numbers=False)
+    fitting = [name for name in labels.attributes if _fits(labels, name, texts)]
+    if len(fitting) == 1:
+        return _Drawing(VectorLabels(path, fitting[0]), texts, default, order)
+    objects = [value for index, value in enumerate(values) if index != background]
+    if not fitting and background is not None and len(objects) == 1:
+        return _Drawing(labels, {"": objects[0]}, default, order)
+    which = "no attribute has only values that belong to classes" if not fitting else f"{', '.join(fitting)} all fit"
+    raise AtrousError(
+        f"{path}: it is not certain which attribute names the class of a polygon: {which}. Write attribute: NAME into "
+        f"classes.yaml, and its values as names of classes or under segments: of a class. The file has "
+        f"{_described(labels)}."
+    )
+
+
+def _texts_of(classes: ClassTable, *, numbers: bool) -> dict[str, int]:
+    """Returns the raw value that is drawn for each value of an attribute.
+
+    Args:
+        classes: class table of the dataset.
+        numbers: whether raw values also stand for their class. An attribute such as a running number has them by
+            chance, so they count only if the attribute is named.
+    """
+    found: dict[str, int] = {}
+    rows: list[tuple[tuple[Raw, ...], tuple[str, ...]]] = [(classes.ignore, ())]
+    segments = classes.segments or ((),) * len(classes)
+    rows += [(raw, (name, *texts)) for name, raw, texts in zip(classes.names, classes.raw, segments, strict=True)]
+    for raw, texts in rows:
+        for text in (*texts, *(map(str, raw) if numbers else ())):
+            found.setdefault(text, int(str(raw[0])))
+    return found
+
+
+def _fits(labels: VectorLabels, attribute: str, texts: dict[str, int]) -> bool:
+    values = labels.values(attribute)
+    return bool(values) and all(value in texts for value in values)
+
+
+def _described(labels: VectorLabels) -> str:
+    """Returns the attributes of a file with their first values, for messages."""
+    listed = []
+    counts = {name: labels.values(name) for name in labels.attributes}
+    filled = [name for name, values in counts.items() if set(values) - {""}]
+    for name in filled[:_SHOWN]:
+        values = counts[name]
+        more = ", …" if len(values) > _SHOWN else ""
+        listed.append(f"{name} ({', '.join(list(values)[:_SHOWN])}{more})")
+    return f"the attributes {'; '.join(listed)}" if listed else "no attributes"

@@ -1,0 +1,166 @@
+"""A dataset of scenes reads labels of any grid, and polygons, as class indices on the grid of the scene."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from tests.data.rasters.test_band_names import write
+
+from atrous.data.dataset import Item
+from atrous.data.mask_value_map import ClassTable
+from atrous.data.open_dataset import open_dataset
+from atrous.data.raster_items import with_window
+from atrous.data.sources.source import Window
+from atrous.errors import AtrousError
+
+rasterio = pytest.importorskip("rasterio")
+pytest.importorskip("rasterio.features")
+pytest.importorskip("pyogrio")
+pytestmark = pytest.mark.filterwarnings("ignore")
+SIDE = 60
+BACKGROUND = "  - {name: background}\n"
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A scene of 60×60 pixels of 10 m, without labels."""
+    (tmp_path / "scenes").mkdir()
+    transform = rasterio.transform.from_origin(400_000, 5_800_000, 10, 10)
+    place = {"crs": "EPSG:32633", "transform": transform}
+    write(tmp_path / "scenes/a.tif", np.ones((SIDE, SIDE, 1), np.uint8), [""], **place)
+    return tmp_path
+
+
+def square(left, top, right, bottom, **properties):
+    """A feature whose corners are in pixels of the scene."""
+    corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+    ring = [[400_000 + 10 * x, 5_800_000 - 10 * y] for x, y in corners]
+    return {"type": "Feature", "properties": properties, "geometry": {"type": "Polygon", "coordinates": [ring]}}
+
+
+def label(root, features, classes):
+    """Writes polygons and a class table, and returns the labels of the whole scene, read window by window."""
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32633"}}
+    content = {"type": "FeatureCollection", "crs": crs, "features": features}
+    (root / "labels.geojson").write_text(json.dumps(content), encoding="utf-8")
+    return read(root, classes)
+
+
+def read(root, classes):
+    (root / "classes.yaml").write_text(classes, encoding="utf-8")
+    dataset, found = open_dataset(root, window=25), np.zeros((SIDE, SIDE), np.uint8)
+    assert dataset.layout == "rasters"
+    for item in dataset.unlisted:
+        top, left, height, width = map(int, item.image.name.split("_"))
+        found[top : top + height, left : left + width] = dataset.read(item).label
+    return found
+
+
+FIELDS = [square(5, 5, 30, 20, crop="wheat", id=1), square(30, 30, 55, 50, crop="maize", id=2)]
+
+
+def expected(background):
+    found = np.full((SIDE, SIDE), background, np.uint8)
+    found[5:20, 5:30], found[30:50, 30:55] = 1, 2
+    return found
+
+
+def test_the_attribute_whose_values_are_classes_is_used(root):
+    classes = f"classes:\n{BACKGROUND}  - {{name: wheat}}\n  - {{name: corn, segments: [maize]}}\n"
+    assert np.array_equal(label(root, FIELDS, classes), expected(0))
+
+
+def test_a_named_attribute_and_raw_values(root):
+    classes = f"attribute: id\nclasses:\n{BACKGROUND}  - {{name: one, raw: 1}}\n  - {{name: two, raw: 2}}\n"
+    assert np.array_equal(label(root, FIELDS, classes), expected(0))
+    assert ClassTable.from_yaml(root / "classes.yaml").yaml_text().count("attribute: id") == 1
+
+
+def test_without_a_background_the_rest_belongs_to_no_class(root):
+    classes = "classes:\n  - {name: other}\n  - {name: wheat}\n  - {name: maize}\n"
+    assert np.array_equal(label(root, FIELDS, classes), expected(255))
+
+
+def test_polygons_of_one_class_need_no_attribute(root):
+    found = label(root, FIELDS, f"classes:\n{BACKGROUND}  - {{name: field}}\n")
+    assert np.array_equal(found, np.minimum(expected(0), 1))
+
+
+def test_overlaps_belong_to_no_class_or_to_the_later_class(root):
+    features = [*FIELDS, square(10, 0, 20, 10, crop="maize", id=3)]
+    classes = f"classes:\n{BACKGROUND}  - {{name: wheat}}\n  - {{name: maize}}\n"
+    found = label(root, features, classes)
+    assert (found[5:10, 10:20] == 255).all()
+    assert (found[0:5, 10:20] == 2).all()
+    assert (label(root, features, f"overlap: last\n{classes}")[0:10, 10:20] == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (
+            f"classes:\n{BACKGROUND}  - {{name: rye}}\n  - {{name: oats}}\n",
+            r"no attribute has only values.*crop \(wheat",
+        ),
+        ("attribute: kind\nclasses:\n  - {name: wheat}\n", r"kind"),
+        ("attribute: crop\nclasses:\n  - {name: wheat}\n", r"'maize', which belong to no class"),
+        ("classes:\n  - {name: a, raw: [[1, 2, 3]]}\n", r"polygons have no colours"),
+    ],
+)
+def test_uncertain_classes_are_refused(root, classes, message):
+    with pytest.raises(AtrousError, match=message):
+        label(root, FIELDS, classes)
+
+
+def test_rasters_on_another_grid(root):
+    (root / "labels").mkdir()
+    coarse = np.arange(9).reshape(3, 3, 1).astype(np.int16) - 1  # -1 is void; pixels of 200 m
+    transform = rasterio.transform.from_origin(400_000, 5_800_000, 200, 200)
+    write(root / "labels/a.tif", coarse, [""], crs="EPSG:32633", transform=transform, nodata=-1)
+    names = "".join(f"  - {{name: c{index}}}\n" for index in range(8))
+    found = read(root, f"classes:\n{names}")
+    fine = np.repeat(np.repeat(coarse[:, :, 0], 20, axis=0), 20, axis=1)
+    assert np.array_equal(found, np.where(fine < 0, 255, fine))
+
+
+def test_rasters_without_coordinates_on_another_grid_are_refused(root):
+    (root / "labels").mkdir()
+    write(root / "labels/a.tif", np.zeros((30, 30, 1), np.uint8), [""])
+    with pytest.raises(AtrousError, match="the labels have no coordinates"):
+        read(root, "classes:\n  - {name: a}\n")
+
+
+def test_negative_void_and_grids_that_differ_by_rounding(shared):
+    data = shared / "data/sen1floods11"
+    item = Item("spain", data / "S1/Spain_7370579_S1Hand.tif", data / "labels/Spain_7370579_LabelHand.tif")
+    table = ClassTable(("land", "water"), ((0, 0, 0), (0, 0, 255)), ((0,), (1,)), ignore=(-1,))
+    from atrous.data.dataset import Dataset
+
+    dataset = Dataset(data, "rasters", table, {"train": (item,)})
+    found = dataset.read(with_window(item, Window(100, 120, 200, 210)))
+    with rasterio.open(item.mask) as file:
+        stored = file.read(1)[100:300, 120:330]
+    with rasterio.open(item.image) as file:
+        valid = np.isfinite(file.read()[:, 100:300, 120:330]).all(axis=0)
+    assert np.array_equal(found.label, np.where((stored == -1) | ~valid, 255, stored).astype(np.uint8))
+
+
+def test_buildings_of_spacenet(shared, tmp_path):
+    data = shared / "data/spacenet_sample"
+    (tmp_path / "scenes").mkdir()
+    (tmp_path / "scenes/tile.tif").symlink_to(data / "sample_geotiff.tif")
+    (tmp_path / "labels.geojson").symlink_to(data / "geotiff_labels.geojson")
+    (tmp_path / "classes.yaml").write_text(f"classes:\n{BACKGROUND}  - {{name: building}}\n", encoding="utf-8")
+    dataset = open_dataset(tmp_path, window=300)
+    drawn = np.zeros((900, 900), np.uint8)
+    for item in dataset.unlisted:
+        top, left, height, width = map(int, item.image.name.split("_"))
+        drawn[top : top + height, left : left + width] = dataset.read_label(item.mask, item.image)
+    features = json.loads((data / "geotiff_labels.geojson").read_text(encoding="utf-8"))["features"]
+    with rasterio.open(data / "sample_geotiff.tif") as file:
+        shapes = [(feature["geometry"], 1) for feature in features]
+        exact = rasterio.features.rasterize(shapes, (900, 900), transform=file.transform)
+    assert (drawn != exact).mean() < 1e-5  # vertices are rounded to 1/1024 of a pixel
+    assert drawn.any()

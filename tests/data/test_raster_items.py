@@ -64,8 +64,17 @@ def test_places_are_in_one_split(tmp_path):
             assert split_of.setdefault(item.group, name) == name
     assert len(split_of) >= LEAST_PLACES
     assert set(dataset.splits) == {"train", "val", "test"}
-    assert "by whole groups" in " ".join(dataset.notes)
+    assert "divided into 28 places of at most 128×128 pixels" in " ".join(dataset.notes)
     assert sum("random split" in note for note in dataset.notes) == 1
+
+
+def test_the_size_of_windows_does_not_change_the_splits(tmp_path):
+    root = make(tmp_path / "data", [(400, 300), (70, 500)])
+    regions = [
+        {name: {(file_of_picture(item.image), item.region) for item in items} for name, items in splits.items()}
+        for splits in (open_dataset(root, window=side).splits for side in (9, 50, 1000))
+    ]
+    assert regions[0] == regions[1] == regions[2]
 
 
 def test_regions_of_different_splits_do_not_overlap(tmp_path):
@@ -138,7 +147,7 @@ def test_training_reads_moved_windows_with_their_labels(tmp_path):
 def test_scenes_are_recognised_by_folder_or_by_vector_labels(tmp_path):
     assert open_whole(make(tmp_path / "a", [(20, 20)])).layout == "rasters"
     assert open_whole(make(tmp_path / "b", [(20, 20)], ("images", "labels"))).layout == "folder"
-    assert open_dataset(tmp_path / "b", "rasters", window=10).unlisted[0].region == (0, 0, 10, 10)
+    assert open_dataset(tmp_path / "b", "rasters", window=10).unlisted[0].region == (0, 0, 20, 20)
 
 
 def test_other_layouts_have_no_windows(tmp_path):

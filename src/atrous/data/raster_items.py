@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,9 @@ WINDOW = 512
 LEAST_SCENES = 10
 #: Number of places into which fewer scenes are divided, at least.
 LEAST_PLACES = 20
-#: Largest side of a place in windows. Larger places have a shorter border, along which splits resemble each other.
-LARGEST_PLACE = 8
+#: Largest and smallest side of a place in pixels. Larger places have a shorter border, along which splits resemble each
+#: other.
+LARGEST_PLACE, SMALLEST_PLACE = 4096, 64
 #: Number that makes the random shifts of windows independent of the random numbers of the augmentation.
 _STREAM = 1
 
@@ -34,8 +36,8 @@ def with_windows(dataset: Dataset, side: int | None = None) -> Dataset:
     """Returns a dataset whose items are the windows of its scenes; other datasets are returned unchanged.
 
     The windows of a scene have nearly the same size and do not overlap. If split lists name the scenes, or if there are
-    enough scenes, all windows of a scene are in one split. Otherwise the scenes are divided into square places of
-    several windows, and whole places are assigned to splits at random.
+    enough scenes, all windows of a scene are in one split. Otherwise the scenes are divided into rectangular places,
+    and whole places are assigned to splits at random. The splits do not depend on the size of the windows.
 
     Args:
         dataset: dataset whose items are whole scenes.
@@ -58,22 +60,24 @@ def with_windows(dataset: Dataset, side: int | None = None) -> Dataset:
             f"each picture: write normalize: fixed for it in {INPUTS_FILE}."
         )
     sizes = {item.image: scene_size(item.image) for item in _items(dataset) if item.image.exists()}
-    side = side or WINDOW
     groups = {item.image if item.group is None else item.group for item in dataset.unlisted}
-    if not dataset.unlisted or len(groups) >= LEAST_SCENES:
-        splits = {name: _windows_of_all(items, sizes, side, 0) for name, items in dataset.splits.items()}
-        return replace(dataset, splits=splits, unlisted=_windows_of_all(dataset.unlisted, sizes, side, 0))
-    windows = _windows_of_all(dataset.unlisted, sizes, side, _side_of_places(list(sizes.values()), side))
-    parts, note = seeded_split(windows)
-    _, before = seeded_split(dataset.unlisted)
-    listed = {
-        name: items
-        for name, items in dataset.splits.items()
-        if not {item.image for item in items} & {item.image for item in dataset.unlisted}
-    }
-    others = {name: _windows_of_all(items, sizes, side, 0) for name, items in listed.items()}
-    notes = tuple(note if old == before else old for old in dataset.notes)
-    return replace(dataset, splits={**parts, **others}, notes=notes, unlisted=windows)
+    if dataset.unlisted and len(groups) < LEAST_SCENES:
+        # The places, and so the splits, do not depend on the size of the windows.
+        length = _side_of_places(list(sizes.values()))
+        places = tuple(place for item in dataset.unlisted for place in _places_of(item, sizes[item.image], length))
+        splits, note = seeded_split(places)
+        _, before = seeded_split(dataset.unlisted)
+        note = f"The scenes are divided into {len(places)} places of at most {length}×{length} pixels. {note}"
+        own = {item.image for item in dataset.unlisted}
+        others = {name: items for name, items in dataset.splits.items() if not own & {item.image for item in items}}
+        notes = tuple(note if old == before else old for old in dataset.notes)
+        dataset = replace(dataset, splits={**splits, **others}, unlisted=places, notes=notes)
+
+    def windows(items: Iterable[Item]) -> tuple[Item, ...]:
+        return tuple(one for item in items for one in _windows_of(item, sizes.get(item.image), side or WINDOW))
+
+    splits = {name: windows(items) for name, items in dataset.splits.items()}
+    return replace(dataset, splits=splits, unlisted=windows(dataset.unlisted))
 
 
 def moved(item: Item, *, seed: int, epoch: int, index: int) -> Item:
@@ -124,62 +128,50 @@ def _items(dataset: Dataset) -> Iterable[Item]:
     return (item for part in (*dataset.splits.values(), dataset.unlisted) for item in part)
 
 
-def _side_of_places(sizes: list[tuple[int, int]], side: int) -> int:
-    """Returns the side of places in windows: the largest power of two that gives enough places."""
-    place = LARGEST_PLACE
-    while place > 1 and sum(_count(_count(h, side), place) * _count(_count(w, side), place) for h, w in sizes) < (
-        LEAST_PLACES
-    ):
-        place //= 2
-    return place
+def _side_of_places(sizes: list[tuple[int, int]]) -> int:
+    """Returns the side of places in pixels: the largest power of two that gives enough places."""
+    side = LARGEST_PLACE
+    while side > SMALLEST_PLACE and sum(_count(high, side) * _count(wide, side) for high, wide in sizes) < LEAST_PLACES:
+        side //= 2
+    return side
 
 
-def _windows_of_all(
-    items: Iterable[Item], sizes: dict[Path, tuple[int, int]], side: int, place: int
-) -> tuple[Item, ...]:
+def _places_of(item: Item, size: tuple[int, int], side: int) -> list[Item]:
+    """Returns the places of a scene as items, whose regions have sides of at most `side` pixels."""
+    whole, group = Window(0, 0, *size), item.name if item.group is None else item.group
+    return [
+        replace(item, name=f"{item.name}_{row}_{column}", group=f"{group}@{row}-{column}", region=tuple(region))
+        for (row, column), region in _parts(whole, side).items()
+    ]
+
+
+def _windows_of(item: Item, size: tuple[int, int] | None, side: int) -> tuple[Item, ...]:
+    """Returns the items of the windows of a scene or a place; a scene that a list names and that is missing stays."""
+    if size is None:
+        return (item,)
+    region = Window(*(item.region or (0, 0, *size)))
     return tuple(
-        one
-        for item in items
-        for one in (_windows_of(item, sizes[item.image], side, place) if item.image in sizes else (item,))
+        replace(
+            with_window(item, window),
+            name=f"{file_of_picture(item.image).stem}_{window.top:05d}_{window.left:05d}",
+            group=item.name if item.group is None else item.group,
+            region=tuple(region),
+        )
+        for window in _parts(region, side).values()
     )
 
 
-def _windows_of(item: Item, size: tuple[int, int], side: int, place: int) -> tuple[Item, ...]:
-    """Returns the items of a scene's windows.
-
-    Args:
-        item: item of the scene.
-        size: (H, W) of the scene in pixels.
-        side: largest side of a window in pixels.
-        place: side of a place in windows; 0 if the whole scene is one place.
-    """
-    found = []
-    rows, columns = (_edges(length, side) for length in size)
-    for row in range(len(rows) - 1):
-        for column in range(len(columns) - 1):
-            window = _between(rows, columns, row, column, 1)
-            corner = (row // place * place, column // place * place) if place else (0, 0)
-            region = _between(rows, columns, *corner, place or max(len(rows), len(columns)))
-            group = item.name if item.group is None else item.group
-            found.append(
-                replace(
-                    with_window(item, window),
-                    name=f"{item.name}_{window.top:05d}_{window.left:05d}",
-                    group=f"{group}@{corner[0]}-{corner[1]}" if place else group,
-                    region=tuple(region),
-                )
-            )
-    return tuple(found)
-
-
-def _between(rows: list[int], columns: list[int], row: int, column: int, count: int) -> Window:
-    """Returns the rectangle of a number of windows from a row and a column of windows on."""
-    bottom, right = rows[min(row + count, len(rows) - 1)], columns[min(column + count, len(columns) - 1)]
-    return Window(rows[row], columns[column], bottom - rows[row], right - columns[column])
+def _parts(region: Window, side: int) -> dict[tuple[int, int], Window]:
+    """Divides a rectangle into the fewest equal parts with sides of at most `side` pixels, by row and column."""
+    rows, columns = _edges(region.height, side), _edges(region.width, side)
+    return {
+        (row, column): Window(region.top + top, region.left + left, bottom - top, right - left)
+        for row, (top, bottom) in enumerate(pairwise(rows))
+        for column, (left, right) in enumerate(pairwise(columns))
+    }
 
 
 def _edges(length: int, side: int) -> list[int]:
-    """Returns the borders of the fewest parts of at most `side` pixels that divide a length equally."""
     count = _count(length, side)
     return [length * index // count for index in range(count + 1)]
 

@@ -56,7 +56,8 @@ def groups_of(dataset: Dataset) -> tuple[dict[Path, str], str | None]:
     """
     items = {item.image: item for items in dataset.splits.values() for item in items if not item.listed}
     given = {path: item.group for path, item in items.items() if item.group is not None}
-    if dataset.groups_from in ("file", "pattern") or len(set(given.values())) < len(given):
+    certain = dataset.groups_from in ("file", "pattern") or dataset.layout == RASTERS
+    if certain or len(set(given.values())) < len(given):
         return given, None
     names = {item.name for item in items.values()}
     by_name = groups_in_names(names)

@@ -6,7 +6,7 @@ import io
 import logging
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +18,6 @@ from atrous.data.formats.tiff_header_checks import Directory, directories
 from atrous.data.formats.tiff_page import JPEG, StoredPage, Window, as_nodata, check_size, nodata_of, page_at
 from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype
 from atrous.errors import AtrousError
-
-if TYPE_CHECKING:
-    pass
 
 #: First bytes of TIFF and BigTIFF files, little and big endian.
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

@@ -134,6 +134,22 @@ def note(sentence: str) -> None:
     console.print(f"[yellow]note[/] {escape(sentence)}")
 
 
+def each_once(say: Callable[[str], object]) -> Callable[[str], None]:
+    """Returns a function that passes each sentence on once, and does nothing when it is called with it again.
+
+    Args:
+        say: called with each new sentence.
+    """
+    said: set[str] = set()
+
+    def say_if_new(sentence: str) -> None:
+        if sentence not in said:
+            said.add(sentence)
+            say(sentence)
+
+    return say_if_new
+
+
 def warn_if_fresh(provenance: Mapping[str, Any]) -> None:
     """Warns if the head of a model is untrained, which happens if only weights of the backbone were converted.
 

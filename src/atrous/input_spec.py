@@ -217,6 +217,15 @@ def checked_spacing(spacing: Any) -> Spacing | None:
     return sides[0], sides[1], sides[2]
 
 
+def spacing_in_words(spacing: Sequence[float]) -> str:
+    """Returns voxel sides as text for messages, such as "0.8×0.8×2.5 mm".
+
+    Args:
+        spacing: sides of a voxel, in millimetres.
+    """
+    return f"{'×'.join(f'{side:.4g}' for side in spacing)} mm"
+
+
 def check_takes_pictures(one: Input) -> None:
     """Checks that an input of a model is a picture, not a slice of a volume.
 

@@ -7,36 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.data.volumes.series_files import write_series
 
 from atrous.cli import main
 from atrous.data.mask_value_map import ClassTable
 from atrous.data.volumes.read_volume import read_volume
 
 nibabel = pytest.importorskip("nibabel")
-pydicom = pytest.importorskip("pydicom")
 
 TABLE = ClassTable(("background", "one"), ((0, 0, 0), (9, 9, 9)), ((0,), (1,)))
 #: Names of volumes without the patient; no count of the findings is 7.
 OTHERS = ("scan_a", "scan_b")
-
-
-def write_series(folder: Path, values: np.ndarray, uid: str) -> None:
-    """Writes a volume as the axial slices of a DICOM series."""
-    folder.mkdir(parents=True)
-    for index in range(values.shape[2]):
-        header = pydicom.Dataset()
-        header.file_meta = pydicom.dataset.FileMetaDataset()
-        header.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        header.SOPClassUID, header.SOPInstanceUID = pydicom.uid.MRImageStorage, f"{uid}.{index + 1}"
-        header.StudyInstanceUID, header.SeriesInstanceUID = "1.2.826.0.1.3", uid
-        header.ImagePositionPatient, header.ImageOrientationPatient = [0, 0, index], [1, 0, 0, 0, 1, 0]
-        header.PixelSpacing, header.SliceThickness, header.Modality = [1, 1], 1, "MR"
-        header.Columns, header.Rows = values.shape[:2]
-        header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
-        header.BitsAllocated = header.BitsStored = 16
-        header.HighBit, header.PixelRepresentation = 15, 1
-        header.PixelData = values[:, :, index].T.astype(np.int16).tobytes()
-        header.save_as(folder / f"slice{index}", enforce_file_format=True)
 
 
 def write_volume(root: Path, name: str, seed: int, kind: str, *, with_mask: bool = True) -> None:

@@ -75,7 +75,7 @@ def rows_of(
     records: list[dict[str, Any]], segmenter: Erring, data: Path, pair: tuple[int, int] | None = None
 ) -> tuple[list[dict[str, Any]], list[str]]:
     dataset = open_dataset(data)
-    return picture_rows(records, dataset.read, lambda sample: segmenter(sample.image), dataset.classes, pair)
+    return picture_rows(records, dataset.read, lambda _, sample: segmenter(sample.image), dataset.classes, pair)
 
 
 @pytest.fixture

@@ -109,6 +109,23 @@ def test_the_command_has_the_options_of_the_measurement(run):
     assert "--tolerance 2.5" in evaluate_command(read_run(run))
 
 
+def test_the_page_names_each_volume_once_in_the_table(page):
+    html = page.read_text(encoding="utf-8")
+    rows = re.findall(r"<tr><td>([ab])(.*?)</td><td>[\d.]+</td>", html)
+    assert rows == [("b", ""), ("a", "")]
+
+
+def test_the_page_of_a_given_model_proposes_no_training(run, tmp_path):
+    folder = tmp_path / "measured"
+    folder.mkdir()
+    shutil.copy(run / "evaluation.json", folder)
+    html = report([folder]).read_text(encoding="utf-8")
+    assert "atrous train" not in html and "metrics.jsonl" not in html and "config.yaml" not in html
+    assert f"atrous evaluate {run / 'best.safetensors'}" in html
+    assert "<figcaption><b>a</b>" in html
+    assert "atrous train RECIPE.yaml" in report([run], out=tmp_path / "own.html").read_text(encoding="utf-8")
+
+
 def test_the_page_states_what_it_cannot_show(run, page, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.data.volumes.rt_files import write
+from tests.data.volumes.series_files import write_series
 
 from atrous.data.mask_value_map import ClassTable
 from atrous.data.volumes.read_volume import read_volume
 
 nibabel = pytest.importorskip("nibabel")
-pydicom = pytest.importorskip("pydicom")
 highdicom = pytest.importorskip("highdicom")
 pytest.importorskip("scipy")
 
@@ -40,29 +40,11 @@ def folder(tmp_path):
         for name, values in ((f"imagesTr/case_{case}_0000", scan), (f"labelsTr/case_{case}", mask)):
             nibabel.save(nibabel.Nifti1Image(values, np.diag([1.5, 1.5, 3, 1])), root / f"{name}.nii.gz")
     (root / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "block": 1}, "file_ending": ".nii.gz"}))
-    write_series(tmp_path / "series", scan)
-    write_series(tmp_path / "cases/Doe_Jane", scan)
+    # with all attributes that a DICOM-SEG needs
+    needed = {"FrameOfReferenceUID": "1.2.826.0.1.6", "PatientID": "Doe", "RescaleSlope": 0.01}
+    for series in ("series", "cases/Doe_Jane"):
+        write_series(tmp_path / series, 100 * scan, spacing=(1.5, 1.5, 3), **needed)
     return tmp_path
-
-
-def write_series(folder: Path, scan: np.ndarray, uid: str = "1.2.826.0.1.4") -> None:
-    """Writes a volume as the axial slices of a DICOM series, with all attributes that a scan must have."""
-    folder.mkdir(parents=True)
-    for index in range(scan.shape[2]):
-        header = pydicom.Dataset()
-        header.file_meta = pydicom.dataset.FileMetaDataset()
-        header.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        header.SOPClassUID, header.SOPInstanceUID = pydicom.uid.MRImageStorage, f"1.2.826.0.1.5.{index + 1}"
-        header.StudyInstanceUID, header.SeriesInstanceUID = "1.2.826.0.1.3", uid
-        header.FrameOfReferenceUID, header.Modality, header.PatientID = "1.2.826.0.1.6", "MR", "Doe"
-        header.ImagePositionPatient, header.ImageOrientationPatient = [0, 0, 3 * index], [1, 0, 0, 0, 1, 0]
-        header.PixelSpacing, header.SliceThickness = [1.5, 1.5], 3
-        header.Columns, header.Rows = scan.shape[:2]
-        header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
-        header.BitsAllocated = header.BitsStored = 16
-        header.HighBit, header.PixelRepresentation, header.RescaleSlope = 15, 1, 0.01
-        header.PixelData = (100 * scan[:, :, index].T).astype(np.int16).tobytes()
-        header.save_as(folder / f"{index}", enforce_file_format=True)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.data.volumes.series_files import write_series
 
 import atrous
 from atrous.commands.predict import predict
@@ -133,6 +134,30 @@ def test_each_of_several_series_in_a_folder_is_segmented(model, series, tmp_path
     assert slice_.shape == (40, 64)
     for text in (capsys.readouterr().out, (tmp_path / "masks.json").read_text(), *map(str, done)):
         assert "Doe" not in text
+
+
+def test_a_note_on_a_folder_of_several_series_is_printed_once(model, tmp_path, capsys):
+    values = np.random.default_rng(0).integers(0, 900, (40, 40, 3))
+    for number in (1, 2):
+        uid = f"1.2.826.0.1.{number}"
+        write_series(tmp_path / "study" / str(number), values, uid)
+    for number in (1, 2):  # the slices of both series in one folder
+        for file in (tmp_path / "study" / str(number)).iterdir():
+            file.rename(tmp_path / "study" / f"{number}{file.name}")
+        (tmp_path / "study" / str(number)).rmdir()
+    (tmp_path / "study/notes.txt").write_text("no DICOM")
+    done = predict(model, [tmp_path / "study"], out=tmp_path / "masks", **OPTIONS)
+    assert len(done) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("1 of 7 files are not DICOM images") == 1
+
+
+def test_a_grey_picture_for_a_model_of_volumes_is_refused_without_a_note_on_its_channels(model, tmp_path, capsys):
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(tmp_path / "grey.png")
+    with pytest.raises(SomeInputsFailed):
+        predict(model, [tmp_path / "grey.png"], out=tmp_path / "masks", **OPTIONS)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "skipped" in said and "repeated" not in said
 
 
 def test_series_that_are_no_grid_fail_alone(model, series, tmp_path, capsys):

@@ -19,8 +19,10 @@ from atrous.data.pictures import read_pixels
 from atrous.errors import AtrousError
 from atrous.inference.segmenter import Segmenter
 from atrous.input_spec import Input
+from atrous.learning import volume_evaluation
 from atrous.learning.crf_search import Trial
 from atrous.learning.evaluation import measure
+from atrous.learning.volume_evaluation import VolumeScores, measure_volumes
 from atrous.models.info import Preprocessing
 from atrous.models.task import Task
 
@@ -198,6 +200,28 @@ def test_a_dataset_of_another_spacing_than_the_model_is_not_measured(folder, tmp
 def test_a_wrong_tolerance_is_refused_before_the_work(folder, tolerance):
     with pytest.raises(AtrousError, match="tolerance must be"):
         evaluate(folder / "missing.safetensors", folder / "data", tolerance=tolerance)
+
+
+def test_a_model_with_a_target_spacing_segments_each_volume_once(folder, tmp_path, monkeypatch):
+    model = atrous.load(folder / "model.safetensors")
+    one = replace(model.info.preprocessing.image, spacing=(1.3, 0.8, 1.6), planes=("axial",))
+    model.info = replace(model.info, preprocessing=Preprocessing((one,)))
+    atrous.save(model, tmp_path / "model.safetensors")
+    segment, runs = volume_evaluation.segment_volume, []
+    monkeypatch.setattr(volume_evaluation, "segment_volume", lambda *given: runs.append(given) or segment(*given))
+    options = {"layout": "folder", "device": "cpu", **OPTIONS}
+    whole, removed = (
+        evaluate(tmp_path / "model.safetensors", folder / "data", smallest_part=parts, **options)
+        for parts in ((), ("all=1000",))
+    )
+    assert len(runs) == 4  # two volumes, measured twice
+    assert (whole["miou"], whole["per_image"]) == (removed["miou"], removed["per_image"])
+    assert not any(scores["dice"] for case in removed["volumes"]["cases"] for scores in case["classes"].values())
+    segmenter = Segmenter(tmp_path / "model.safetensors", device="cpu", **OPTIONS)
+    dataset = open_dataset(folder / "data", layout="folder", planes=("axial",))
+    alone = VolumeScores(segmenter.info.classes, 1.0)
+    measure_volumes(segmenter, dataset, dataset.split("val"), alone)
+    assert whole["volumes"]["cases"] == alone.as_json()["cases"]
 
 
 def test_a_model_with_a_target_spacing_is_measured_on_the_grids_of_the_files(folder, tmp_path):

@@ -371,6 +371,24 @@ def test_changed_bytes_of_the_header_give_a_mask_or_a_sentence(settings, scan, m
     assert not files_in(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"NRRD0004\ntype: short\ndimension: 3\n", "this is an NRRD file, which a server does not take"),
+        (b"ObjectType = Image\nNDims = 3\n", "this is a MetaImage file, which a server does not take"),
+        (bytes(128) + b"DICM" + bytes(50), "this is a DICOM file, which a server does not take"),
+        (b"GIF89a", "this file is not a volume"),
+    ],
+    ids=["NRRD", "MetaImage", "DICOM", "other"],
+)
+def test_other_formats_are_refused_with_those_that_are_served(settings, content, words):
+    upload = VolumeUpload((content,), settings, Limits(), "HOW TO SEND")
+    with pytest.raises(AtrousError) as caught:
+        upload.memory()
+    assert str(caught.value).startswith(words)
+    assert str(caught.value).endswith("Give a NIfTI file (.nii or .nii.gz) or a zip of a DICOM series. HOW TO SEND")
+
+
 def test_the_estimate_of_memory_covers_decoding_and_encoding(settings, tmp_path, monkeypatch):
     monkeypatch.setenv("ATROUS_SCRATCH", str(tmp_path))
     rng = np.random.default_rng(0)

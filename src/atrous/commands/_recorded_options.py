@@ -69,6 +69,17 @@ def measured_model(run: Run) -> Path | None:
     return there[-1] if there else None
 
 
+def was_trained_here(run: Run) -> bool:
+    """Returns whether a training wrote the run; if not, the folder is that of an evaluation of a given model.
+
+    Args:
+        run: the run of the page.
+    """
+    model = Path(run.evaluation.get("model") or run.model_file)
+    was_moved = model.name == run.model_file.name and not model.is_file()  # with the folder of the run
+    return bool(run.config or run.train or run.val) or was_moved or model.resolve() == run.model_file.resolve()
+
+
 def measured_data(run: Run) -> DatasetSpec:
     """Returns the specification of the measured dataset, with the recorded options.
 
@@ -192,7 +203,7 @@ def evaluate_command(run: Run, *, overwrite: bool = False) -> str:
 
 
 def commands(run: Run, out: Path | None = None) -> list[str]:
-    """Returns the commands that train, measure and report the run again.
+    """Returns the commands that train, measure and report the run again; a given model is not trained.
 
     Args:
         run: the run of the page.
@@ -201,20 +212,21 @@ def commands(run: Run, out: Path | None = None) -> list[str]:
     table = run.evaluation.get("case_ids")
     more = (f" --case-ids {shlex.quote(table)}" if table else "") + (f" --out {shlex.quote(str(out))}" if out else "")
     config, folder = (shlex.quote(str(path)) for path in (run.folder / "config.yaml", run.folder))
-    return [
-        f"atrous train {config}" if run.config else "atrous train RECIPE.yaml",
-        evaluate_command(run, overwrite=bool(run.damaged)),
-        f"atrous report {folder}{more}",
-    ]
+    train = [f"atrous train {config}" if run.config else "atrous train RECIPE.yaml"] if was_trained_here(run) else []
+    return [*train, evaluate_command(run, overwrite=bool(run.damaged)), f"atrous report {folder}{more}"]
 
 
 def missing(run: Run, out: Path | None = None) -> dict[str, list[str]]:
     """Returns sentences about the missing files of a run, grouped by the command that writes the files.
 
+    For a given model, files of a training are not missing.
+
     Args:
         run: the run of the page.
         out: path of the page; None for report.html in the run's folder.
     """
+    if not was_trained_here(run):
+        return {}
     train, evaluate, _ = commands(run, out)
     found: dict[str, list[str]] = {}
     lost = f"{run.damaged} Without it," if run.damaged else "There is no evaluation.json:"

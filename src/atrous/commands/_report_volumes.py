@@ -94,12 +94,19 @@ def class_row(entry: Record, colors: Record) -> Record:
 
 
 def case_row(case: Record) -> Record:
-    """Returns the row of a volume: its name, and the Dice and HD95 of each class as text."""
+    """Returns the row of a volume: its name and patient, and the Dice and HD95 of each class as text."""
     cells = [
         (written(scores.get("dice"), "{:.3f}"), written(scores.get("hd95_mm"), "{:.1f}\u00a0mm"))
         for scores in case["classes"].values()
     ]
-    return {"name": case_name(case), "patient": case.get("patient"), "dice": written(mean_dice(case)), "cells": cells}
+    name, patient = case_name(case), case.get("patient")
+    # a volume without a patient is a group by itself, named like the volume
+    return {
+        "name": name,
+        "patient": None if patient == name else patient,
+        "dice": written(mean_dice(case)),
+        "cells": cells,
+    }
 
 
 def written(value: Any, form: str = "{:.3f}") -> str:

@@ -42,6 +42,7 @@ from atrous.learning.distributed import current_group, process_group
 from atrous.learning.evaluation import (
     Measuring,
     measure,
+    measures_whole_volumes,
     open_to_measure,
     prepared,
     reader_for,
@@ -49,7 +50,7 @@ from atrous.learning.evaluation import (
     spec_to_measure,
     summarise,
 )
-from atrous.learning.volume_evaluation import check_tolerance, measure_volumes
+from atrous.learning.volume_evaluation import VolumeScores, check_tolerance, measure_volumes
 from atrous.model_file import sha256_of
 from atrous.option_fields import given_to, taking
 from atrous.overwrite_checks import JSON_KEY, MARK, check_outputs, json_output, model_inputs, model_output
@@ -168,9 +169,13 @@ def evaluate(
             )
         segmenter = segmenter.with_crf(_crf_of(found, segmenter))
     with cases.named():
-        measured = with_intervals(summarise(measure(segmenter, dataset, items), segmenter.info), dataset.groups_from)
+        volumes = VolumeScores(segmenter.info.classes, tolerance, parts)
+        of_slices = measure(segmenter, dataset, items, volumes)
+        measured = with_intervals(summarise(of_slices, segmenter.info), dataset.groups_from)
         if preprocessing.image.planes:
-            measured["volumes"] = measure_volumes(segmenter, dataset, items, tolerance, parts)
+            if not measures_whole_volumes(segmenter, dataset):
+                measure_volumes(segmenter, dataset, items, volumes)
+            measured["volumes"] = volumes.as_json()
     results = {
         JSON_KEY: MARK,
         "model": str(model),

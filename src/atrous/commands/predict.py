@@ -133,7 +133,8 @@ def predict(
         here = [one for one in pictures if isinstance(one, Path) and slice_place(one) is None]
         kinds = kinds_of(here, preprocessing.image.pages)
         worker.segmenter.preparation.warn_of(doubts_of_files(kinds, preprocessing))
-        if preprocessing.image.channels == 3 and (grey := sum(kind.channels == 1 for kind in kinds.values())):
+        takes_rgb = preprocessing.image.channels == 3 and not preprocessing.image.planes
+        if takes_rgb and (grey := sum(kind.channels == 1 for kind in kinds.values())):
             note(f"{counted(grey, 'picture')} in grey: the model takes 3 channels, so the grey values are repeated")
         done = processes.gather(_work(worker, own, len(jobs), out, json))
         records = [record for turn in zip_longest(*done) for record in turn if record is not None]

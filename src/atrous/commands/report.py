@@ -278,6 +278,7 @@ def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
     if not best:
         return [], []
     from atrous.inference.prediction import Prediction
+    from atrous.inference.slice_views import for_picture
     from atrous.learning.evaluation import prepared, reader_for
 
     try:
@@ -287,8 +288,9 @@ def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
     if segmenter.info.preprocessing.image.spacing is not None:  # its whole volumes are shown
         return [], []
 
-    def segment(sample: Sample) -> Prediction:
-        mask = segmenter.any_size(prepared(segmenter, sample), sample.valid, name=sample.name)
+    def segment(item: Item, sample: Sample) -> Prediction:
+        any_size = for_picture(segmenter.any_size, item.image)
+        mask = any_size(prepared(segmenter, sample), sample.valid, name=sample.name)
         return Prediction(mask, sample.image, segmenter.info)
 
     read = reader_for(segmenter, dataset)
@@ -335,7 +337,7 @@ def best_and_worst(per_image: Sequence[Record]) -> tuple[list[Record], list[Reco
 def picture_rows(
     records: Sequence[Record],
     read: Callable[[Item], Sample],
-    segment: Callable[[Sample], Prediction],
+    segment: Callable[[Item, Sample], Prediction],
     classes: ClassTable,
     pair: tuple[int, int] | None = None,
 ) -> tuple[list[Record], list[str]]:
@@ -358,9 +360,9 @@ def picture_rows(
     rows, notes = [], []
     for record in records:
         try:
-            more = tuple(map(Path, record.get("more", ())))
-            sample = read(Item(record["name"], Path(record["image"]), Path(record["mask"]), more=more))
-            prediction = segment(sample)
+            files = (Path(record["image"]), Path(record["mask"]))
+            item = Item(record["name"], *files, more=tuple(map(Path, record.get("more", ()))))
+            prediction = segment(item, sample := read(item))
             truth = matching_classes(classes, prediction.info.classes)[sample.label]
         except (AtrousError, OSError) as error:
             notes.append(f"{record['name']} cannot be shown: {error}")

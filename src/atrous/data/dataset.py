@@ -30,7 +30,7 @@ from atrous.data.volumes.resampled_masks import read_resampled_label
 from atrous.data.volumes.slice_pixels import read_label_slice
 from atrous.data.volumes.slices import is_dicom_label, is_volume_place, slice_place
 from atrous.errors import AtrousError, nearest, shown
-from atrous.input_spec import Input, Spacing
+from atrous.input_spec import Input, Spacing, spacing_in_words
 
 
 @dataclass(frozen=True)
@@ -325,7 +325,7 @@ def stored_mask(path: Path, image: Path | None, classes: ClassTable | None) -> S
 
 def _resampling(spacing: Spacing | None) -> str:
     """Returns how volumes are resampled, for messages."""
-    return "as they are stored" if spacing is None else f"resampled to {'×'.join(f'{side:g}' for side in spacing)} mm"
+    return "as they are stored" if spacing is None else f"resampled to {spacing_in_words(spacing)}"
 
 
 def _check_item(item: Item) -> None:

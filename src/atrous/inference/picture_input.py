@@ -25,7 +25,7 @@ from atrous.data.sources.scene_files import as_input, read_input
 from atrous.data.sources.source import Pixels
 from atrous.data.volumes.slices import is_volume, slice_place
 from atrous.errors import AtrousError, shown, unknown_name
-from atrous.input_spec import Input, check_takes_pictures
+from atrous.input_spec import Input, check_takes_pictures, spacing_in_words
 from atrous.models.info import Preprocessing
 from atrous.models.picture_checks import check_valid
 from atrous.paths import Place, shown_place
@@ -203,10 +203,10 @@ def found_in_slice(place: Place, one: Input) -> Found:
     """
     check_volumes_are_here([place])
     if one.spacing is not None:
-        sides = "×".join(f"{side:.4g}" for side in one.spacing)
         raise AtrousError(
-            f"{shown_place(place)}: the model resamples volumes to voxels of {sides} mm, so it segments whole volumes "
-            "and no single slices of a file. Give the volume."
+            f"{shown_place(place)}: the model resamples volumes to voxels of "
+            f"{spacing_in_words(one.spacing)}, so it segments whole volumes and no single slices of a file. Give the "
+            "volume."
         )
     values, valid, _ = read_input(Path(place), one)
     one_slice = slice_place(Path(place))

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from atrous.checked_arguments import checked, checked_fields
-from atrous.console import note
+from atrous.console import each_once, note
 from atrous.data.file_headers import kinds_of
 from atrous.data.file_of_picture import file_of_picture
 from atrous.data.input_files import SceneFiles
@@ -219,7 +219,7 @@ class Worker:
         if not isinstance(spec, ModelSpec):
             raise AtrousError(f"spec must be an atrous.ModelSpec, got {shown(spec)}.")
         self.segmenter = spec.open(say)
-        self._spec, self._say, self._parts = spec, say, parts
+        self._spec, self._say, self._say_once, self._parts = spec, say, each_once(say), parts
         self._stopped = Event()
 
     def __call__(self, job: Job) -> Record:
@@ -253,8 +253,8 @@ class Worker:
                 image = self.segmenter.info.preprocessing.image
                 check_contrasts_exist(job.picture, image.channels // image.slices)
                 volume = read_volume(job.picture)
-                for sentence in volume.notes:
-                    self._say(_named(job, sentence))
+                for sentence in volume.notes:  # series of one folder share notes on the folder
+                    self._say_once(_named(job, sentence))
                 return volume
             if job.windowed is not False or isinstance(job.picture, str):
                 return self._read_files(job)

@@ -77,11 +77,12 @@ def segment_volume(
         check_crf(image)
     spacing, missing = image.spacing, image.missing
     labels = np.zeros(volume.grid.shape, np.uint8)
+    any_sizes = {plane: for_plane(segmenter.any_size, plane) for plane in planes}
     if len(planes) == 1 and spacing is None:
         masks = pictures_of(labels, planes[0])
         for plane, index, found in _slices(segmenter, volume, progress):
             prepared = segmenter.preparation.filled(found)
-            masks[index] = for_plane(segmenter.any_size, plane)(prepared, found.valid, name=f"{plane} slice {index}")
+            masks[index] = any_sizes[plane](prepared, found.valid, name=f"{plane} slice {index}")
         return labels
     with ExitStack() as arrays:
         say, run = segmenter.any_size.say, volume
@@ -94,8 +95,7 @@ def segment_volume(
         for plane, index, found in _slices(segmenter, run, progress):
             prepared = segmenter.preparation.filled(found)
             name = f"{plane} slice {index}"
-            any_size = for_plane(segmenter.any_size, plane)
-            pictures_of(sums, plane)[index] += any_size.probabilities(prepared, name=name)
+            pictures_of(sums, plane)[index] += any_sizes[plane].probabilities(prepared, name=name)
         nearest = None if spacing is None else nearest_axis(volume.grid, spacing)
         for index, chosen in enumerate(labels_of_probabilities(sums, volume.grid.shape, nearest)):
             labels[:, :, index] = chosen

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,9 +129,7 @@ def load_checkpoint(
         AtrousError: the checkpoint is missing, is damaged, or belongs to another run.
     """
     wanted = state or {}
-    if not path.is_file():
-        raise AtrousError(f"nothing to resume: no checkpoint at {path}.")
-    try:
+    with _reading(path):
         record, tensors = _read(path)
         model.load_state_dict(put_together("weights", tensors, None))
         plain = _parts(record, tensors)
@@ -150,8 +149,6 @@ def load_checkpoint(
         _put_random_state(put_together(f"random.{rank}", tensors, None))
         processes = sum(name.startswith("random.") and name.endswith(".cpu") for name in tensors)
         return Checkpoint(record["progress"], record.get("recipe", ""), max(1, processes))
-    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
-        raise AtrousError(f"{path} is not a checkpoint of this run, or is damaged: {error}") from error
 
 
 def saved_info(run: Path) -> Info:
@@ -164,13 +161,8 @@ def saved_info(run: Path) -> Info:
         AtrousError: the run has no checkpoint, or a damaged one.
     """
     path = checkpoint_of(run)
-    if not path.is_file():
-        raise AtrousError(f"nothing to resume: no checkpoint at {path}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return Info.from_dict(_record(file, path)["info"])
-    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
-        raise AtrousError(f"{path} is not a checkpoint of this run, or is damaged: {error}") from error
+    with _reading(path), safe_open(path, framework="pt") as file:
+        return Info.from_dict(_record(file, path)["info"])
 
 
 def last_weights(run: Path) -> dict[str, Tensor]:
@@ -183,12 +175,19 @@ def last_weights(run: Path) -> dict[str, Tensor]:
         AtrousError: the run has no checkpoint, or a damaged one.
     """
     path = checkpoint_of(run)
-    if not path.is_file():
-        raise AtrousError(f"no checkpoint at {path}.")
-    try:
+    with _reading(path):
         return put_together("weights", _read(path)[1], None)
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise AtrousError(f"{path} is not a checkpoint, or is damaged: {error}") from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Checks that a checkpoint exists, and turns the errors of a damaged or unsuitable one into an AtrousError."""
+    if not path.is_file():
+        raise AtrousError(f"nothing to resume: no checkpoint at {path}.")
+    try:
+        yield
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
+        raise AtrousError(f"{path} is not a checkpoint of this run, or is damaged: {error}") from error
 
 
 def _each_its_own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

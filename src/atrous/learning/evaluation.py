@@ -36,7 +36,7 @@ from atrous.learning.boundary_metrics import BoundaryIoU, BoundaryScore
 from atrous.learning.class_matching import matching_classes
 from atrous.learning.confusion_matrix import ConfusionMatrix, none_if_nan
 from atrous.learning.distributed import ProcessGroup, current_group
-from atrous.learning.volume_evaluation import segment_case
+from atrous.learning.volume_evaluation import VolumeScores, segment_case
 from atrous.option_fields import given_to, setting, settings
 
 #: Share of the labelled pixels, 0–1, above which a class that is never predicted causes a warning.
@@ -179,7 +179,19 @@ def _with_groups_of(spec: DatasetSpec, provenance: Mapping[str, Any], image: Inp
     return dataset
 
 
-def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Measurement:
+def measures_whole_volumes(segmenter: Segmenter, dataset: Dataset) -> bool:
+    """Returns whether `measure` segments whole volumes: the model resamples volumes, and the dataset does not.
+
+    Args:
+        segmenter: segmenter to measure.
+        dataset: dataset to measure on.
+    """
+    return segmenter.info.preprocessing.image.spacing is not None and dataset.inputs[0].spacing is None
+
+
+def measure(
+    segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], volumes: VolumeScores | None = None
+) -> Measurement:
     """Segments every picture, and compares the prediction with the labels; several processes share the pictures.
 
     If the model resamples volumes, and the dataset does not, whole volumes are segmented. Their slices are compared on
@@ -189,6 +201,8 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
         segmenter: segmenter to measure.
         dataset: dataset of the items.
         items: labelled pictures, at least one.
+        volumes: collector, to which the scores of volumes are added if whole volumes are segmented; None for no scores
+            of volumes.
 
     Raises:
         AtrousError: there are no items, the data has classes that the model does not have, a CRF is used with a
@@ -197,8 +211,8 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
     if not items:
         raise AtrousError("the split has no pictures to measure on.")
     remap = matching_classes(dataset.classes, segmenter.info.classes)
-    if segmenter.info.preprocessing.image.spacing is not None and dataset.inputs[0].spacing is None:
-        return _of_resampled(segmenter, dataset, items, remap)
+    if measures_whole_volumes(segmenter, dataset):
+        return _of_resampled(segmenter, dataset, items, remap, volumes)
     classes = len(segmenter.info.classes)
     without = None if segmenter.crf is None else Measurement.of(classes)
     measured = Measurement.of(classes, without)
@@ -220,7 +234,13 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
     return _summed(measured, processes)
 
 
-def _of_resampled(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], remap: np.ndarray) -> Measurement:
+def _of_resampled(
+    segmenter: Segmenter,
+    dataset: Dataset,
+    items: Sequence[Item],
+    remap: np.ndarray,
+    volumes: VolumeScores | None,
+) -> Measurement:
     """Measures the stored slices of volumes with a model that resamples whole volumes and segments them."""
     if segmenter.crf is not None:
         check_crf(segmenter.info.preprocessing.image)
@@ -231,16 +251,19 @@ def _of_resampled(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item],
     own = processes.part(list(labelled_volumes(items).items()))
     with progress_bar() as progress:
         task = progress.add_task("evaluating", total=len(own), note="")
-        for file, (_, mask) in own:
-            _, *both = segment_case(segmenter, dataset, file, mask, remap, None)
+        for file, (first, mask) in own:
+            found = segment_case(segmenter, dataset, file, mask, remap)
             for item in slices[file]:
                 place = slice_place(item.image)
                 assert place is not None
-                measured.add(item, *(pictures_of(labels, place.plane)[place.index] for labels in both))
+                both = (pictures_of(labels, place.plane)[place.index] for labels in (found.truth, found.labels))
+                measured.add(item, *both)
+            if volumes is not None:
+                volumes.add(file, mask, first.group, found)
             progress.update(task, advance=1, note=f"mIoU {measured.confusion.miou:.3f}")
-    found = _summed(measured, processes)
+    total = _summed(measured, processes)
     place_of = {item.name: index for index, item in enumerate(items)}
-    return replace(found, per_image=sorted(found.per_image, key=lambda entry: place_of[entry["name"]]))
+    return replace(total, per_image=sorted(total.per_image, key=lambda entry: place_of[entry["name"]]))
 
 
 def silent(segmenter: Segmenter) -> AnySize:

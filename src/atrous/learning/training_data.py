@@ -20,7 +20,7 @@ from atrous.data.statistics import class_pixels
 from atrous.data.transforms import color_channels
 from atrous.data.volume_items import spacing_of_volumes
 from atrous.errors import AtrousError
-from atrous.input_spec import Spacing
+from atrous.input_spec import Spacing, spacing_in_words
 from atrous.learning.checkpoint import saved_info
 from atrous.learning.class_balance import pictures_of_classes
 from atrous.learning.data_loader import AugmentedSamples
@@ -97,7 +97,7 @@ def _opened(data: Data) -> Dataset:
     spacing = data.spacing
     if isinstance(spacing, str):
         spacing = spacing_of_volumes(with_spacing(None).split(data.train))
-        console.print(f"volumes are resampled to voxels of {_sides(spacing)} mm")
+        console.print(f"volumes are resampled to voxels of {spacing_in_words(spacing)}")
     return with_spacing(spacing)
 
 
@@ -111,7 +111,7 @@ def _spacing_of_run(data: Data, run: Path) -> Spacing | None:
     measured = data.spacing == "median" and spacing is not None
     if not measured and data.spacing != spacing:
         given, trained = (
-            one if isinstance(one, str) else "none" if one is None else f"{_sides(one)} mm"
+            one if isinstance(one, str) else "none" if one is None else spacing_in_words(one)
             for one in (data.spacing, spacing)
         )
         raise AtrousError(
@@ -119,12 +119,8 @@ def _spacing_of_run(data: Data, run: Path) -> Spacing | None:
             f"spacing. Leave out --data.spacing, or start a new run with --init {run / 'best.safetensors'}."
         )
     if measured and spacing is not None:
-        console.print(f"volumes are resampled to voxels of {_sides(spacing)} mm, as at the start of the run")
+        console.print(f"volumes are resampled to voxels of {spacing_in_words(spacing)}, as at the start of the run")
     return spacing
-
-
-def _sides(spacing: Spacing) -> str:
-    return " × ".join(f"{side:.4g}" for side in spacing)
 
 
 def training_samples(recipe: Recipe, dataset: Dataset, model: SegmentationModel) -> AugmentedSamples:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,48 +38,96 @@ def check_tolerance(tolerance: float) -> None:
         raise AtrousError(f"tolerance must be a number of millimetres, 0 or more, got {tolerance}.")
 
 
-def measure_volumes(
-    segmenter: Segmenter,
-    dataset: Dataset,
-    items: Sequence[Item],
-    tolerance: float | None,
-    parts: VolumeParts | None = None,
-) -> dict[str, Any]:
+class Segmented(NamedTuple):
+    """A labelled volume and its prediction.
+
+    Attributes:
+        volume: the volume.
+        truth: the mask as class indices of the model, X×Y×Z uint8, 255 where it is not labelled or the volume has no
+            data.
+        labels: the prediction, X×Y×Z uint8.
+    """
+
+    volume: Volume
+    truth: np.ndarray
+    labels: np.ndarray
+
+
+class VolumeScores:
+    """Collects the scores of whole volumes.
+
+    Args:
+        names: names of the model's classes.
+        tolerance: as in `case_metrics`, in millimetres.
+        parts: rule for the connected parts that the predictions keep; None to keep all parts.
+    """
+
+    def __init__(self, names: Sequence[str], tolerance: float | None, parts: VolumeParts | None = None) -> None:
+        self._names, self._tolerance, self._parts = names, tolerance, parts
+        self._measured = [index for index, name in enumerate(names) if name.casefold() not in BACKGROUND_NAMES]
+        self._cases: list[tuple[Path, Path, str | None, Mapping[int, SurfaceMetrics]]] = []
+
+    def add(self, file: Path, mask: Path, group: str | None, found: Segmented) -> None:
+        """Adds the scores of a volume, after its parts were removed from the prediction.
+
+        Args:
+            file: file or DICOM series of the volume.
+            mask: file of the volume's mask.
+            group: group of the volume, such as its patient; None if it is a group by itself.
+            found: result of `segment_case` without `parts`.
+
+        Raises:
+            AtrousError: scipy is needed and not installed.
+        """
+        labels = found.labels
+        if self._parts is not None:
+            labels = labels.copy()
+            self._parts.clean(labels, found.volume.grid)
+        directions = found.volume.grid.affine[:3, :3]
+        scores = case_metrics(found.truth, labels, directions, self._measured, tolerance=self._tolerance)
+        self._cases.append((file, mask, group, scores))
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the scores of the volumes of all processes.
+
+        Returns:
+            A dict for JSON: "tolerance_mm"; "classes" with the means over patients and their 95 % intervals; and
+            "cases" with the scores of each volume. Scores that are not finite are None.
+        """
+        gathered = current_group().gather(self._cases)
+        cases = sorted((case for part in gathered for case in part), key=lambda case: case[0])
+        return _as_json(cases, self._names, self._tolerance)
+
+
+def measure_volumes(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], scores: VolumeScores) -> None:
     """Segments the volumes of a split as `atrous predict` does, and compares each prediction with the volume's mask.
 
     Args:
         segmenter: segmenter of a model for volumes.
         dataset: dataset of the items.
         items: slices of labelled volumes, at least one.
-        tolerance: as in `case_metrics`, in millimetres.
-        parts: rule for the connected parts that the predictions keep; None to keep all parts.
-
-    Returns:
-        A dict for JSON: "tolerance_mm"; "classes" with the means over patients and their 95 % intervals; and "cases"
-        with the scores of each volume. Scores that are not finite are None.
+        scores: collector, to which the scores of this process's volumes are added.
 
     Raises:
         AtrousError: the data has classes that the model does not have, or scipy is needed and not installed.
     """
     remap = matching_classes(dataset.classes, segmenter.info.classes)
-    names = segmenter.info.classes
-    measured = [index for index, name in enumerate(names) if name.casefold() not in BACKGROUND_NAMES]
-    processes, found = current_group(), []
-    own = processes.part(list(labelled_volumes(items).items()))
+    own = current_group().part(list(labelled_volumes(items).items()))
     with progress_bar() as progress:
         task = progress.add_task("evaluating volumes", total=len(own), note="")
         for file, (item, mask) in own:
-            volume, truth, labels = segment_case(segmenter, dataset, file, mask, remap, parts)
-            scores = case_metrics(truth, labels, volume.grid.affine[:3, :3], measured, tolerance=tolerance)
-            found.append((file, mask, item.group, scores))
+            scores.add(file, mask, item.group, segment_case(segmenter, dataset, file, mask, remap))
             progress.update(task, advance=1)
-    cases = sorted((case for part in processes.gather(found) for case in part), key=lambda case: case[0])
-    return _as_json(cases, names, tolerance)
 
 
 def segment_case(
-    segmenter: Segmenter, dataset: Dataset, file: Path, mask: Path, remap: np.ndarray, parts: VolumeParts | None
-) -> tuple[Volume, np.ndarray, np.ndarray]:
+    segmenter: Segmenter,
+    dataset: Dataset,
+    file: Path,
+    mask: Path,
+    remap: np.ndarray,
+    parts: VolumeParts | None = None,
+) -> Segmented:
     """Reads a labelled volume and segments it.
 
     Args:
@@ -90,10 +138,6 @@ def segment_case(
         remap: result of `matching_classes` for the dataset and the model.
         parts: rule for the connected parts that the prediction keeps; None to keep all.
 
-    Returns:
-        The volume; the mask as class indices of the model, X×Y×Z uint8, 255 where it is not labelled or the volume
-        has no data; and the prediction, X×Y×Z uint8.
-
     Raises:
         AtrousError: a file cannot be read.
     """
@@ -103,7 +147,7 @@ def segment_case(
     labels = segment_volume(segmenter, volume)
     if parts is not None:
         parts.clean(labels, volume.grid)
-    return volume, truth, labels
+    return Segmented(volume, truth, labels)
 
 
 def _as_json(

@@ -70,13 +70,19 @@ def volume_suffix(content: bytes) -> str | None:
 
 
 def volume_format(content: bytes) -> str | None:
-    """Returns the name of the format of a volume, for messages: NIfTI or DICOM; None for other files and archives.
+    """Returns the name of the format of a volume, for messages; None for other files and archives.
+
+    The formats are NIfTI, DICOM, NRRD and MetaImage. A server takes neither NRRD nor MetaImage.
 
     Args:
         content: bytes of an upload.
     """
     if content[128:132] == b"DICM":
         return "a DICOM file"
+    if content.startswith(b"NRRD000"):
+        return "an NRRD file"
+    if re.match(rb"\s*(ObjectType|NDims)\s*=", content[: 4 * CHECKED_BYTES]):
+        return "a MetaImage file"
     return "a NIfTI file" if volume_suffix(content) in (".nii", ".nii.gz") else None
 
 

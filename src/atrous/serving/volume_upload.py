@@ -26,7 +26,7 @@ from atrous.inference.segment_volume import IN_MEMORY
 from atrous.serving.inference_queue import Job
 from atrous.serving.request_limits import Limits, Problem
 from atrous.serving.request_settings import RequestSettings
-from atrous.serving.upload_format_check import volume_suffix
+from atrous.serving.upload_format_check import volume_format, volume_suffix
 
 #: Bytes per value of a volume while it is decoded: as stored, scaled to float64 and to float32.
 VALUE_BYTES = 20
@@ -63,15 +63,19 @@ class VolumeUpload:
 
         Raises:
             TooLarge: the volume has more voxels than allowed.
-            AtrousError: the file is not a volume, or it is damaged; the message shows how to send a volume.
+            AtrousError: the file is not a volume or has a format that is not served, or it is damaged; the message
+                shows how to send a volume.
             Problem: 503, the file cannot be stored.
         """
         suffix = volume_suffix(self._content[0])
         if suffix is None:
-            raise AtrousError(
-                "this file is not a volume, and this model was trained on slices of volumes. Give a NIfTI file (.nii "
-                f"or .nii.gz) or a zip of a DICOM series. {self._hint}"
+            given = volume_format(self._content[0])
+            words = (
+                "this file is not a volume, and this model was trained on slices of volumes"
+                if given is None
+                else f"this is {given}, which a server does not take"
             )
+            raise AtrousError(f"{words}. Give a NIfTI file (.nii or .nii.gz) or a zip of a DICOM series. {self._hint}")
         self._path = self._files.enter_context(_stored(self._content[0], suffix))
         with self._anonymous():
             grid, contrasts = volume_shape(self._path)

@@ -15,7 +15,7 @@ import numpy as np
 from atrous.data.volumes.grid import Grid, check_same_grid
 from atrous.data.volumes.series_places import chosen_series
 from atrous.data.volumes.volume import Volume
-from atrous.data.volumes.volume_files import SUFFIXES, file_shape, read_file
+from atrous.data.volumes.volume_files import SUFFIXES, file_shape, read_file, suffix_of_volume
 from atrous.errors import AtrousError, counted
 
 #: Part of the place of contrasts that stands for the number of a contrast.
@@ -157,8 +157,8 @@ def _found(place: Path) -> list[Path]:
 
 def _parts(path: Path) -> tuple[str, str] | None:
     """Returns the name of the volume and the suffix of a place of contrasts; None for any other path."""
-    suffix = next((one for one in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(one)), "")
-    stem = path.name[: len(path.name) - len(suffix)]
+    suffix = suffix_of_volume(path)
+    stem = path.name.removesuffix(suffix)
     if not suffix or not stem.endswith(ANY_NUMBER):
         return None
-    return stem.removesuffix(ANY_NUMBER), path.name[len(stem) :]
+    return stem.removesuffix(ANY_NUMBER), suffix

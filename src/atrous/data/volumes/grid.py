@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from atrous.errors import AtrousError
+from atrous.input_spec import spacing_in_words
 
 #: Largest distance between the corners of two grids that count as the same, as a share of the smallest voxel side. The
 #: tolerance is needed because files round their affine to float32 or to a few decimal digits.
@@ -169,6 +170,5 @@ def in_words(grid: Grid) -> str:
         grid: the grid.
     """
     size = "×".join(map(str, grid.shape))
-    sides = "×".join(f"{side:.4g}" for side in grid.spacing)
     rows = "; ".join(" ".join(f"{value:.5g}" for value in row) for row in grid.affine[:3])
-    return f"{size} voxels of {sides} mm, affine [{rows}]"
+    return f"{size} voxels of {spacing_in_words(grid.spacing)}, affine [{rows}]"

@@ -7,6 +7,7 @@ Sources: teem.sourceforge.net/nrrd/format.html and itk.org/Wiki/ITK/MetaIO/Docum
 
 from __future__ import annotations
 
+import os
 import re
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -108,8 +109,16 @@ def voxel_file(path: Path) -> Path:
     """
     if path.suffix.lower() not in _DETACHED:
         return path
-    found = path.stat()
-    return _voxel_file(path, (found.st_ino, found.st_mtime_ns, found.st_size))
+    return _voxel_file(path, file_version(path.stat()))
+
+
+def file_version(found: os.stat_result) -> tuple[int, int, int]:
+    """Returns the inode, the time of the last change in ns, and the size; copied files often share time and size.
+
+    Args:
+        found: status of a file.
+    """
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 @lru_cache(maxsize=4096)

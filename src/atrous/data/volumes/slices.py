@@ -14,7 +14,7 @@ import numpy as np
 
 from atrous.data.volumes.contrast_files import ANY_NUMBER, is_place_of_contrasts
 from atrous.data.volumes.series_places import is_series, series_name
-from atrous.data.volumes.volume_files import SUFFIXES
+from atrous.data.volumes.volume_files import SUFFIXES, suffix_of_volume
 from atrous.errors import AtrousError
 
 #: The axis (right, anterior, superior) along which the slices of each plane are counted.
@@ -90,8 +90,8 @@ def volume_stem(path: Path) -> str:
     Args:
         path: path of a file, which need not exist.
     """
-    suffix = next((one for one in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(one)), None)
-    stem = path.stem if suffix is None else path.name[: -len(suffix)]
+    suffix = suffix_of_volume(path)
+    stem = path.name.removesuffix(suffix) if suffix else path.stem
     return stem.removesuffix(ANY_NUMBER) if is_place_of_contrasts(path) else stem
 
 

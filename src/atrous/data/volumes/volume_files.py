@@ -14,6 +14,16 @@ from atrous.data.volumes.volume import Volume
 SUFFIXES = (*nifti.SUFFIXES, *itk_files.SUFFIXES)
 
 
+def suffix_of_volume(path: Path) -> str:
+    """Returns the suffix of a file of a volume as it is written, such as ".nii.gz"; "" for any other file.
+
+    Args:
+        path: any path.
+    """
+    longest = max((one for one in SUFFIXES if path.name.lower().endswith(one)), key=len, default="")
+    return path.name[len(path.name) - len(longest) :]
+
+
 def read_file(path: Path) -> Volume:
     """Reads the file of a volume.
 

@@ -1,0 +1,1 @@
+"""Rasters on Earth: the ground that their pixels cover."""

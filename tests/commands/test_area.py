@@ -77,7 +77,7 @@ def test_the_areas_are_those_of_the_predicted_masks_corrected_by_the_errors_of_t
 
     assert main(["predict", str(model), str(one), str(other), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
     masks = [rasterio.open(tmp_path / "out" / name).read(1) for name in ("one.tif", "other.tif")]
-    counts = sum(np.bincount(mask.ravel(), minlength=256) for mask in masks)
+    counts = np.sum([np.bincount(mask.ravel(), minlength=256) for mask in masks], 0)
     mapped = [entry["mapped_ha"] for entry in found["classes"]]
     np.testing.assert_allclose(mapped, counts[:3] * 0.01, rtol=1e-5)
     assert found["no_data_ha"] == pytest.approx(20 * 256 * 0.01, rel=1e-5)

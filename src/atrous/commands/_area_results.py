@@ -93,7 +93,7 @@ def area_results(
     return {
         "total_ha": float(mapped.sum() / HECTARE),
         "left_out_ha": float(mapped[unsampled].sum() / HECTARE),
-        "overall_accuracy": None if found is None else none_if_nan(found.overall),
+        "overall_accuracy": None if found is None else none_if_nan(float(found.overall)),
         "overall_accuracy_interval": None if intervals is None else _listed(intervals.overall),
         "classes": classes,
         "error_matrix": matrix.tolist(),

@@ -14,6 +14,7 @@ from atrous.version import __version__
 
 if TYPE_CHECKING:
     from atrous.build_model import create_model as create_model
+    from atrous.commands.area import area as area
     from atrous.commands.calibrate import calibrate as calibrate
     from atrous.commands.compare import compare as compare
     from atrous.commands.convert import convert as convert
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 logging.getLogger("atrous").addHandler(logging.NullHandler())
 
 _HOME = {
+    "area": "atrous.commands.area",
     "calibrate": "atrous.commands.calibrate",
     "Client": "atrous.serving.client",
     "compare": "atrous.commands.compare",

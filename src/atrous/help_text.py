@@ -18,16 +18,16 @@ TASKS = {
     "Start here": ("demo", "doctor"),
     "Make a model": ("train", "convert", "calibrate"),
     "Measure it": ("evaluate", "compare", "report", "explain"),
-    "Use it": ("predict", "serve", "export"),
+    "Use it": ("predict", "area", "serve", "export"),
     "Set up the shell": ("completion",),
 }
 
 #: The groups of options, in the order of the page; `verb.name` takes precedence over `name`.
 GROUPS = {
     "Input": (
-        "model", "models", "a", "b", "paths", "file", "runs", "data", "split", "layout", "input", "groups", "train",
-        "val", "pages", "planes", "slices", "range", "source", "weights", "classes", "check", "calibrate", "resume",
-        "init", "shell",
+        "model", "models", "a", "b", "paths", "rasters", "file", "runs", "data", "split", "layout", "input", "groups",
+        "train", "val", "pages", "planes", "slices", "range", "source", "weights", "classes", "check", "calibrate",
+        "resume", "init", "shell",
     ),
     "With --calibrate": ("export.layout", "export.groups"),
     "With --calibrate or --check": ("export.input",),

@@ -43,6 +43,7 @@ from atrous.run_folder import RUN_FILES
 WRITES_NOTHING = {"serve", "completion"}
 #: Arguments of type Path that are read, by verb. All others are outputs.
 READ = {
+    "area": {"model", "rasters", "data"},
     "calibrate": {"model", "data"},
     "compare": {"a", "b", "data"},
     "convert": {"file", "classes"},
@@ -57,6 +58,7 @@ READ = {
 }
 #: How each verb is called in the folder that `place` makes.
 CALLS = {
+    "area": ["model.safetensors", "data/images", "--data", "data"],
     "calibrate": ["model.safetensors", "data"],
     "compare": ["model.safetensors", "run/best.safetensors", "data"],
     "convert": ["foreign.pth", "--classes", "table.yaml"],

@@ -27,6 +27,7 @@ OWN = {"out", "json", "overwrite", "classes", "in_channels", "output_stride of c
 #: The verbs that run a model or read a dataset, with the options that they share.
 TAKEN = {
     "predict": {*fields_of(ModelSpec), "input"} - {"path"},
+    "area": {*fields_of(ModelSpec), "layout", "groups"} - {"path"},
     "evaluate": {*fields_of(ModelSpec), *fields_of(DatasetSpec)} - {"path", "root"},
     "compare": {*fields_of(ModelSpec), *fields_of(DatasetSpec)} - {"path", "root"},
     "explain": {"crf", "range", "device", "input"},

@@ -156,9 +156,11 @@ def bootstrap_intervals(
         The intervals of mIoU and of pixel accuracy, and the intervals of the IoU of each class. An interval is None if
         fewer than two groups have labelled pixels (for mIoU and pixel accuracy) or contain the class (for its IoU).
     """
-    columns = np.concatenate([scores_of(part).columns for part in _resampled(counts, draws, seed)])
+    columns = np.concatenate([scores_of(part).columns for part in resampled(counts, draws, seed)])
     per_score = _groups_per_score(counts)
-    found = [_percentiles(column) if groups > 1 else None for column, groups in zip(columns.T, per_score, strict=True)]
+    found = [
+        percentile_interval(column) if groups > 1 else None for column, groups in zip(columns.T, per_score, strict=True)
+    ]
     return found[:2], found[2:]
 
 
@@ -178,8 +180,11 @@ def mean_intervals(values: NDArray[np.float64], *, draws: int = DRAWS, seed: int
         return [None] * values.shape[1]
     stacked = np.stack([np.where(there, values, 0), there], axis=1)
     with np.errstate(invalid="ignore"):
-        means = np.concatenate([part[:, 0] / part[:, 1] for part in _resampled(stacked, draws, seed)])
-    return [_percentiles(column) if groups > 1 else None for column, groups in zip(means.T, there.sum(0), strict=True)]
+        means = np.concatenate([part[:, 0] / part[:, 1] for part in resampled(stacked, draws, seed)])
+    return [
+        percentile_interval(column) if groups > 1 else None
+        for column, groups in zip(means.T, there.sum(0), strict=True)
+    ]
 
 
 def paired_differences(
@@ -197,7 +202,7 @@ def paired_differences(
         2 + K differences, second minus first: of mIoU, of pixel accuracy, and of the IoU of each class.
     """
     both = np.concatenate([first, second], axis=1)
-    parts = _resampled(both, draws, seed)
+    parts = resampled(both, draws, seed)
     columns = np.concatenate([scores_of(part[:, 3:]).columns - scores_of(part[:, :3]).columns for part in parts])
     changes = scores_of(second.sum(0)).columns - scores_of(first.sum(0)).columns
     per_score = _groups_per_score(first + second)
@@ -208,7 +213,7 @@ def paired_differences(
         if groups < 2 or np.isnan(change) or not known.size:
             found.append(Difference(float(change), None, None, None))
         else:
-            found.append(Difference(float(change), _percentiles(column), float(known.std()), float(p)))
+            found.append(Difference(float(change), percentile_interval(column), float(known.std()), float(p)))
     return found
 
 
@@ -218,7 +223,15 @@ def _groups_per_score(counts: NDArray[np.int64]) -> list[int]:
     return [any_pixel, any_pixel, *groups_with_class(counts).tolist()]
 
 
-def _percentiles(values: NDArray[np.float64]) -> Interval | None:
+def percentile_interval(values: NDArray[np.float64]) -> Interval | None:
+    """Returns the 95 % percentile interval of the draws of a score.
+
+    Args:
+        values: the score in each draw; NaN, for a draw in which the score is undefined, is left out.
+
+    Returns:
+        Lower and upper end; None if the score is undefined in all draws.
+    """
     known = values[~np.isnan(values)]
     if not known.size:
         return None
@@ -226,8 +239,17 @@ def _percentiles(values: NDArray[np.float64]) -> Interval | None:
     return float(low), float(high)
 
 
-def _resampled(counts: NDArray, draws: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """Yields the summed counts of n draws at a time, n×R×K for G×R×K counts; float64 is exact for sums below 2^53."""
+def resampled(counts: NDArray, draws: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """Yields the summed counts of n draws of groups at a time; float64 is exact for sums below 2^53.
+
+    Args:
+        counts: G×R×K counts of G groups; each draw sums the counts of G groups, drawn with replacement.
+        draws: number of draws in all, ≥ 1.
+        seed: random seed of the draws, ≥ 0.
+
+    Yields:
+        n×R×K sums of the next n draws; n is limited to save memory.
+    """
     generator, groups = np.random.default_rng(seed), len(counts)
 
     def weights(number: int) -> NDArray[np.float64]:

@@ -279,6 +279,22 @@ def needs_windows(path: str | Path, most_bytes: float) -> bool:
         return placed or dataset.count > 4 or size > most_bytes
 
 
+def place_of(path: str | Path) -> tuple[Place, tuple[int, int]]:
+    """Returns the position on Earth and the (height, width) of a raster; only its header is read.
+
+    They refer to the pixels as stored, before they are turned upright.
+
+    Args:
+        path: a file that rasterio reads.
+
+    Raises:
+        AtrousError: rasterio is not installed, or the file cannot be read.
+    """
+    with _open(path) as dataset:
+        points, points_crs = dataset.gcps
+        return Place(dataset.crs, dataset.transform, tuple(points), points_crs), (dataset.height, dataset.width)
+
+
 def has_place_tags(path: str | Path) -> bool:
     """Returns whether a raster has coordinates; rasterio is not needed for this check.
 

@@ -1,0 +1,63 @@
+"""Rasters over the same ground, in one CRS or in several."""
+
+from pathlib import Path
+
+import pytest
+
+from atrous.data.rasters.ground_overlap import overlapping_outlines
+from atrous.data.rasters.pixel_area import PixelAreas
+from atrous.data.sources.geotiff import Place
+
+pytest.importorskip("rasterio")
+pyproj = pytest.importorskip("pyproj")
+pytest.importorskip("shapely")
+from rasterio.crs import CRS  # noqa: E402
+from rasterio.transform import Affine, from_origin  # noqa: E402
+
+
+def found(*rasters: tuple[str, Affine], size: tuple[int, int] = (100, 100)) -> list[tuple[int, int, float]]:
+    outlines = {
+        Path(str(index)): PixelAreas(Place(CRS.from_user_input(crs), transform, (), None), size, "a.tif").outline()
+        for index, (crs, transform) in enumerate(rasters)
+    }
+    return [(int(str(one)), int(str(other)), shared) for one, other, shared in overlapping_outlines(outlines)]
+
+
+def test_the_shared_part_is_that_of_the_smaller_raster():
+    utm = "EPSG:32632"
+    (pair,) = found((utm, from_origin(500_000, 5e6, 10, 10)), (utm, from_origin(500_500, 5e6, 5, 5)))
+    assert pair == pytest.approx((0, 1, 1.0), abs=1e-3)
+    (pair,) = found((utm, from_origin(500_000, 5e6, 10, 10)), (utm, from_origin(500_750, 5e6, 10, 10)))
+    assert pair[2] == pytest.approx(0.25, abs=1e-3)
+
+
+def test_neighbours_that_touch_do_not_overlap():
+    utm = "EPSG:32632"
+    places = [from_origin(500_000 + 1000 * x, 5e6 - 1000 * y, 10, 10) for x in range(3) for y in range(3)]
+    assert not found(*((utm, place) for place in places))
+
+
+def test_a_rotated_raster_beside_another_does_not_overlap_though_the_rectangle_around_it_does():
+    utm = "EPSG:32632"
+    rotated = Affine(7, 7, 500_000, 7, -7, 5_000_000)
+    assert not found((utm, rotated), (utm, from_origin(500_000, 5_000_000 + 1000, 3, 3)))
+
+
+def test_the_same_ground_in_two_utm_zones():
+    to_next = pyproj.Transformer.from_crs(32632, 32633, always_xy=True)
+    x, y = to_next.transform(740_000, 5e6)
+    pairs = found(("EPSG:32632", from_origin(740_000, 5e6, 100, 100)), ("EPSG:32633", from_origin(x, y, 100, 100)))
+    assert len(pairs) == 1 and pairs[0][2] > 0.8
+    assert not found(("EPSG:32632", from_origin(500_000, 5e6, 10, 10)), ("EPSG:32633", from_origin(500_000, 5e6, 9, 9)))
+
+
+def test_both_sides_of_the_date_line():
+    east, west = from_origin(179.5, 10, 0.01, 0.01), from_origin(-180.25, 10, 0.01, 0.01)
+    ((_, _, shared),) = found(("EPSG:4326", east), ("EPSG:4326", west))
+    assert shared == pytest.approx(0.75, abs=0.01)
+
+
+def test_around_the_pole():
+    around, beside = from_origin(-50_000, 50_000, 1000, 1000), from_origin(40_000, 40_000, 1000, 1000)
+    ((_, _, shared),) = found(("EPSG:3413", around), ("EPSG:3413", beside))
+    assert shared == pytest.approx(0.09, abs=0.005)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def read_raster(path: Path, name: str) -> Raster:
     from rasterio.errors import RasterioError
 
     try:
-        with rasterio.open(path) as file:
+        with warnings.catch_warnings(action="ignore"), rasterio.open(path) as file:  # a message is raised below
             raster = Raster(path, name, file.height, file.width, file.crs, file.transform)
             has_points = bool(file.gcps[0])
     except RasterioError as error:

@@ -32,8 +32,8 @@ GROUPS = {
     "With --calibrate": ("export.layout", "export.groups"),
     "With --calibrate or --check": ("export.input",),
     "Output": (
-        "out", "format", "case_ids", "overlay", "raw", "json", "chart", "pictures", "tensorboard", "save_crf",
-        "write_classes", "write_split", "scores", "overwrite", "print_schema",
+        "out", "format", "case_ids", "overlay", "raw", "polygons", "smallest_polygon", "json", "chart", "pictures",
+        "tensorboard", "save_crf", "write_classes", "write_split", "scores", "overwrite", "print_schema",
     ),
     "The network and its quality": (
         "architecture", "backbone", "num_classes", "in_channels", "output_stride", "scales", "flip", "tolerance",

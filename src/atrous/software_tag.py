@@ -3,13 +3,14 @@
 The mark is in the Software field (in NIfTI: descrip) and changes no pixel. If an editor changes pixels but keeps this
 field, the checksum no longer matches the pixels. The checksum covers the position on Earth of a GeoTIFF and the header
 of a NIfTI file, too, because users may correct them. In DICOM, the mark is in the preamble, with a checksum of all
-bytes that follow the preamble.
+bytes that follow the preamble. Files of polygons contain the mark as a text, with a checksum of all other bytes.
 """
 
 from __future__ import annotations
 
 import gzip
 import io
+import mmap
 import re
 import struct
 import zlib
@@ -20,6 +21,8 @@ from typing import Any, BinaryIO
 
 #: The Software field of a new file; `seal` replaces the zeros by the checksum.
 UNSEALED = "atrous 00000000"
+#: The mark of a file of polygons; `seal_text` replaces the zeros by the checksum.
+UNSEALED_TEXT = f"[{UNSEALED}]"
 #: TIFF 6.0's tags of the software, and of the offsets and byte counts of strips and tiles.
 SOFTWARE, STRIPS, TILES = 305, (273, 279), (324, 325)
 #: GeoTIFF 1.1's tags of the position on Earth: scale, tie points, matrix, and the three of the coordinate system.
@@ -76,6 +79,43 @@ def sealed_dicom(content: bytes) -> bytes:
     """
     text = f"{UNSEALED[:-8]}{zlib.crc32(content[DICOM_PREAMBLE:]):08x}".encode()
     return text.ljust(DICOM_PREAMBLE, b"\0") + content[DICOM_PREAMBLE:]
+
+
+def seal_text(path: Path) -> None:
+    """Writes the checksum of a file that contains `UNSEALED_TEXT` into this text.
+
+    Args:
+        path: the file, which is changed in place.
+    """
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as content:
+        place, checksum = _text_mark(content)
+        content[place : place + 8] = f"{checksum:08x}".encode()
+
+
+def is_sealed_text(path: Path) -> bool:
+    """Returns whether a file contains the mark that `seal_text` writes, and is unchanged since.
+
+    Args:
+        path: a file of any kind.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            place, checksum = _text_mark(content)
+            return content[place : place + 8] == f"{checksum:08x}".encode()
+    except (OSError, ValueError):  # an empty file cannot be mapped
+        return False
+
+
+def _text_mark(content: mmap.mmap) -> tuple[int, int]:
+    """Returns the place of the first mark's checksum, and the checksum of all other bytes."""
+    mark = re.search(rf"\[{UNSEALED[:-8]}[0-9a-f]{{8}}\]".encode(), content)
+    if mark is None:
+        raise ValueError("the file has no mark")
+    place, checksum = mark.end() - 9, 0
+    for begin, end in ((0, place), (place + 8, len(content))):
+        for at in range(begin, end, VOXELS_AT_ONCE):
+            checksum = zlib.crc32(content[at : min(at + VOXELS_AT_ONCE, end)], checksum)
+    return place, checksum
 
 
 def is_sealed(file: Path | BinaryIO) -> bool:

@@ -86,6 +86,7 @@ ENDINGS = {
     ("convert", "out"): ".safetensors",
     ("evaluate", "save_crf"): ".safetensors",
     ("export", "out"): ".onnx",
+    ("predict", "polygons"): ".gpkg",
 }
 
 

@@ -1,4 +1,8 @@
+import struct
+import subprocess
 import sys
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,6 +10,7 @@ import pytest
 from atrous.data.mask_value_map import ClassTable
 from atrous.data.sources.geotiff import GeoTiffSink, GeoTiffSource, needs_windows
 from atrous.errors import AtrousError
+from atrous.software_tag import is_sealed
 
 rasterio = pytest.importorskip("rasterio")
 from rasterio.transform import from_origin  # noqa: E402
@@ -92,6 +97,109 @@ def test_the_mask_lies_where_the_picture_lies(write, tmp_path, side):
         assert file.colormap(1)[1] == (0, 0, 255, 255)
         assert file.tags(1) == {"class_0": "land", "class_1": "water"}
         assert (file.compression.name, file.block_shapes) == ("deflate", [(512, 512)])
+
+
+def tiff_directories(path: Path) -> list[dict[int, tuple[int, ...]]]:
+    """The whole numbers of each directory of a TIFF by tag (TIFF 6.0, BigTIFF); the tag 0 is the directory's offset."""
+    content, found = path.read_bytes(), []
+    big = content[:4] == b"II+\0"
+    assert big or content[:4] == b"II*\0"
+    many, inline, word = ("<Q", 8, "<Q") if big else ("<H", 4, "<I")
+    (at,) = struct.unpack_from(word, content, 8 if big else 4)
+    while at:
+        tags = {0: (at,)}
+        (count,) = struct.unpack_from(many, content, at)
+        entry = at + struct.calcsize(many)
+        for _ in range(count):
+            tag, kind = struct.unpack_from("<HH", content, entry)
+            (values,) = struct.unpack_from(word, content, entry + 4)
+            place = entry + 4 + struct.calcsize(word)
+            code = {3: "H", 4: "I", 16: "Q"}.get(kind)
+            if code is not None:
+                if values * struct.calcsize(code) > inline:
+                    (place,) = struct.unpack_from(word, content, place)
+                tags[tag] = struct.unpack_from(f"<{values}{code}", content, place)
+            entry += 4 + struct.calcsize(word) + inline
+        found.append(tags)
+        (at,) = struct.unpack_from(word, content, entry)
+    return found
+
+
+@pytest.mark.parametrize("size", [(3000, 2100), (512, 513), (300, 200)])
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_mask_is_a_cloud_optimised_geotiff(write, tmp_path, size, raw):
+    """The rules of OGC 21-026, and of the ghost area that GDAL's documentation of its COG driver describes."""
+    source = GeoTiffSource(write(np.zeros((1, *size), np.uint8), **PLACE), 1)
+    mask = np.kron(np.random.default_rng(0).integers(0, 3, (375, 263)), np.ones((8, 8)))[: size[0], : size[1]]
+    mask = np.array([0, 1, 255], np.uint8)[mask.astype(int)]
+    mask[:200] = 255
+    path = tmp_path / "mask.tif"
+    with GeoTiffSink(path, source, TABLE, raw=raw) as sink:
+        fill(sink, mask, 700)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["mask.tif", "scene.tif"]
+    assert is_sealed(path)
+
+    head = path.read_bytes()[:300]
+    assert head[8:].startswith(b"GDAL_STRUCTURAL_METADATA_SIZE=")
+    assert b"LAYOUT=IFDS_BEFORE_DATA\n" in head and b"KNOWN_INCOMPATIBLE_EDITION=NO\n" in head
+    directories = tiff_directories(path)
+    offsets = [tags[0][0] for tags in directories]
+    assert offsets == sorted(offsets)
+    first_pixels = [min(tags[324]) for tags in directories]
+    assert max(offsets) < min(first_pixels)
+    assert first_pixels == sorted(first_pixels, reverse=True)  # the smallest overview first
+    assert all((tags[322], tags[323]) == ((512,), (512,)) for tags in directories)
+    assert [tags.get(254, (0,))[0] for tags in directories] == [0] + [1] * (len(directories) - 1)
+    sizes = [(tags[257][0], tags[256][0]) for tags in directories]
+    assert sizes[0] == size and max(sizes[-1]) <= 512
+    halved = [pair for larger, smaller in pairwise(sizes) for pair in zip(larger, smaller, strict=True)]
+    assert all(smaller in (larger // 2, -(-larger // 2)) for larger, smaller in halved)
+
+    stored = np.select([mask == 0, mask == 1], [10, 80], 0) if raw else mask
+    with rasterio.open(path) as file:
+        assert np.array_equal(file.read(1), stored)
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+    for level in range(len(directories) - 1):
+        with rasterio.open(path, overview_level=level) as file:
+            overview, step = file.read(1), 2 ** (level + 1)
+            assert file.nodata == (0 if raw else 255)
+            assert set(np.unique(overview)) <= set(np.unique(stored))
+            assert (overview[: 200 // step] == file.nodata).all()
+            assert file.colormap(1)[80 if raw else 1] == (0, 0, 255, 255)
+            if size[0] % step == size[1] % step == 8 % step == 0:  # a block of 8×8 pixels has one class
+                assert np.array_equal(overview, stored[::step, ::step])
+
+
+PEAK = """
+import sys
+import numpy as np, rasterio
+from atrous.data.mask_value_map import ClassTable
+from atrous.data.sources.geotiff import GeoTiffSink, Place
+
+class Source:
+    shape, geometry = (int(sys.argv[1]), int(sys.argv[1]), 1), Place(None, rasterio.Affine.identity(), (), None)
+
+def peak():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+
+mask = np.kron(np.random.default_rng(0).integers(0, 2, (64, 64), np.uint8), np.ones((16, 16), np.uint8))
+with GeoTiffSink(sys.argv[2], Source(), ClassTable(("a", "b"), ((0, 0, 0),) * 2, ((0,), (1,)))) as sink:
+    for top in range(0, Source.shape[0], 1024):
+        for left in range(0, Source.shape[1], 1024):
+            sink.write((top, left, 1024, 1024), mask)
+print(peak())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read as Linux tells it")
+def test_the_memory_of_a_mask_does_not_grow_with_its_area(tmp_path):
+    def peak(side: int) -> int:
+        words = [sys.executable, "-c", PEAK, str(side), str(tmp_path / "mask.tif")]
+        return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+    assert peak(12 * 1024) - peak(2 * 1024) < 110e6  # the mask has 151 MB; its rows of blocks and GDAL's cache grow
 
 
 def test_raw_values_and_the_value_of_no_data(write, tmp_path):

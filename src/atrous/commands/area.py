@@ -34,7 +34,8 @@ from atrous.inference.picture_input import doubts_of_files
 from atrous.inference.picture_paths import find_pictures
 from atrous.inference.predict_jobs import Worker
 from atrous.learning.bootstrap import FEW
-from atrous.learning.evaluation import confusion_by_group, open_to_measure
+from atrous.learning.confusion_by_group import confusion_by_group
+from atrous.learning.evaluation import open_to_measure
 from atrous.model_file import sha256_of
 from atrous.models.info import Info
 from atrous.option_fields import given_to, taking

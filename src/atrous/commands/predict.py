@@ -32,7 +32,9 @@ from atrous.errors import SomeInputsFailed, counted
 from atrous.inference.case_ids import CaseIdTable, write_case_ids
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import doubts_of_files
+from atrous.inference.polygon_files import polygons_output
 from atrous.inference.predict_jobs import Job, Worker, plan
+from atrous.inference.predict_polygons import check_options, check_rasters, write_mask_polygons
 from atrous.inference.predict_records import Record, summarise
 from atrous.inference.volume_parts import check_volumes, parts_to_keep
 from atrous.option_fields import given_to, taking
@@ -64,6 +66,8 @@ def predict(
     format: MaskFormat = "nifti",
     largest_part: tuple[str, ...] = (),
     smallest_part: tuple[str, ...] = (),
+    polygons: Path | None = None,
+    smallest_polygon: float = 0.0,
     json: Path | None = None,
     overwrite: bool = False,
     **options: Any,
@@ -86,6 +90,10 @@ def predict(
             means every class except the first, the background.
         smallest_part: smallest connected part that a volume's mask keeps, in ml for each class, such as
             liver=5,tumour=0.1; all=1 sets 1 ml for every class that is not named, except the first.
+        polygons: GeoPackage (.gpkg) or GeoJSON (.geojson) file for the polygons of all classes in the masks of all
+            rasters of the call, in their coordinate system. All pictures must be rasters with coordinates in one
+            system.
+        smallest_polygon: smallest area of a polygon in the file of --polygons, in m².
         json: JSON file to write the results to. It contains for each picture the path of the mask, the share of each
             class in the pixels with data, and the share of pixels without data if there are any. For a picture that
             failed, it contains the error.
@@ -96,12 +104,13 @@ def predict(
         The paths of the masks, in the order of the pictures; a mask at a URL has its URL, as text.
 
     Raises:
-        AtrousError: the model or a picture does not exist, the settings of the CRF are unknown, or predict would
-            replace files that it did not write.
+        AtrousError: the model or a picture does not exist, the settings of the CRF are unknown, predict would replace
+            files that it did not write, or polygons are requested for pictures without coordinates.
         SomeInputsFailed: some pictures could not be segmented; the masks of all others are written.
     """
     spec = ModelSpec(model, **given_to(ModelSpec, options))
-    also, parts = [json_output("json", json)], None
+    also, parts = [json_output("json", json), polygons_output(polygons)], None
+    check_options(polygons, smallest_polygon, out)
     case_ids: Path | None = options.get("case_ids")
     if largest_part or smallest_part:
         parts = parts_to_keep(largest_part, smallest_part, spec.read_info())
@@ -121,6 +130,8 @@ def predict(
                 also=also,
             )
         )
+        if polygons is not None:
+            processes.on_rank_zero(lambda: check_rasters(jobs))
         if case_ids is not None:
             table = case_ids
             processes.on_rank_zero(lambda: write_case_ids(table, {job.picture: job.case_id for job in jobs}))
@@ -147,6 +158,10 @@ def predict(
             write_json({"model": str(model), "pictures": [record.to_dict() for record in records]}, json)
         found = f": {summary.classes}" if summary.classes else ""
         console.print(f"{counted(summary.masks, 'mask')} in {escape(shown_place(out))}{escape(found)}")
+        if polygons is not None and processes.first and summary.masks:
+            classes = worker.segmenter.info.table
+            count = write_mask_polygons(polygons, jobs, records, classes, smallest=smallest_polygon)
+            console.print(f"{counted(count, 'polygon')} in {escape(str(polygons))}")
     if summary.failed:
         done = "; the others are done" if summary.masks else ""
         raise SomeInputsFailed(f"{len(summary.failed)} of {counted(len(jobs), 'picture')} could not be used{done}.")

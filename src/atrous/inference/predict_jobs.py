@@ -1,7 +1,6 @@
 """Segments many pictures as jobs: `plan` lists them, any number of workers do them, `summarise` sums up the records.
 
-spec = ModelSpec("model.safetensors")
-jobs = plan([Path("photos")], Path("masks"), spec)
+jobs = plan([Path("photos")], Path("masks"), spec := ModelSpec("model.safetensors"))
 worker = Worker(spec)  # in this process or another: specs, jobs and records are small and can be pickled
 print(summarise([worker(job) for job in jobs]))
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
@@ -232,39 +232,6 @@ def measure(
                 without.add(item, truth, run(image, sample.valid, name=item.name, scores=scores))
             progress.update(task, advance=1, note=f"mIoU {measured.confusion.miou:.3f}")
     return _summed(measured, processes)
-
-
-def confusion_by_group(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> np.ndarray:
-    """Segments every picture, and returns one confusion matrix per group, in the order of the groups' first pictures.
-
-    The masks are those that `measure` measures. Only this process works, and volumes are not resampled.
-
-    Args:
-        segmenter: segmenter to measure, of a model of pictures.
-        dataset: dataset of the items.
-        items: labelled pictures, at least one. A picture without a group is its own group.
-
-    Returns:
-        G×K×K int64 counts of G groups; row = truth, column = prediction.
-
-    Raises:
-        AtrousError: there are no items, or the data has classes that the model does not have.
-    """
-    if not items:
-        raise AtrousError("the split has no pictures to measure on.")
-    remap, classes = matching_classes(dataset.classes, segmenter.info.classes), len(segmenter.info.classes)
-    groups: dict[tuple[bool, Hashable], ConfusionMatrix] = {}
-    with progress_bar() as progress:
-        task = progress.add_task("evaluating", total=len(items), note="")
-        for number, (item, sample) in enumerate(
-            zip(items, in_background(reader_for(segmenter, dataset), items), strict=True)
-        ):
-            run = for_picture(segmenter.any_size, item.image)
-            mask = run(prepared(segmenter, sample), sample.valid, name=item.name)
-            key = (item.group is None, number if item.group is None else item.group)
-            groups.setdefault(key, ConfusionMatrix(classes)).update(remap[sample.label], mask)
-            progress.update(task, advance=1)
-    return np.stack([group.counts for group in groups.values()])
 
 
 def _of_resampled(

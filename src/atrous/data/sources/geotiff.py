@@ -1,4 +1,4 @@
-"""Reads GeoTIFFs of any size and number of bands window by window; writes masks with the same coordinates."""
+"""Reads GeoTIFFs of any size and number of bands window by window; writes masks as Cloud Optimised GeoTIFFs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from atrous.atomic_write import atomic_path
+from atrous.atomic_write import atomic_path, temporary_folder
 from atrous.data.formats.exif_orientation import stored_from_upright
 from atrous.data.formats.tiff import TiffPicture, is_tiff
 from atrous.data.mask_value_map import IGNORE_INDEX, ClassTable
@@ -25,6 +25,11 @@ from atrous.software_tag import UNSEALED, seal
 
 #: Height and width, in pixels, of the blocks in which masks are compressed.
 BLOCK = 512
+#: Options of GDAL's driver for Cloud Optimised GeoTIFFs. A pixel of an overview has the class that most of its pixels
+#: have; a mean of class indices would be a wrong class.
+COG: dict[str, Any] = {
+    "driver": "COG", "BLOCKSIZE": BLOCK, "COMPRESS": "DEFLATE", "OVERVIEW_RESAMPLING": "MODE", "BIGTIFF": "IF_SAFER"
+}  # fmt: skip
 #: Suffixes of files that may have coordinates on Earth.
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2")
 #: The identifier of the JPEG 2000 box that contains GeoTIFF tags.
@@ -154,9 +159,11 @@ class GeoTiffSource:
 
 
 class GeoTiffSink:
-    """A mask that is written as a tiled, compressed GeoTIFF with coordinates, colours and class names.
+    """A mask that is written as a Cloud Optimised GeoTIFF with coordinates, overviews, colours and class names.
 
-    Use it in a `with` statement. If an error occurs, no incomplete mask is written, and an existing file is unchanged.
+    Use it in a `with` statement. The windows are written to a temporary GeoTIFF in the same folder. At the end of the
+    statement, GDAL copies it to the final file, because the overviews of a Cloud Optimised GeoTIFF precede its pixels
+    (OGC 21-026). If an error occurs, no incomplete mask is written, and an existing file is unchanged.
 
     Args:
         path: the file to write.
@@ -184,12 +191,14 @@ class GeoTiffSink:
         profile: dict[str, Any] = {
             "driver": "GTiff", "dtype": values.dtype, "count": 1, "height": height, "width": width,
             "crs": like.crs, "transform": like.transform, "nodata": values[-1].item() if void else None,
-            "compress": "deflate", "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "BIGTIFF": "IF_SAFER",
+            "compress": "deflate", "zlevel": 1, "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK,
+            "BIGTIFF": "IF_SAFER",
         }  # fmt: skip
         try:
             self._part = self._unfinished.enter_context(atomic_path(path))
+            self._temporary = self._unfinished.enter_context(temporary_folder(path))
             with warnings.catch_warnings(action="ignore"):  # rasters without coordinates are allowed
-                self._dataset = rasterio.open(self._part, "w", **profile)
+                self._dataset = rasterio.open(self._temporary / "windows.tif", "w", **profile)
         except (RasterioError, OSError) as error:
             self._unfinished.__exit__(type(error), error, None)
             raise AtrousError(f"{path}: cannot be written ({error}).") from error
@@ -235,11 +244,21 @@ class GeoTiffSink:
         try:
             self._dataset.close()  # closing writes the remaining data
             if error is None:
+                self._copy_with_overviews()
                 seal(self._part)
         except Exception as failed:
             self._unfinished.__exit__(type(failed), failed, failed.__traceback__)
             raise AtrousError(f"{self.path}: cannot be written ({failed}).") from failed
         self._unfinished.__exit__(kind, error, trace)
+
+    def _copy_with_overviews(self) -> None:
+        import rasterio
+        from rasterio.shutil import copy
+
+        # GDAL also writes a temporary file of the overviews, in the folder CPL_TMPDIR
+        environment = rasterio.Env(GDAL_CACHEMAX=CACHE_MB, CPL_TMPDIR=str(self._temporary))
+        with environment, warnings.catch_warnings(action="ignore"):
+            copy(self._temporary / "windows.tif", self._part, **COG)
 
     def _flush(self, count: int) -> None:
         from rasterio.errors import RasterioError

@@ -1,0 +1,213 @@
+"""Finds rasters that are on one grid of pixels, and the windows of these rasters that share an edge."""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from atrous.data.sources.source import Window
+from atrous.errors import AtrousError, missing_extra
+
+#: Largest distance of a corner from a corner of a pixel of the grid, in pixels. Coordinates in files are rounded.
+TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Raster:
+    """The position on Earth of a raster or of its mask.
+
+    Args:
+        path: the file.
+        name: file name of the raster that polygons have as their source.
+        height: number of rows of pixels.
+        width: number of columns of pixels.
+        crs: coordinate reference system, as a rasterio object.
+        transform: affine map from (column, row) to coordinates, as a rasterio object.
+    """
+
+    path: Path
+    name: str
+    height: int
+    width: int
+    crs: Any
+    transform: Any
+
+
+class GridRaster(NamedTuple):
+    """A raster of a grid.
+
+    Attributes:
+        raster: the raster.
+        top: row of its first pixel in the grid; it may be negative.
+        left: column of its first pixel in the grid; it may be negative.
+    """
+
+    raster: Raster
+    top: int
+    left: int
+
+    @property
+    def window(self) -> Window:
+        """The rectangle of the raster in the grid."""
+        return Window(self.top, self.left, self.raster.height, self.raster.width)
+
+
+class Seam(NamedTuple):
+    """The common edge of a window and one of its neighbours.
+
+    Attributes:
+        other: index of the neighbour.
+        side: side of the window at which the neighbour is: "top", "bottom", "left" or "right".
+        begin: first column (top, bottom) or row (left, right) of the common edge, relative to the window.
+        end: column or row after the last one of the common edge, relative to the window.
+    """
+
+    other: int
+    side: str
+    begin: int
+    end: int
+
+
+def read_raster(path: Path, name: str) -> Raster:
+    """Reads the position of a raster.
+
+    Args:
+        path: a file that rasterio reads.
+        name: file name of the raster in messages.
+
+    Raises:
+        AtrousError: rasterio is not installed, the file cannot be read, or it has no coordinate system or no transform.
+    """
+    try:
+        import rasterio
+    except ImportError:
+        raise missing_extra("rasterio", "geo") from None
+    from rasterio.errors import RasterioError
+
+    try:
+        with warnings.catch_warnings(action="ignore"), rasterio.open(path) as file:  # a message is raised below
+            raster = Raster(path, name, file.height, file.width, file.crs, file.transform)
+            has_points = bool(file.gcps[0])
+    except RasterioError as error:
+        raise AtrousError(f"{name} has no coordinates that can be read ({error}); polygons need them.") from error
+    if not raster.crs or raster.transform.is_identity:
+        cure = "warp it to a grid first, such as with gdalwarp" if has_points else "give rasters with coordinates"
+        lack = "only ground control points" if has_points else "no coordinates on Earth"
+        raise AtrousError(f"{name} has {lack}, so its mask has no polygons: {cure}, or leave --polygons out.")
+    return raster
+
+
+def check_one_crs(rasters: Sequence[Raster]) -> None:
+    """Checks that all rasters have the same coordinate reference system, because a file of polygons has only one.
+
+    Raises:
+        AtrousError: two rasters have different coordinate reference systems.
+    """
+    for raster in rasters[1:]:
+        if raster.crs != rasters[0].crs:
+            first, other = (one.crs.to_string() if one.crs.to_epsg() else "another one" for one in (rasters[0], raster))
+            raise AtrousError(
+                f"the rasters have different coordinate reference systems: {rasters[0].name} has {first}, and "
+                f"{raster.name} has {other}. Call predict --polygons once for each of these systems."
+            )
+
+
+def grids_of(rasters: Sequence[Raster]) -> list[list[GridRaster]]:
+    """Returns the rasters of each grid; rasters are on one grid if the corners of their pixels coincide.
+
+    Args:
+        rasters: rasters in one coordinate reference system.
+    """
+    grids: list[list[GridRaster]] = []
+    for raster in rasters:
+        for grid in grids:
+            if (place := _on_grid(raster, grid[0].raster)) is not None:
+                grid.append(place)
+                break
+        else:
+            grids.append([GridRaster(raster, 0, 0)])
+    return grids
+
+
+def windows_of(grid: Sequence[GridRaster], side: int) -> list[tuple[int, Window]]:
+    """Returns the windows of all rasters, as pairs (index of the raster, rectangle in the grid).
+
+    Args:
+        grid: rasters of one grid.
+        side: largest height and width of a window, in pixels.
+    """
+    return [
+        (
+            index,
+            Window(top, left, min(side, whole.top + whole.height - top), min(side, whole.left + whole.width - left)),
+        )
+        for index, whole in enumerate(one.window for one in grid)
+        for top in range(whole.top, whole.top + whole.height, side)
+        for left in range(whole.left, whole.left + whole.width, side)
+    ]
+
+
+def seams_of(grid: Sequence[GridRaster], windows: Sequence[tuple[int, Window]]) -> list[list[Seam]]:
+    """Returns for each window its common edges with other windows.
+
+    Windows of two rasters that overlap have no common edge: both rasters then have their own polygons.
+
+    Args:
+        grid: rasters of one grid.
+        windows: windows from `windows_of`.
+    """
+    by_top, by_left = defaultdict(list), defaultdict(list)
+    for index, (_, window) in enumerate(windows):
+        by_top[window.top].append(index)
+        by_left[window.left].append(index)
+    seams: list[list[Seam]] = [[] for _ in windows]
+    for index, (raster, window) in enumerate(windows):
+        for other in by_top[window.top + window.height]:
+            begin, end = _common(window.left, window.width, windows[other][1].left, windows[other][1].width)
+            if begin < end and _apart(grid, raster, windows[other][0]):
+                seams[index].append(Seam(other, "bottom", begin - window.left, end - window.left))
+                left = windows[other][1].left
+                seams[other].append(Seam(index, "top", begin - left, end - left))
+        for other in by_left[window.left + window.width]:
+            begin, end = _common(window.top, window.height, windows[other][1].top, windows[other][1].height)
+            if begin < end and _apart(grid, raster, windows[other][0]):
+                seams[index].append(Seam(other, "right", begin - window.top, end - window.top))
+                top = windows[other][1].top
+                seams[other].append(Seam(index, "left", begin - top, end - top))
+    return seams
+
+
+def _on_grid(raster: Raster, first: Raster) -> GridRaster | None:
+    """Returns the place of a raster in the grid of the first raster; None if it is on another grid."""
+    corners = list(_corners(raster, first))
+    left, top = round(corners[0][0]), round(corners[0][1])
+    expected = ((left, top), (left + raster.width, top), (left, top + raster.height))
+    near = all(
+        abs(given - wanted) <= TOLERANCE
+        for corner, pixel in zip(corners, expected, strict=True)
+        for given, wanted in zip(corner, pixel, strict=True)
+    )
+    return GridRaster(raster, top, left) if near else None
+
+
+def _corners(raster: Raster, first: Raster) -> Iterator[tuple[float, float]]:
+    """Yields the upper left, upper right and lower left corner of a raster as (column, row) of the first raster."""
+    inverse, own = ~first.transform, raster.transform
+    for column, row in ((0, 0), (raster.width, 0), (0, raster.height)):
+        x, y = own.a * column + own.b * row + own.c, own.d * column + own.e * row + own.f
+        yield inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f
+
+
+def _common(begin: int, length: int, other_begin: int, other_length: int) -> tuple[int, int]:
+    return max(begin, other_begin), min(begin + length, other_begin + other_length)
+
+
+def _apart(grid: Sequence[GridRaster], one: int, other: int) -> bool:
+    """Returns whether two rasters are the same raster, or have no common pixel."""
+    a, b = grid[one].window, grid[other].window
+    rows, columns = _common(a.top, a.height, b.top, b.height), _common(a.left, a.width, b.left, b.width)
+    return one == other or rows[0] >= rows[1] or columns[0] >= columns[1]

@@ -6,6 +6,7 @@ vector file, ``labels.gpkg`` or the only file in ``labels/``, may label all scen
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 
 from atrous.data.class_files import named_classes
@@ -84,7 +85,7 @@ def _labels(root: Path) -> list[Path]:
     return [path for path in _files(root, VECTOR_SUFFIXES) if path.stem.lower() in MASK_FOLDERS]
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+def _files(folder: Path, suffixes: Container[str]) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.name[0] != ".")
 
 

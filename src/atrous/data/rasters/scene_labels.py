@@ -63,7 +63,7 @@ def read_scene_labels(place: WindowPlace, scene: Path, classes: ClassTable | Non
     Raises:
         AtrousError: as for `read_raster_labels` and `VectorLabels.window`, or the classes of polygons are not certain.
     """
-    grid, window = grid_of(scene), tuple(place.window)
+    grid, window = grid_of(scene), place.window
     if not is_vector_file(place.file):
         numbers = (
             [] if classes is None or classes.color_coded else [int(str(one)) for row in classes.raw for one in row]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -269,7 +270,8 @@ def _mask(polygons: list[list[np.ndarray]], shape: tuple[int, int]) -> np.ndarra
     except ImportError:
         raise missing_extra("rasterio", "geo") from None
 
-    return np.asarray(rasterize(_geojson(polygons), shape, dtype="uint8"), bool)
+    with warnings.catch_warnings(action="ignore"):  # of a grid without coordinates: these are pixels
+        return np.asarray(rasterize(_geojson(polygons), shape, dtype="uint8"), bool)
 
 
 def _geojson(polygons: list[list[np.ndarray]]) -> Iterator[tuple[dict[str, Any], int]]:

@@ -26,6 +26,7 @@ from atrous.models import SegmentationModel, build
 from atrous.models.info import Preprocessing
 from atrous.models.task import Task
 from atrous.models.tensorflow_same_padding import pads_unevenly
+from atrous.weights.first_layer import spread_over_bands, start_first_layer_at_random
 
 
 def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> SegmentationModel:
@@ -85,6 +86,8 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
         preprocessing=Preprocessing(inputs, enlarge=recipe.train.enlarge, aligned=pads_unevenly(model)),
         tasks=(Task(table),),
     )
+    if pretrained:
+        _adapt_first_layer(model, recipe.model.first_layer)
     if fresh and init is not None:
         console.print(escape(start_from(model, model_file.load(init))))
     statistics = recipe.data.statistics
@@ -103,6 +106,16 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
         ]
         model.info = replace(model.info, preprocessing=replace(model.info.preprocessing, inputs=tuple(measured)))
     return model
+
+
+def _adapt_first_layer(model: SegmentationModel, how: str) -> None:
+    """Spreads the pretrained filters of the first layer over the bands, as `model.first_layer` of the recipe says."""
+    image = model.info.preprocessing.image
+    further = model.info.preprocessing.channels - image.channels
+    if how == "random":
+        start_first_layer_at_random(model)
+    elif how == "bands" and not further and spread_over_bands(model, image.bands, image.wavelengths):
+        console.print("the pretrained filters of red, green and blue start at the bands of these colours")
 
 
 def _inputs(

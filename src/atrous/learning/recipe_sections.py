@@ -103,6 +103,12 @@ class Model:
     in_channels: int | None = setting(
         None, "number of channels of the pictures; read from the data when not given", ge=1
     )
+    first_layer: Literal["bands", "repeat", "random"] = setting(
+        "bands",
+        "how the ImageNet filters of red, green and blue are spread over more than three bands: bands gives them to "
+        "the bands of these colours, found by name or wavelength, and their mean to the others; repeat repeats them "
+        "over all bands, which bands also does if a colour is not found; random starts the first layer without them",
+    )
     init: str | None = setting(
         None,
         "model file to start from instead of ImageNet weights; its architecture, backbone, output stride and arguments "

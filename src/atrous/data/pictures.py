@@ -29,8 +29,7 @@ from atrous.data.formats.tiff_page import MOST_SCANS, as_nodata
 from atrous.data.formats.webp import webp_is_lossless, webp_size
 from atrous.data.pixels import PictureKind, StoredPixels
 from atrous.data.pixels import to_channels as to_channels
-from atrous.data.rasters.scene_windows import window_kind, window_mask, window_pixels, window_place
-from atrous.data.rasters.vector_files import is_vector_file
+from atrous.data.rasters.scene_windows import TIFF_SUFFIXES, window_kind, window_mask, window_pixels, window_place
 from atrous.data.raw_values import NO_NUMBER as NO_NUMBER
 from atrous.data.raw_values import whole_numbers as whole_numbers
 from atrous.data.volumes.slice_pixels import read_slice_mask, slice_kind, slice_pixels
@@ -334,8 +333,8 @@ def exif_orientation(path: Path | str) -> int:
         return 1
     if (window := window_place(path)) is not None:
         path = window.file
-    if is_vector_file(path):
-        return 1
+        if path.suffix.lower() not in TIFF_SUFFIXES:
+            return 1
     if is_tiff(_start_of(path)):
         with TiffPicture(path) as tiff:
             return tiff.orientation
@@ -354,8 +353,8 @@ def stored_lossily(path: Path | str) -> bool:
         return False
     if (window := window_place(path)) is not None:
         path = window.file
-    if is_vector_file(path):
-        return False
+        if path.suffix.lower() not in TIFF_SUFFIXES:
+            return path.suffix.lower() == ".jp2"
     if is_tiff(_start_of(path)):
         with TiffPicture(path) as tiff:
             return tiff.lossy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,3 +100,40 @@ def _read_or_exit(path, values, windows, leave=True):
             raise SystemExit(3)
     if leave:
         raise SystemExit(0)
+
+
+def test_windows_of_vrt_and_jpeg_2000_are_those_of_the_tiff(tmp_path):
+    import rasterio
+
+    values = np.random.default_rng(0).integers(1, 4000, (40, 60, 3)).astype(np.int16)
+    values[5:20, 10:30] = -9999
+    write(tmp_path / "a.tif", values, ["red", "green", "blue"], nodata=-9999)
+    bands = "".join(
+        f'<VRTRasterBand dataType="Int16" band="{band}"><Description>{name}</Description>'
+        "<NoDataValue>-9999</NoDataValue>"
+        f'<SimpleSource><SourceFilename relativeToVRT="1">a.tif</SourceFilename><SourceBand>{band}</SourceBand>'
+        "</SimpleSource></VRTRasterBand>"
+        for band, name in enumerate(("red", "green", "blue"), 1)
+    )
+    (tmp_path / "b.vrt").write_text(f'<VRTDataset rasterXSize="60" rasterYSize="40">{bands}</VRTDataset>')
+    for name in ("0_0_40_60", "3_7_20_25", "6_12_4_4"):
+        one, other = (read_pixels(tmp_path / file / "window" / name) for file in ("a.tif", "b.vrt"))
+        for first, second in zip(one.for_model(), other.for_model(), strict=True):
+            assert (first is None) == (second is None)
+            assert first is None or np.array_equal(first, second)
+        assert one.names == other.names == ("red", "green", "blue")
+    assert read_kind(tmp_path / "b.vrt/window/0_0_9_9") == replace(
+        read_kind(tmp_path / "a.tif"), stacks=False, white_is_zero=None
+    )
+    shown = np.clip(values, 0, 4000).astype(np.uint16)
+    options = {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}
+    with rasterio.open(tmp_path / "c.jp2", "w", height=40, width=60, count=3, dtype="uint16", **options) as file:
+        file.write(shown.transpose(2, 0, 1))
+    assert np.array_equal(read_pixels(tmp_path / "c.jp2/window/4_5_30_31").values, shown[4:34, 5:36])
+    assert stored_lossily(tmp_path / "c.jp2/window/4_5_30_31")
+    assert exif_orientation(tmp_path / "b.vrt/window/4_5_30_31") == 1
+    with pytest.raises(AtrousError, match=r"b.vrt: the window"):
+        read_pixels(tmp_path / "b.vrt/window/4_5_30_310")
+    (tmp_path / "d.vrt").write_text("<VRTDataset")
+    with pytest.raises(AtrousError, match=r"d.vrt: cannot be read"):
+        read_pixels(tmp_path / "d.vrt/window/0_0_1_1")

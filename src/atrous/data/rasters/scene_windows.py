@@ -18,15 +18,19 @@ import numpy as np
 
 from atrous.data.formats.tiff import TiffPicture
 from atrous.data.pixels import PictureKind, StoredPixels
+from atrous.data.rasters.gdal_picture import GdalPicture
 from atrous.data.sources.source import Window
 from atrous.errors import AtrousError
 
 #: Name of the folder between a scene and the numbers of a window.
 FOLDER = "window"
-#: Suffixes of scenes that are read window by window.
-SCENE_SUFFIXES = (".tif", ".tiff")
+#: Suffixes of TIFF files, and of scenes that are read window by window; the others are read through GDAL.
+TIFF_SUFFIXES = (".tif", ".tiff")
+SCENE_SUFFIXES = (*TIFF_SUFFIXES, ".vrt", ".jp2")
 #: Number of scenes that each thread keeps open. Opening one reads the positions of all its tiles.
 KEPT_OPEN = 8
+#: An open scene.
+ScenePicture = TiffPicture | GdalPicture
 _NUMBERS = re.compile(r"(\d+)_(\d+)_(\d+)_(\d+)")
 
 
@@ -66,7 +70,7 @@ def scene_size(file: Path) -> tuple[int, int]:
         file: the file of the scene.
 
     Raises:
-        AtrousError: the file is missing, damaged or not a TIFF.
+        AtrousError: the file is missing or damaged, or in no format of scenes.
     """
     height, width, _ = _opened(file, "first").shape
     return height, width
@@ -93,14 +97,14 @@ def window_pixels(place: WindowPlace, pages: str = "first") -> StoredPixels:
         pages: as for `window_kind`.
 
     Raises:
-        AtrousError: the file is missing, damaged or not a TIFF, or the window is not inside the scene.
+        AtrousError: the file is missing, damaged or in no format of scenes, or the window is not inside the scene.
     """
     picture = _opened(place.file, pages)
     _check_inside(place, picture)
     return picture.pixels(place.window)
 
 
-def window_mask(place: WindowPlace) -> tuple[np.ndarray, TiffPicture]:
+def window_mask(place: WindowPlace) -> tuple[np.ndarray, ScenePicture]:
     """Reads the stored values in a window of a mask.
 
     Args:
@@ -122,13 +126,13 @@ class _OpenScenes(threading.local):
 
     def __init__(self) -> None:
         self.process = os.getpid()
-        self.pictures: OrderedDict[tuple[str | int, ...], TiffPicture] = OrderedDict()
+        self.pictures: OrderedDict[tuple[str | int, ...], ScenePicture] = OrderedDict()
 
 
 _open = _OpenScenes()
 
 
-def _opened(file: Path, pages: str) -> TiffPicture:
+def _opened(file: Path, pages: str) -> ScenePicture:
     """Returns an open scene; a changed file is opened again."""
     try:
         found = file.stat()
@@ -140,15 +144,18 @@ def _opened(file: Path, pages: str) -> TiffPicture:
     picture = _open.pictures.get(key)
     if picture is None:
         if file.suffix.lower() not in SCENE_SUFFIXES:
-            raise AtrousError(f"{file}: windows are read from TIFF files: convert the scene to a GeoTIFF.")
-        picture = _open.pictures[key] = TiffPicture(file, pages=pages)
+            raise AtrousError(
+                f"{file}: windows are read from {', '.join(SCENE_SUFFIXES)} files: convert the scene to a GeoTIFF."
+            )
+        is_tiff = file.suffix.lower() in TIFF_SUFFIXES
+        picture = _open.pictures[key] = TiffPicture(file, pages=pages) if is_tiff else GdalPicture(file)
         while len(_open.pictures) > KEPT_OPEN:
             _open.pictures.popitem(last=False)[1].close()
     _open.pictures.move_to_end(key)
     return picture
 
 
-def _check_inside(place: WindowPlace, picture: TiffPicture) -> None:
+def _check_inside(place: WindowPlace, picture: ScenePicture) -> None:
     height, width, _ = picture.shape
     top, left, rows, columns = place.window
     if not (rows and columns and top + rows <= height and left + columns <= width):

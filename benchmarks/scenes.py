@@ -1,0 +1,118 @@
+"""Measures random windows of large scenes, as training reads them, against rasterio; and the memory of a training.
+
+    python benchmarks/scenes.py [SIDE]              # windows per second; SIDE pixels, 20000 by default
+    python benchmarks/scenes.py [SIDE] --train      # also trains a few steps on the scene, and prints the peak memory
+
+The values of all windows are compared. rasterio keeps its file open, with the same limit on its cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio.windows import Window as RasterioWindow
+
+from atrous.data.pictures import read_pixels
+from atrous.data.rasters.scene_windows import WindowPlace
+from atrous.data.sources.geotiff import CACHE_MB
+from atrous.data.sources.source import Window
+
+CROP, WINDOWS, BANDS = 512, 60, 4
+LAYOUTS = {
+    "tiles of 512, deflate": {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate"},
+    "tiles of 512, raw": {"tiled": True, "blockxsize": 512, "blockysize": 512},
+    "strips of 1 row, raw": {"tiled": False, "blockysize": 1},
+    "strips of 16 rows, deflate": {"tiled": False, "blockysize": 16, "compress": "deflate"},
+}
+CHILD = """
+import json, resource, sys
+from atrous.commands.train import train
+from atrous.learning.recipe import read_recipe
+small = {"model.backbone": "mobilenetv2_035", "model.pretrained": False, "data.check": False, "train.epochs": 1}
+train(read_recipe("quickstart", {"data.root": sys.argv[1], "augment.crop": [257, 257], **small}), out=sys.argv[2])
+peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+print("PEAKS", json.dumps(peaks))
+"""
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("side", nargs="?", type=int, default=20_000, help="height and width of the scene in pixels")
+    parser.add_argument("--train", action="store_true", help="also train on the scene")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        print("| layout | atrous, windows/s | rasterio, windows/s | ratio |\n|---|---|---|---|")
+        for name, layout in LAYOUTS.items():
+            path = write(Path(folder) / "scene.tif", options.side, BANDS, np.uint16, layout)
+            ours, theirs = rates(path, options.side)
+            print(f"| {name} | {ours:.1f} | {theirs:.1f} | {ours / theirs:.2f} |", flush=True)
+            path.unlink()
+        if options.train:
+            print(memory(Path(folder), options.side))
+
+
+def write(path: Path, side: int, bands: int, dtype: type, layout: dict) -> Path:
+    """Writes a scene of noise that compresses by about a half, in parts."""
+    rng = np.random.default_rng(0)
+    kind = {"driver": "GTiff", "height": side, "width": side, "count": bands, "dtype": dtype, "BIGTIFF": "IF_SAFER"}
+    with rasterio.open(path, "w", **kind, **layout) as file:
+        for top in range(0, side, CROP):
+            height = min(CROP, side - top)
+            part = rng.integers(0, 256, (bands, height, side)).astype(dtype)
+            file.write(part, window=RasterioWindow(0, top, side, height))
+    return path
+
+
+def rates(path: Path, side: int) -> tuple[float, float]:
+    """Returns windows per second of atrous and of rasterio, in turns; all values are compared."""
+    rng = np.random.default_rng(1)
+    seconds = np.zeros(2)
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB), rasterio.open(path) as file:
+        for _ in range(WINDOWS):
+            top, left = rng.integers(0, side - CROP, 2).tolist()
+            start = time.perf_counter()
+            ours = read_pixels(WindowPlace(path, Window(top, left, CROP, CROP)).path).values
+            between = time.perf_counter()
+            theirs = np.moveaxis(file.read(window=RasterioWindow(left, top, CROP, CROP)), 0, 2)
+            seconds += between - start, time.perf_counter() - between
+            assert np.array_equal(ours, theirs)
+    return tuple((WINDOWS / seconds).tolist())
+
+
+def memory(folder: Path, side: int) -> str:
+    """Trains one epoch on a scene in a child process, and returns a sentence with the peak memory."""
+    root = folder / "data"
+    for name in ("scenes", "labels"):
+        (root / name).mkdir(parents=True)
+    tiles = LAYOUTS["tiles of 512, deflate"]
+    write(root / "scenes/a.tif", side, 3, np.uint8, tiles)
+    with rasterio.open(
+        root / "labels/a.tif", "w", driver="GTiff", height=side, width=side, count=1, dtype="uint8", **tiles
+    ) as file:
+        for top in range(0, side, CROP):
+            height = min(CROP, side - top)
+            file.write(
+                np.full((1, height, side), top // CROP % 2, np.uint8), window=RasterioWindow(0, top, side, height)
+            )
+    (root / "classes.yaml").write_text("classes:\n  - {name: even}\n  - {name: odd}\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(root), str(folder / "run")], capture_output=True, text=True, check=True
+    )
+    main_mb, worker_mb = json.loads(done.stdout.split("PEAKS")[1])
+    return (
+        f"one epoch on a scene of {side:,}×{side:,}×3: peak memory {main_mb:.0f} MB in the main process, "
+        f"{worker_mb:.0f} MB in the largest child process"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Reads windows of rasters that are no TIFF files, such as VRT and JPEG 2000, through GDAL."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atrous.data.formats.empty_bands import bands_without_data, empty_bands
+from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype
+from atrous.errors import AtrousError, missing_extra
+
+#: Size of GDAL's cache of blocks in MB; GDAL's default is 5 % of the memory.
+CACHE_MB = 128
+
+
+class GdalPicture:
+    """A raster that is open for reading, with the methods of `TiffPicture` that windows of scenes need.
+
+    A band may have a nodata value of its own, as in a VRT of several files.
+
+    Args:
+        path: a file that rasterio reads.
+
+    Attributes:
+        shape: (H, W, bands).
+        nodata: the nodata value of the first band; None if it has none.
+        pages: 1.
+        palette: None, because colours of indices are not read.
+        white_is_zero: None.
+        orientation: 1.
+        lossy: whether the compression may change values: JPEG 2000.
+
+    Raises:
+        AtrousError: rasterio is not installed, or the file is missing or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import rasterio
+            from rasterio.enums import ColorInterp, MaskFlags
+        except ImportError:
+            raise missing_extra("rasterio", "geo") from None
+        self.name = path
+        with self._reading():
+            self._file: Any = rasterio.open(path)
+        file = self._file
+        self.shape = (file.height, file.width, file.count)
+        self.nodata, self.pages, self.palette, self.white_is_zero, self.orientation = file.nodata, 1, None, None, 1
+        self.lossy = path.suffix.lower() != ".vrt"
+        alphas = [index for index, kind in enumerate(file.colorinterp) if kind == ColorInterp.alpha]
+        self.alpha = alphas[0] if alphas and alphas[0] > 0 else None
+        flags = file.mask_flag_enums[0]
+        self._masks = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+        names = tuple(name or "" for name in file.descriptions)
+        self.band_names = names if all(names) and len(set(names)) == len(names) else ()
+        self._empty_bands: frozenset[int] | None = None
+
+    @property
+    def kind(self) -> PictureKind:
+        """The kind of the picture, from the header."""
+        dtype = as_picture_dtype(np.zeros((1, 1, 1), self._file.dtypes[0]), self.name).dtype.name
+        marked = self.alpha is not None or self._masks or any(one is not None for one in self._file.nodatavals)
+        bands = self.shape[2]
+        return PictureKind(
+            bands - (self.alpha is not None),
+            dtype,
+            bands,
+            may_lack_data=marked or dtype == "float32",
+            names=self.band_names,
+        )
+
+    def pixels(self, window: tuple[int, int, int, int]) -> StoredPixels:
+        """Reads the values of a window, and marks missing values; see `TiffPicture.pixels`.
+
+        Args:
+            window: (top, left, height, width) in pixels.
+
+        Raises:
+            AtrousError: the file is damaged.
+        """
+        stored = self.raw_mask(window)
+        missing = self._missing(stored)
+        values = as_picture_dtype(stored, self.name, None if missing is None else ~missing)
+        masked = None
+        if self._masks:
+            with self._reading():
+                masked = self._file.dataset_mask(window=_window(window)) == 0
+        gone = bands_without_data(stored, missing)
+        empty: tuple[int, ...] = ()
+        if gone is not None and self.alpha is None and gone.any() and not gone.all():
+            if self._empty_bands is None:
+                self._empty_bands = empty_bands(self._without_data, *self.shape[:2])
+            empty = tuple(band for band in np.flatnonzero(gone).tolist() if band in self._empty_bands)
+        declares = self.nodata is not None
+        return StoredPixels(
+            np.ascontiguousarray(values), self.alpha, missing, masked, not declares, names=self.band_names, empty=empty
+        )
+
+    def raw_mask(self, window: tuple[int, int, int, int]) -> np.ndarray:
+        """Reads the stored values of a window, H×W×C.
+
+        Args:
+            window: (top, left, height, width) in pixels.
+
+        Raises:
+            AtrousError: the file is damaged.
+        """
+        with self._reading():
+            return np.moveaxis(self._file.read(window=_window(window)), 0, 2)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _without_data(self, window: tuple[int, int, int, int]) -> np.ndarray | None:
+        stored = self.raw_mask(window)
+        return bands_without_data(stored, self._missing(stored))
+
+    def _missing(self, stored: np.ndarray) -> np.ndarray | None:
+        """Returns H×W×C booleans, True for the nodata value of each band; None if there are none."""
+        missing = np.zeros(stored.shape, bool)
+        for band, nodata in enumerate(self._file.nodatavals):
+            if nodata is not None and band != self.alpha:
+                values = stored[:, :, band]
+                missing[:, :, band] = np.isnan(values) if nodata != nodata else values == nodata
+        return missing if missing.any() else None
+
+    @contextmanager
+    def _reading(self) -> Any:
+        """Limits GDAL's cache in a `with` block; its errors name the file."""
+        import rasterio
+        from rasterio.errors import RasterioError
+
+        try:
+            with warnings.catch_warnings(action="ignore"), rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+                yield
+        except RasterioError as error:
+            raise AtrousError(f"{self.name}: cannot be read ({error}).") from error
+
+
+def _window(window: tuple[int, int, int, int]) -> Any:
+    from rasterio.windows import Window
+
+    top, left, height, width = window
+    return Window(left, top, width, height)  # type: ignore[call-arg]

@@ -402,7 +402,7 @@ FAULTS = [MemoryError(), KeyError("tag"), RuntimeError("no codec")]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
-@pytest.mark.parametrize("reader", ["read_pixels", "read_mask"])
+@pytest.mark.parametrize("reader", ["read_pixels", "stored_mask"])
 def test_whatever_a_decoder_raises_is_one_unreadable_file(data, monkeypatch, reader, fault):
     def read(path, *more):
         if path.name == "a.png":

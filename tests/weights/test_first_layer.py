@@ -25,7 +25,9 @@ def with_filters(channels):
     ("names", "wavelengths", "order"),
     [
         (("blue", "Green", "red", "nir"), (), (2, 1, 0)),
-        (("Blue (B2)", "sr_green", "SR_RED", "Red-edge_1"), (), None),  # two names contain red
+        (("Blue (B2)", "sr_green", "SR_RED", "Red-edge_1"), (), (2, 1, 0)),
+        (("near infra-red", "Coastal blue", "Blue", "Green", "Red", "Red Edge"), (), (4, 3, 2)),
+        (("red 1", "red 2", "green", "blue"), (), None),
         (SENTINEL, (), (2, 1, 0)),
         (("B02", "B03", "B04", "B12"), (), (2, 1, 0)),
         (("B1", "B2", "B3", "B4"), (), None),  # Landsat 7 and 8 differ
@@ -60,8 +62,10 @@ def test_bands_that_are_alike_give_the_output_of_rgb():
     )
 
 
-def test_three_channels_stay_as_they_are():
+def test_three_channels_are_put_in_order():
     model, layer, _ = with_filters(3)
     before = layer.weight.clone()
-    assert not spread_over_bands(model, ("red", "green", "blue"), ())
-    assert torch.equal(layer.weight, before)
+    assert spread_over_bands(model, ("red", "green", "blue"), ())
+    torch.testing.assert_close(layer.weight, before)
+    assert spread_over_bands(model, ("blue", "green", "red"), ())
+    torch.testing.assert_close(layer.weight, before[:, [2, 1, 0]])

@@ -13,7 +13,7 @@ from PIL import Image
 from atrous.data.class_colors import Color
 from atrous.data.formats.decoder_errors import TooLarge as TooLarge
 from atrous.data.formats.decoder_errors import in_words
-from atrous.data.formats.gdal_aux_xml import nodata_beside
+from atrous.data.formats.gdal_aux_xml import descriptions_beside, nodata_beside
 from atrous.data.formats.jpeg2000 import is_jpeg2000, read_jpeg2000
 from atrous.data.formats.pillow import (
     deeper_than_pillow_reads,
@@ -29,6 +29,7 @@ from atrous.data.formats.tiff_page import MOST_SCANS, as_nodata
 from atrous.data.formats.webp import webp_is_lossless, webp_size
 from atrous.data.pixels import PictureKind, StoredPixels
 from atrous.data.pixels import to_channels as to_channels
+from atrous.data.rasters.band_names import checked_names
 from atrous.data.rasters.scene_windows import TIFF_SUFFIXES, window_kind, window_mask, window_pixels, window_place
 from atrous.data.raw_values import NO_NUMBER as NO_NUMBER
 from atrous.data.raw_values import whole_numbers as whole_numbers
@@ -146,6 +147,8 @@ def read_pixels(path: Path | str, pages: str = "first") -> StoredPixels:
     with in_words(path):
         if is_jpeg2000(start):
             pixels = read_jpeg2000(path.read_bytes(), path)
+            names = checked_names(descriptions_beside(path, pixels.values.shape[2]))
+            pixels = replace(pixels, names=names) if names else pixels
         else:
             with opened(path) as picture:
                 pixels = pixels_of_file(picture, lambda: np.fromfile(path, dtype=np.uint8), path)

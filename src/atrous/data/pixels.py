@@ -138,7 +138,7 @@ class StoredPixels:
         Args:
             channels: number of channels C of the model; None for all bands except alpha.
             fill: value of each channel for bands that are empty in the whole file, such as the mean of the training
-                data, or NaN; the values of such a picture are then float32. None for 0.
+                data; with NaN, the values of such a picture become float32. None for 0.
 
         Returns:
             H×W×C with 0 for pixels without data, and H×W booleans, False for pixels without data; None instead of the
@@ -147,7 +147,7 @@ class StoredPixels:
         Raises:
             AtrousError: no conversion from the picture's bands to ``channels`` is defined.
         """
-        values, missing, gaps = self.values, self.missing, self.masked
+        values, missing, gaps, is_float = self.values, self.missing, self.masked, self.values.dtype.kind == "f"
         channels = channels or self.channels
         if self.alpha is not None and channels != values.shape[2]:
             if self.alpha_hides:
@@ -159,12 +159,12 @@ class StoredPixels:
             missing = None if missing is None else missing[:, :, :channels]
         empty = [band for band in self.empty if band < values.shape[2]]
         if empty and len(empty) < values.shape[2]:
-            values = values.astype(np.float32) if fill is not None else values.copy()
+            values = values.copy()
             values[:, :, empty] = 0
             missing = None if missing is None else np.delete(missing, empty, axis=2)
         if missing is not None:
-            gaps = _either(gaps, missing.any(axis=2) if values.dtype.kind == "f" else missing.all(axis=2))
-        if values.dtype.kind == "f":
+            gaps = _either(gaps, missing.any(axis=2) if is_float else missing.all(axis=2))
+        if is_float:
             finite = np.isfinite(values)
             if not finite.all():
                 gaps = _either(gaps, ~finite.all(axis=2))
@@ -174,7 +174,12 @@ class StoredPixels:
             values = np.where(gaps[:, :, None], values.dtype.type(0), values)
         values = np.ascontiguousarray(to_channels(values, channels))
         if empty and fill is not None and values.shape[2] == len(fill):
-            values[:, :, empty] = np.asarray(fill, np.float32)[empty]
+            filled = np.asarray(fill, np.float32)[empty]
+            if np.isnan(filled).any():
+                values = values.astype(np.float32)
+            elif not is_float:
+                filled = np.rint(filled).clip(0, np.iinfo(values.dtype).max)
+            values[:, :, empty] = filled
         return values, None if gaps is None else ~gaps
 
 

@@ -13,6 +13,7 @@ from atrous.data.dataset import Dataset, Item
 from atrous.data.file_of_picture import file_of_picture
 from atrous.data.input_files import INPUTS_FILE
 from atrous.data.layouts.rasters import RASTERS
+from atrous.data.rasters.raster_grid import grid_of, grid_text, same_grid
 from atrous.data.rasters.scene_windows import WindowPlace, scene_size, window_place
 from atrous.data.sources.source import Window
 from atrous.data.splits.random_split import seeded_split
@@ -60,8 +61,10 @@ def with_windows(dataset: Dataset, side: int | None = None) -> Dataset:
             f"each picture: write normalize: fixed for it in {INPUTS_FILE}."
         )
     sizes = {item.image: scene_size(item.image) for item in _items(dataset) if item.image.exists()}
+    _check_further_inputs(dataset)
     groups = {item.image if item.group is None else item.group for item in dataset.unlisted}
-    if dataset.unlisted and len(groups) < LEAST_SCENES:
+    divided = dataset.groups_from not in ("file", "pattern")  # groups that the user gives stay together
+    if dataset.unlisted and len(groups) < LEAST_SCENES and divided:
         # The places, and so the splits, do not depend on the size of the windows.
         length = _side_of_places(list(sizes.values()))
         places = tuple(place for item in dataset.unlisted for place in _places_of(item, sizes[item.image], length))
@@ -126,6 +129,17 @@ def with_window(item: Item, window: Window) -> Item:
 
 def _items(dataset: Dataset) -> Iterable[Item]:
     return (item for part in (*dataset.splits.values(), dataset.unlisted) for item in part)
+
+
+def _check_further_inputs(dataset: Dataset) -> None:
+    """Checks that the files of further inputs are on the grid of their scene, because one window is read from both."""
+    for item in dict.fromkeys(_items(dataset)):
+        for path in item.more:
+            if item.image.exists() and path.exists() and not same_grid(grid_of(item.image), grid_of(path)):
+                raise AtrousError(
+                    f"{path}: it is not on the grid of its scene {item.image.name}. It has {grid_text(grid_of(path))}, "
+                    f"and the scene has {grid_text(grid_of(item.image))}. Resample it to the grid of the scene."
+                )
 
 
 def _side_of_places(sizes: list[tuple[int, int]]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
@@ -76,7 +77,7 @@ def kind_of_input(dataset: Dataset, name: str, splits: Sequence[str]) -> Picture
             f"the files of {name} differ in their channels or type ({listed}): convert them to the same number of "
             "channels and the same type."
         )
-    return kinds[0]
+    return kinds[0] if len({kind.names for kind in kinds}) == 1 else replace(kinds[0], names=())
 
 
 def class_pixels(dataset: Dataset, split: str) -> list[int]:
@@ -141,6 +142,12 @@ def kind_of_pictures(
         notes = [f"The training pictures differ in their channels: {listed}. The model takes {chosen}."]
     all_kinds = {item.image: kind for item, kind in zip((*items, *measured), (*kinds, *others), strict=True)}
     by_name = bool(names or dataset.inputs[0].wavelengths)
+    if (
+        names
+        and not dataset.inputs[0].bands
+        and (lacking := [name for name in kinds[0].names if names and name not in names])
+    ):
+        notes.append(f"These bands are left out, because some files lack them: {', '.join(lacking)}.")
     notes += [note.message for note in notes_on(all_kinds, None if by_name else chosen, pages)]
     return PictureKind(chosen, kinds[0].dtype, max(kind.bands for kind in kinds), names=names), tuple(notes)
 

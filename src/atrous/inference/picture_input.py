@@ -65,7 +65,7 @@ def found_in(stored: StoredPixels, one: Input, name: str = "") -> Found:
         AtrousError: the file's bands cannot be mapped to the channels of the input, or the model takes volumes.
     """
     check_takes_pictures(one)
-    chosen = stored.choosing(bands_to_read(stored.names, one.bands, one.wavelengths))
+    chosen = stored.choosing(bands_to_read(stored.names, one.bands, one.wavelengths, stored.channels))
     values, valid, _ = as_input(Pixels(*chosen.for_model(one.channels, one.mean)), one)
     return Found(stored.values, values, valid, name)
 
@@ -121,7 +121,7 @@ def doubts_of_files(kinds: Mapping[Path, PictureKind], preprocessing: Preprocess
         for path, kind in kinds.items():
             yield from doubts_of_file(path, kind, preprocessing)
         return
-    yield from notes_on(kinds, preprocessing.image.channels, preprocessing.image.pages)
+    yield from notes_on(kinds, _channels_by_position(preprocessing), preprocessing.image.pages)
 
 
 def doubts_of_file(name: str | Path, kind: PictureKind, preprocessing: Preprocessing) -> Iterator[Note]:
@@ -132,8 +132,14 @@ def doubts_of_file(name: str | Path, kind: PictureKind, preprocessing: Preproces
         kind: kind of the picture, from its header.
         preprocessing: preprocessing of the model.
     """
-    for note in notes_on({Path(name): kind}, preprocessing.image.channels, preprocessing.image.pages):
+    for note in notes_on({Path(name): kind}, _channels_by_position(preprocessing), preprocessing.image.pages):
         yield note._replace(message=f"{name}: {note.message}")
+
+
+def _channels_by_position(preprocessing: Preprocessing) -> int | None:
+    """Returns the number of channels that are the first bands of a file; None if bands are found by name."""
+    image = preprocessing.image
+    return None if image.bands or image.wavelengths else image.channels
 
 
 def doubts_of(name: str | Path, pixels: StoredPixels, preprocessing: Preprocessing) -> Iterator[Note]:

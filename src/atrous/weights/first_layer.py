@@ -12,7 +12,10 @@ from atrous.models import SegmentationModel
 
 #: Wavelengths of red, green and blue in nanometres: the lowest and the highest.
 COLORS_NM = ((620.0, 690.0), (520.0, 600.0), (440.0, 520.0))
-_WORDS = tuple(re.compile(rf"\b{color}\b", re.IGNORECASE) for color in ("red", "green", "blue"))
+_WORDS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (r"(?<!infra[ -])\bred\b(?![ -]?edge)", r"\bgreen\b", r"(?<!coastal )\bblue\b")
+)
 #: Band names of Sentinel-2, and one that only Sentinel-2 has.
 _SENTINEL_2 = (re.compile(r"B0?4"), re.compile(r"B0?3"), re.compile(r"B0?2"))
 _ONLY_SENTINEL_2 = re.compile(r"B0?8A|B12")
@@ -30,13 +33,13 @@ def spread_over_bands(model: SegmentationModel, names: Sequence[str], wavelength
         wavelengths: wavelengths of the C bands in nanometres; () if unknown.
 
     Returns:
-        Whether the filters were changed. They are not if the model has fewer than four channels, or if a colour is not
+        Whether the filters were changed. They are not if the model has fewer than three channels, or if a colour is not
         found among the bands.
     """
     layer = first_layer(model)
     found = _color_bands(names, wavelengths)
     channels = layer.in_channels
-    if found is None or channels < 4:
+    if found is None or channels < 3:
         return False
     with torch.no_grad():
         filters = layer.weight[:, :3] * (channels / 3)  # timm's first repetition, without its factor

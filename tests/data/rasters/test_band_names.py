@@ -59,19 +59,31 @@ def test_a_file_without_one_of_the_bands_is_refused(tmp_path):
 def test_wavelengths_choose_the_nearest_bands():
     names = ["band 1 (418.24 Nanometers)", "band 2 (0.5521 micrometers)", "red (660 nm)", "nir (842 nm)"]
     assert wavelengths_in(names) == (418.24, 552.1, 660.0, 842.0)
-    assert bands_to_read(names, (), (655, 550)) == [2, 1]
-    assert bands_to_read(names, ("nir (842 nm)",), (418,)) == [3]  # a name is more certain
+    assert bands_to_read(names, (), (655, 550), 4) == [2, 1]
+    assert bands_to_read(names, ("nir (842 nm)",), (418,), 4) == [3]  # a name is more certain
+    assert bands_to_read([*names, "mask"], (), (655, 550), 5) == [2, 1]
     with pytest.raises(AtrousError, match=r"takes the bands 600 nm"):
-        bands_to_read(names, (), (600,))
+        bands_to_read(names, (), (600,), 4)
     with pytest.raises(AtrousError, match="nearest to one band"):
-        bands_to_read(names, (), (655, 662))
+        bands_to_read(names, (), (655, 662), 4)
 
 
 def test_names_that_state_positions_choose_nothing():
-    assert bands_to_read(["Band 1", "Band 2"], ("red", "nir"), ()) is None
-    assert bands_to_read([], ("red", "nir"), ()) is None
-    assert bands_to_read(["Band 1", "Band 2"], (), ()) is None
+    assert bands_to_read(["Band 1", "Band 2"], ("red", "nir"), (), 2) is None
+    assert bands_to_read([], ("red", "nir"), (), 2) is None
+    assert bands_to_read(["Band 1", "Band 2"], (), (), 2) is None
     assert shared_names([["band_1", "band_2"], ["band_1", "band_2"]]) == ()
+    for names in ([], ["Band 1", "Band 2", "Band 3"]):
+        with pytest.raises(AtrousError, match="3 bands without names, so it is not certain which to take"):
+            bands_to_read(names, ("red", "nir"), (), 3)
+
+
+def test_names_of_satellites_are_names():
+    assert shared_names([["B1", "B2"], ["B2", "B1"]]) == ("B1", "B2")
+    assert bands_to_read(["B2", "B1"], ("B1", "B2"), (), 2) == [1, 0]
+    assert bands_to_read(["B4", "", "B2"], ("B2", "B4"), (), 3) == [2, 0]  # one band has no name
+    with pytest.raises(AtrousError, match="the file has B4, one without a name"):
+        bands_to_read(["B4", ""], ("B2", "B4"), (), 2)
 
 
 def test_shared_names_are_in_the_order_of_the_first_file():
@@ -83,7 +95,7 @@ def test_descriptions_need_one_per_band():
     one = '<Item name="DESCRIPTION" sample="{}" role="description">{}</Item>'
     text = f"<GDALMetadata>{one.format(0, 'a &amp; b')}{one.format(1, 'c')}</GDALMetadata>"
     assert names_in_metadata(text, 2) == ("a & b", "c")
-    assert names_in_metadata(text, 3) == ()
+    assert names_in_metadata(text, 3) == ("a & b", "c", "")
     assert names_in_metadata(text.replace("&amp; b", "").replace("a ", "c"), 2) == ()  # the same name twice
     assert names_in_metadata("<GDALMetadata/>", 1) == ()
 
@@ -94,6 +106,22 @@ def test_gdals_own_descriptions_are_read(tmp_path):
     pixels = read_pixels(write(tmp_path / "a.tif", values, ["VV", "VH", "Höhe <m>"]))
     assert pixels.names == ("VV", "VH", "Höhe <m>")
     assert pixels.choosing([2, 0]).names == ("Höhe <m>", "VV")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_bands_of_jpeg_2000_are_found_by_name_on_every_path(tmp_path):
+    values = np.random.default_rng(0).integers(0, 3000, (20, 30, 4)).astype(np.uint16)
+    options = {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}
+    with rasterio.open(tmp_path / "a.jp2", "w", height=20, width=30, count=4, dtype="uint16", **options) as raster:
+        raster.write(values.transpose(2, 0, 1))
+        raster.descriptions = ("B8", "B4", "B3", "B2")
+    one = Input((0.0,) * 3, (1.0,) * 3, dtype="uint16", bands=("B2", "B3", "B4"))
+    expected = values[:, :, [3, 2, 1]]
+    assert np.array_equal(read_input(tmp_path / "a.jp2", one).values, expected)
+    assert np.array_equal(read_input(tmp_path / "a.jp2/window/0_0_20_30", one).values, expected)
+    source = GeoTiffSource(tmp_path / "a.jp2", 3, names=one.bands)
+    assert np.array_equal(source.read(Window(0, 0, 20, 30)).values, expected)
+    source.close()
 
 
 def test_hyperspectral_tiles_are_read_by_wavelength(shared):

@@ -70,3 +70,17 @@ def test_bands_of_water_vapour_do_not_void_hyperspectral_tiles(shared):
         assert pixels.empty == tuple(range(129, 135))
         _, valid = pixels.for_model()
         assert valid is None or valid.mean() > 0.99
+
+
+def test_an_empty_band_of_whole_numbers_changes_neither_type_nor_rule(tmp_path):
+    values = np.random.default_rng(0).integers(1, 900, (20, 20, 5)).astype(np.uint16)
+    values[:, :, 4] = 0
+    values[3, 3, 1] = 0  # a dark pixel
+    path = write(tmp_path / "scene.tif", values, ["a", "b", "c", "d", "e"], nodata=0)
+    plain, filled = read_pixels(path).for_model(), read_pixels(path).for_model(None, [1.0, 2.0, 3.0, 4.0, 70.4])
+    assert plain[1] is None
+    assert filled[1] is None
+    assert filled[0].dtype == np.uint16
+    assert (filled[0][:, :, 4] == 70).all()
+    assert np.array_equal(filled[0][:, :, :4], values[:, :, :4])
+    assert np.isnan(read_pixels(path).for_model(None, [np.nan] * 5)[0][:, :, 4]).all()

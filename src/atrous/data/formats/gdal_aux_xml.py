@@ -1,13 +1,35 @@
-"""Reads the nodata value that GDAL stores beside a picture if the format of the picture cannot store it."""
+"""Reads the nodata value and the names of bands that GDAL stores beside a picture if its format cannot store them."""
 
 from __future__ import annotations
 
+import html
 import re
 import struct
 from pathlib import Path
 
 _MOST_BYTES = 2**24
 _NODATA = re.compile(r'<NoDataValue(?:\s+le_hex_equiv="(?P<hex>[0-9A-Fa-f]{16})")?\s*>(?P<text>[^<]*)</NoDataValue>')
+
+
+_BAND = re.compile(r'<PAMRasterBand\s+band="(\d{1,5})">(.*?)</PAMRasterBand>', re.DOTALL)
+_DESCRIPTION = re.compile(r"<Description>([^<]*)</Description>")
+
+
+def descriptions_beside(path: Path | str, bands: int) -> list[str | None]:
+    """Reads the descriptions of bands from ``PATH.aux.xml``.
+
+    Args:
+        path: a picture file.
+        bands: number of bands of the file.
+
+    Returns:
+        One description per band, None for a band without one.
+    """
+    found = {}
+    for band, content in _BAND.findall(_text_beside(path)):
+        if (description := _DESCRIPTION.search(content)) is not None:
+            found[int(band)] = html.unescape(description[1])
+    return [found.get(band) for band in range(1, bands + 1)]
 
 
 def nodata_beside(path: Path | str) -> str | None:
@@ -19,15 +41,20 @@ def nodata_beside(path: Path | str) -> str | None:
     Returns:
         The number as text; None if there is no such file or no nodata value in it.
     """
-    beside = Path(f"{path}.aux.xml")
-    try:
-        if not beside.is_file() or beside.stat().st_size > _MOST_BYTES:
-            return None
-        found = _NODATA.search(beside.read_text(encoding="utf-8", errors="replace"))
-    except OSError:
-        return None
+    found = _NODATA.search(_text_beside(path))
     if found is None:
         return None
     if found["hex"]:  # the exact value; the decimal text is rounded
         return repr(struct.unpack("<d", bytes.fromhex(found["hex"]))[0])
     return found["text"].strip()
+
+
+def _text_beside(path: Path | str) -> str:
+    """Returns the content of ``PATH.aux.xml``; "" if there is no such file."""
+    beside = Path(f"{path}.aux.xml")
+    try:
+        if not beside.is_file() or beside.stat().st_size > _MOST_BYTES:
+            return ""
+        return beside.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

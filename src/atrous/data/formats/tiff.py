@@ -175,7 +175,7 @@ class TiffPicture:
             stacks=True,
             white_is_zero=self.white_is_zero,
             may_lack_data=marked or name == "float32",
-            names=self.band_names,
+            names=tuple(name for band, name in enumerate(self.band_names) if band != self.alpha),
         )
 
     @cached_property

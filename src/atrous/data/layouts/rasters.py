@@ -55,8 +55,7 @@ def read_rasters(root: Path, classes: ClassTable | None = None) -> Dataset:
         raise NoPicturesError(
             f"{root}: no labels. Give labels/ with a file per scene, or one vector file such as labels.gpkg."
         )
-    one_for_all = len(labels) == 1 and labels[0].suffix.lower() in VECTOR_SUFFIXES and labels[0].stem not in images
-    masks = dict.fromkeys(images, labels[0]) if one_for_all else masks_by_picture(images, _by_stem(labels))
+    masks, one_for_all = _masks(images, labels)
     lists, more_notes = find_lists(root, images, no_lists=labels)
     notes, unlisted = list(more_notes), ()
     if lists:
@@ -83,6 +82,16 @@ def _labels(root: Path) -> list[Path]:
     if folder is not None:
         return _files(folder, suffixes)
     return [path for path in _files(root, VECTOR_SUFFIXES) if path.stem.lower() in MASK_FOLDERS]
+
+
+def _masks(images: dict[str, Path], labels: list[Path]) -> tuple[dict[str, Path], bool]:
+    """Returns the labels by the stem of their scene, and whether one vector file labels all scenes."""
+    try:
+        return masks_by_picture(images, _by_stem(labels)), False
+    except AtrousError:
+        if len(labels) == 1 and labels[0].suffix.lower() in VECTOR_SUFFIXES:  # it has the name of no scene
+            return dict.fromkeys(images, labels[0]), True
+        raise
 
 
 def _files(folder: Path, suffixes: Container[str]) -> list[Path]:

@@ -6,14 +6,14 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, counted
 
 #: Largest difference between the wavelength of a band and the wavelength that a model takes, in nanometres.
 NEAR_NM = 10.0
 _DESCRIPTION = re.compile(r'<Item\b(?=[^>]*\brole="description")(?=[^>]*\bsample="(\d{1,5})")[^>]*>([^<]*)</Item>')
 _WAVELENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*(nanomet(?:er|re)s?|nm|micromet(?:er|re)s?|[uµμ]m)\b", re.IGNORECASE)
-#: Names that state only the position of a band.
-_POSITION = re.compile(r"(?:band|layer|channel|b)?[ _-]*0*(\d+)", re.IGNORECASE)
+#: Names that state only the position of a band. "B1" is none of them: Landsat and Sentinel-2 have such names.
+_POSITION = re.compile(r"(?:band|layer|channel)?[ _-]*0*(\d+)", re.IGNORECASE)
 _SHOWN = 12
 
 
@@ -25,12 +25,22 @@ def names_in_metadata(text: str, bands: int) -> tuple[str, ...]:
         bands: number of bands of the file.
 
     Returns:
-        One name per band; () if a band has no description, or two bands have the same.
+        As for `checked_names`.
     """
     # GDAL escapes a description before it writes it into XML, which escapes it again.
-    found = {int(sample): html.unescape(html.unescape(name)).strip() for sample, name in _DESCRIPTION.findall(text)}
-    names = tuple(found.get(band, "") for band in range(bands))
-    return names if all(names) and len(set(names)) == bands else ()
+    found = {int(sample): html.unescape(html.unescape(name)) for sample, name in _DESCRIPTION.findall(text)}
+    return checked_names([found.get(band) for band in range(bands)])
+
+
+def checked_names(descriptions: Sequence[str | None]) -> tuple[str, ...]:
+    """Returns one name per band, "" for a band without a description; () if no band has one, or two have the same.
+
+    Args:
+        descriptions: descriptions of all bands of a file.
+    """
+    names = tuple((one or "").strip() for one in descriptions)
+    given = [name.casefold() for name in names if name]
+    return names if given and len(set(given)) == len(given) else ()
 
 
 def wavelengths_in(names: Sequence[str]) -> tuple[float, ...]:
@@ -42,36 +52,48 @@ def wavelengths_in(names: Sequence[str]) -> tuple[float, ...]:
     Returns:
         One wavelength per band; () if a name contains none.
     """
-    found = [_WAVELENGTH.search(name) for name in names]
-    if not all(found):
-        return ()
-    return tuple(float(one[1]) * (1 if one[2].lower().startswith("n") else 1000) for one in found if one is not None)
+    found = [_wavelength(name) for name in names]
+    return () if None in found else tuple(one for one in found if one is not None)
 
 
-def bands_to_read(names: Sequence[str], wanted: Sequence[str], wavelengths: Sequence[float]) -> list[int] | None:
+def bands_to_read(
+    names: Sequence[str], wanted: Sequence[str], wavelengths: Sequence[float], bands: int
+) -> list[int] | None:
     """Returns the indices of the bands that a model takes, in the order in which it takes them.
 
     Names are compared first, upper and lower case alike, then wavelengths.
 
     Args:
-        names: names of the bands in the file; () if it has no names.
+        names: names of the bands in the file, "" for a band without a name; () if it has no names.
         wanted: names of the bands that the model takes; () if they have no names.
         wavelengths: wavelengths that the model takes, in nanometres; () if unknown.
+        bands: number of bands of the file, without an alpha band.
 
     Returns:
-        The indices; None to take the first bands in the order of the file, because neither the file nor the model
-        states more than the position of bands.
+        The indices; None to take the bands in the order of the file: if the model states neither names nor
+        wavelengths, or if the file states only positions and has no more bands than the model takes.
 
     Raises:
-        AtrousError: the file has names, and one of the wanted bands is not among them.
+        AtrousError: the file has names, and one of the wanted bands is not among them; or it has no names, and more
+            bands than the model takes.
     """
-    if not names or not (wanted or wavelengths):
+    count = len(wanted or wavelengths)
+    if not count:
         return None
-    place = {name.casefold(): index for index, name in enumerate(names)}
+    taken = _listed(wanted) if wanted else _listed(f"{one:g} nm" for one in wavelengths)
+    if not names or _are_positions(names):
+        if bands > count:
+            raise AtrousError(
+                f"the model takes the bands {taken}, and the file has {counted(bands, 'band')} without names, so it is "
+                "not certain which to take. Write the names into the file as the descriptions of its bands, or give a "
+                f"file with these {count} bands."
+            )
+        return None
+    place = {name.casefold(): index for index, name in enumerate(names) if name}
     if wanted and all(name.casefold() in place for name in wanted):
         return [place[name.casefold()] for name in wanted]
-    own = wavelengths_in(names)
-    nearest = [min(range(len(own)), key=lambda index: abs(own[index] - one)) for one in wavelengths] if own else []
+    own = {index: one for index, name in enumerate(names) if (one := _wavelength(name)) is not None}
+    nearest = [min(own, key=lambda index: abs(own[index] - one)) for one in wavelengths] if own else []
     if nearest and all(abs(own[index] - one) <= NEAR_NM for index, one in zip(nearest, wavelengths, strict=True)):
         if len(set(nearest)) < len(nearest):
             raise AtrousError(
@@ -79,12 +101,9 @@ def bands_to_read(names: Sequence[str], wanted: Sequence[str], wavelengths: Sequ
                 "wavelengths of different bands."
             )
         return nearest
-    if _are_positions(names):
-        return None
-    taken = _listed(wanted) if wanted else _listed(f"{one:g} nm" for one in wavelengths)
     raise AtrousError(
-        f"the model takes the bands {taken}, and the file has {_listed(names)}. Give a file with these bands, or write "
-        "their names into the file as the descriptions of its bands."
+        f"the model takes the bands {taken}, and the file has {_listed(name or 'one without a name' for name in names)}"
+        ". Give a file with these bands, or write their names into the file as the descriptions of its bands."
     )
 
 
@@ -99,8 +118,13 @@ def shared_names(files: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """
     if not files or not all(files) or _are_positions(files[0]):
         return ()
-    common = set.intersection(*({name.casefold() for name in names} for names in files))
+    common = set.intersection(*({name.casefold() for name in names if name} for names in files))
     return tuple(name for name in files[0] if name.casefold() in common)
+
+
+def _wavelength(name: str) -> float | None:
+    found = _WAVELENGTH.search(name)
+    return None if found is None else float(found[1]) * (1 if found[2].lower().startswith("n") else 1000)
 
 
 def _are_positions(names: Sequence[str]) -> bool:

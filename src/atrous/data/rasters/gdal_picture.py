@@ -11,6 +11,7 @@ import numpy as np
 
 from atrous.data.formats.empty_bands import bands_without_data, empty_bands
 from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype
+from atrous.data.rasters.band_names import checked_names
 from atrous.errors import AtrousError, missing_extra
 
 #: Size of GDAL's cache of blocks in MB; GDAL's default is 5 % of the memory.
@@ -48,6 +49,12 @@ class GdalPicture:
         with self._reading():
             self._file: Any = rasterio.open(path)
         file = self._file
+        if len(set(file.dtypes)) > 1 or "complex" in file.dtypes[0]:
+            self._file.close()
+            raise AtrousError(
+                f"{path}: the bands are of the types {', '.join(dict.fromkeys(file.dtypes))}: convert them to one type "
+                "of real numbers."
+            )
         self.shape = (file.height, file.width, file.count)
         self.nodata, self.pages, self.palette, self.white_is_zero, self.orientation = file.nodata, 1, None, None, 1
         self.lossy = path.suffix.lower() != ".vrt"
@@ -55,8 +62,7 @@ class GdalPicture:
         self.alpha = alphas[0] if alphas and alphas[0] > 0 else None
         flags = file.mask_flag_enums[0]
         self._masks = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
-        names = tuple(name or "" for name in file.descriptions)
-        self.band_names = names if all(names) and len(set(names)) == len(names) else ()
+        self.band_names = checked_names(file.descriptions)
         self._empty_bands: frozenset[int] | None = None
 
     @property
@@ -70,7 +76,7 @@ class GdalPicture:
             dtype,
             bands,
             may_lack_data=marked or dtype == "float32",
-            names=self.band_names,
+            names=tuple(name for band, name in enumerate(self.band_names) if band != self.alpha),
         )
 
     def pixels(self, window: tuple[int, int, int, int]) -> StoredPixels:

@@ -28,7 +28,7 @@ FOLDER = "window"
 TIFF_SUFFIXES = (".tif", ".tiff")
 SCENE_SUFFIXES = (*TIFF_SUFFIXES, ".vrt", ".jp2")
 #: Number of scenes that each thread keeps open. Opening one reads the positions of all its tiles.
-KEPT_OPEN = 8
+KEPT_OPEN = 64
 #: An open scene.
 ScenePicture = TiffPicture | GdalPicture
 _NUMBERS = re.compile(r"(\d+)_(\d+)_(\d+)_(\d+)")

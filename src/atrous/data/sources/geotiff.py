@@ -18,7 +18,7 @@ from atrous.data.formats.tiff import TiffPicture, is_tiff
 from atrous.data.mask_value_map import IGNORE_INDEX, ClassTable
 from atrous.data.pictures import read_pixels
 from atrous.data.pixels import without
-from atrous.data.rasters.band_names import bands_to_read
+from atrous.data.rasters.band_names import bands_to_read, checked_names
 from atrous.data.sources.source import Pixels, Source
 from atrous.errors import AtrousError, missing_extra
 from atrous.software_tag import UNSEALED, seal
@@ -92,6 +92,7 @@ class GeoTiffSource:
         self.path, self._channels, self._missing, self._fill = Path(path), channels, tuple(missing), fill
         with _open(path) as dataset:
             crs, transform, (points, points_crs) = dataset.crs, dataset.transform, dataset.gcps
+            descriptions = dataset.descriptions
         self._tiff, self._whole = None, None
         if _is_tiff(path):
             self._tiff = TiffPicture(path, pages=pages)
@@ -101,9 +102,9 @@ class GeoTiffSource:
             self._whole = read_pixels(path, pages)
             height, width, self.bands = self._whole.values.shape
             alpha, orientation = self._whole.alpha, 1
-        own = self._tiff.band_names if self._tiff is not None else ()
+        own = self._tiff.band_names if self._tiff is not None else checked_names(descriptions)
         try:
-            self._chosen = bands_to_read(own, names, wavelengths)
+            self._chosen = bands_to_read(own, names, wavelengths, self.bands - (alpha is not None))
         except AtrousError as error:
             self.close()
             raise AtrousError(f"{path}: {error}") from error

@@ -116,7 +116,7 @@ def read_picture_pixels(
     place = None if spacing is None else slice_place(file)
     stored = read_pixels(file, pages) if place is None else slice_pixels(place, spacing, missing)
     try:
-        stored = stored.choosing(bands_to_read(stored.names, bands, wavelengths))
+        stored = stored.choosing(bands_to_read(stored.names, bands, wavelengths, stored.channels))
         values, valid = stored.for_model(channels, fill)
     except AtrousError as error:
         raise AtrousError(f"{file}: {error}") from error

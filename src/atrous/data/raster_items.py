@@ -14,7 +14,9 @@ from atrous.data.file_of_picture import file_of_picture
 from atrous.data.input_files import INPUTS_FILE
 from atrous.data.layouts.rasters import RASTERS
 from atrous.data.rasters.raster_grid import grid_of, grid_text, same_grid
+from atrous.data.rasters.scene_labels import scenes_without_polygons
 from atrous.data.rasters.scene_windows import WindowPlace, scene_size, window_place
+from atrous.data.rasters.vector_files import is_vector_file
 from atrous.data.sources.source import Window
 from atrous.data.splits.random_split import seeded_split
 from atrous.errors import AtrousError
@@ -29,6 +31,8 @@ LEAST_PLACES = 20
 #: Largest and smallest side of a place in pixels. Larger places have a shorter border, along which splits resemble each
 #: other.
 LARGEST_PLACE, SMALLEST_PLACE = 4096, 64
+#: Largest number of scenes that a note names.
+MOST_NAMED = 5
 #: Number that makes the random shifts of windows independent of the random numbers of the augmentation.
 _STREAM = 1
 
@@ -62,6 +66,7 @@ def with_windows(dataset: Dataset, side: int | None = None) -> Dataset:
         )
     sizes = {item.image: scene_size(item.image) for item in _items(dataset) if item.image.exists()}
     _check_further_inputs(dataset)
+    dataset = replace(dataset, notes=(*dataset.notes, *_notes_on_polygons(dataset)))
     groups = {item.image if item.group is None else item.group for item in dataset.unlisted}
     divided = dataset.groups_from not in ("file", "pattern")  # groups that the user gives stay together
     if dataset.unlisted and len(groups) < LEAST_SCENES and divided:
@@ -129,6 +134,21 @@ def with_window(item: Item, window: Window) -> Item:
 
 def _items(dataset: Dataset) -> Iterable[Item]:
     return (item for part in (*dataset.splits.values(), dataset.unlisted) for item in part)
+
+
+def _notes_on_polygons(dataset: Dataset) -> list[str]:
+    """Returns a note for each vector file about scenes without polygons; raises an error if it fits no scene."""
+    scenes: dict[Path, dict[Path, None]] = {}
+    for item in _items(dataset):
+        if item.mask is not None and is_vector_file(item.mask) and item.image.exists():
+            scenes.setdefault(item.mask, {})[item.image] = None
+    notes = []
+    for labels, own in scenes.items():
+        if missed := scenes_without_polygons(labels, list(own)):
+            names = ", ".join(sorted(scene.name for scene in missed)[:MOST_NAMED])
+            more = f" and {len(missed) - MOST_NAMED} more" if len(missed) > MOST_NAMED else ""
+            notes.append(f"{labels} has no polygon in the scenes {names}{more}: all their pixels have no object.")
+    return notes
 
 
 def _check_further_inputs(dataset: Dataset) -> None:

@@ -164,3 +164,14 @@ def test_buildings_of_spacenet(shared, tmp_path):
         exact = rasterio.features.rasterize(shapes, (900, 900), transform=file.transform)
     assert (drawn != exact).mean() < 1e-5  # vertices are rounded to 1/1024 of a pixel
     assert drawn.any()
+
+
+def test_polygons_of_another_place_are_refused_and_scenes_without_polygons_are_named(root):
+    classes = f"classes:\n{BACKGROUND}  - {{name: field}}\n"
+    with pytest.raises(AtrousError, match=r"another place than a.tif, which has .*32633"):
+        label(root, [square(500, 500, 530, 520)], classes)
+    transform = rasterio.transform.from_origin(500_000, 5_800_000, 10, 10)
+    write(root / "scenes/b.tif", np.ones((SIDE, SIDE, 1), np.uint8), [""], crs="EPSG:32633", transform=transform)
+    label(root, FIELDS, classes)
+    notes = open_dataset(root).notes
+    assert any("has no polygon in the scenes b.tif: all their pixels have no object." in note for note in notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -9,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from atrous.data.mask_value_map import BACKGROUND_NAMES, ClassTable
-from atrous.data.rasters.raster_grid import file_version, grid_of, same_grid
+from atrous.data.rasters.raster_grid import file_version, grid_of, grid_text, same_grid
 from atrous.data.rasters.raster_labels import read_raster_labels
+from atrous.data.rasters.reprojection import bounds_in
 from atrous.data.rasters.scene_windows import WindowPlace
-from atrous.data.rasters.vector_files import is_vector_file
+from atrous.data.rasters.vector_files import has_polygons_in, is_vector_file, open_layer
 from atrous.data.rasters.vector_labels import VectorLabels
 from atrous.data.raw_values import Raw
 from atrous.errors import AtrousError
@@ -139,3 +141,30 @@ def _described(labels: VectorLabels) -> str:
         more = ", …" if len(values) > _SHOWN else ""
         listed.append(f"{name} ({', '.join(list(values)[:_SHOWN])}{more})")
     return f"the attributes {'; '.join(listed)}" if listed else "no attributes"
+
+
+def scenes_without_polygons(labels: Path, scenes: Sequence[Path]) -> list[Path]:
+    """Returns the scenes that no polygon of a vector file touches, by bounding boxes.
+
+    Args:
+        labels: the vector file.
+        scenes: files of the scenes.
+
+    Raises:
+        AtrousError: a file is missing or damaged, or the polygons touch none of the scenes.
+    """
+    layer, grids = open_layer(labels), {scene: grid_of(scene) for scene in scenes}
+    missed = []
+    for scene, grid in grids.items():
+        if grid.crs is None:
+            continue  # drawing the polygons raises an error
+        bounds = bounds_in(grid, (0, 0, grid.height, grid.width), layer.crs)
+        if bounds is None or not has_polygons_in(layer, bounds):
+            missed.append(scene)
+    if missed and len(missed) == len(scenes):
+        which = missed[0].name if len(missed) == 1 else f"{missed[0].name} and {len(missed) - 1} more scenes"
+        raise AtrousError(
+            f"{labels}: the polygons show another place than {which}, which has {grid_text(grids[missed[0]])}. The CRS "
+            f"of the file is {layer.crs[:60]}. Correct the CRS of one of both, or give the labels of this scene."
+        )
+    return missed

@@ -306,3 +306,18 @@ def _texts(column: np.ndarray) -> np.ndarray:
     texts = np.empty(len(found), object)
     texts[:] = found
     return texts
+
+
+def has_polygons_in(layer: VectorLayer, bounds: Bounds) -> bool:
+    """Returns whether the bounding box of at least one feature of a layer touches an area.
+
+    Args:
+        layer: the layer.
+        bounds: the area, in the coordinate reference system of the layer.
+
+    Raises:
+        AtrousError: the file is damaged.
+    """
+    with _reading(layer.path) as pyogrio:
+        found, _ = pyogrio.read_bounds(layer.path, layer=layer.name, bbox=bounds)
+    return len(found) > 0

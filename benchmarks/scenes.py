@@ -68,8 +68,13 @@ def write(path: Path, side: int, bands: int, dtype: type, layout: dict) -> Path:
         for top in range(0, side, CROP):
             height = min(CROP, side - top)
             part = rng.integers(0, 256, (bands, height, side)).astype(dtype)
-            file.write(part, window=RasterioWindow(0, top, side, height))
+            file.write(part, window=part_of(0, top, side, height))
     return path
+
+
+def part_of(left: int, top: int, width: int, height: int) -> RasterioWindow:
+    """Returns a window of rasterio."""
+    return RasterioWindow(left, top, width, height)  # type: ignore[call-arg]
 
 
 def rates(path: Path, side: int) -> tuple[float, float]:
@@ -82,7 +87,7 @@ def rates(path: Path, side: int) -> tuple[float, float]:
             start = time.perf_counter()
             ours = read_pixels(WindowPlace(path, Window(top, left, CROP, CROP)).path).values
             between = time.perf_counter()
-            theirs = np.moveaxis(file.read(window=RasterioWindow(left, top, CROP, CROP)), 0, 2)
+            theirs = np.moveaxis(file.read(window=part_of(left, top, CROP, CROP)), 0, 2)
             seconds += between - start, time.perf_counter() - between
             assert np.array_equal(ours, theirs)
     return tuple((WINDOWS / seconds).tolist())
@@ -100,9 +105,7 @@ def memory(folder: Path, side: int) -> str:
     ) as file:
         for top in range(0, side, CROP):
             height = min(CROP, side - top)
-            file.write(
-                np.full((1, height, side), top // CROP % 2, np.uint8), window=RasterioWindow(0, top, side, height)
-            )
+            file.write(np.full((1, height, side), top // CROP % 2, np.uint8), window=part_of(0, top, side, height))
     (root / "classes.yaml").write_text("classes:\n  - {name: even}\n  - {name: odd}\n", encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(root), str(folder / "run")], capture_output=True, text=True, check=True

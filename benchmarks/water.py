@@ -61,7 +61,7 @@ def main() -> None:
             minutes += spent
         summed = np.sum(counts, axis=0)
         base = summed if name == "recipe" else base
-        print(row(name, [iou(one) for one in counts], np.mean(minutes), summed, base))
+        print(row(name, [iou(one) for one in counts], float(np.mean(minutes)), summed, base))
 
 
 def places_of(data: Path) -> dict[str, int]:

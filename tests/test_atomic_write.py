@@ -111,10 +111,12 @@ def test_a_temporary_folder_is_beside_what_it_is_for_and_goes(tmp_path):
 OTHERWISE = {
     "file_lock.py": "locks are empty",
     "data/brain_slices.py": "into a folder that is renamed when it is whole",
+    "data/sources/geotiff.py": "into a temporary folder, from which the finished mask is copied",
     "inference/openvino_cache.py": "into a folder that is renamed when it is whole",
     "inference/export_graph.py": "into the temporary folder of export",
     "inference/exported_onnx_and_openvino.py": "into the temporary folder of export",
     "inference/int8_quantisation.py": "into the temporary folder of export",
+    "inference/polygon_files.py": "into a temporary file, which is renamed when it is whole",
     "learning/run_log.py": "metrics.jsonl grows line by line",
 }
 WRITERS = {"write_text", "write_bytes", "imwrite", "save_file", "savez", "tofile", "savefig", "save_model", "copyfile"}

@@ -1,4 +1,4 @@
-"""`atrous area`: estimate the hectares of each class on a map, corrected by the errors of the model.
+"""`atrous area`: estimate the hectares of each class on a map.
 
 Examples:
     atrous area model.safetensors scene.tif --data data/ --split test

@@ -23,10 +23,10 @@ from atrous.input_spec import IMAGE, Input, usual_colors
 from atrous.learning.recipe import Recipe
 from atrous.learning.transfer_weights import start_from
 from atrous.models import SegmentationModel, build
+from atrous.models.first_layer import spread_over_bands, start_first_layer_at_random
 from atrous.models.info import Preprocessing
 from atrous.models.task import Task
 from atrous.models.tensorflow_same_padding import pads_unevenly
-from atrous.weights.first_layer import spread_over_bands, start_first_layer_at_random
 
 
 def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> SegmentationModel:

@@ -7,7 +7,7 @@ import torch
 from timm.models import adapt_input_conv
 
 import atrous
-from atrous.weights.first_layer import first_layer, spread_over_bands
+from atrous.models.first_layer import first_layer, spread_over_bands
 
 SENTINEL = ("B2", "B3", "B4", "B8", "B8A", "B11")
 

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from atrous.models import SegmentationModel
-
 #: Wavelengths of red, green and blue in nanometres: the lowest and the highest.
 COLORS_NM = ((620.0, 690.0), (520.0, 600.0), (440.0, 520.0))
 _WORDS = tuple(
@@ -21,7 +19,7 @@ _SENTINEL_2 = (re.compile(r"B0?4"), re.compile(r"B0?3"), re.compile(r"B0?2"))
 _ONLY_SENTINEL_2 = re.compile(r"B0?8A|B12")
 
 
-def spread_over_bands(model: SegmentationModel, names: Sequence[str], wavelengths: Sequence[float]) -> bool:
+def spread_over_bands(model: nn.Module, names: Sequence[str], wavelengths: Sequence[float]) -> bool:
     """Gives the pretrained filters of red, green and blue to the bands of these colours, and their mean to the others.
 
     timm repeats the three filters over the bands in their order, so that filters of one colour meet another. Here, all
@@ -49,7 +47,7 @@ def spread_over_bands(model: SegmentationModel, names: Sequence[str], wavelength
     return True
 
 
-def start_first_layer_at_random(model: SegmentationModel) -> None:
+def start_first_layer_at_random(model: nn.Module) -> None:
     """Draws the weights of the first layer at random, as for a new network.
 
     Args:
@@ -58,13 +56,13 @@ def start_first_layer_at_random(model: SegmentationModel) -> None:
     first_layer(model).reset_parameters()
 
 
-def first_layer(model: SegmentationModel) -> nn.Conv2d:
+def first_layer(model: nn.Module) -> nn.Conv2d:
     """Returns the convolution of a model's backbone that reads the picture.
 
     Args:
         model: any model.
     """
-    return next(module for module in model.backbone.modules() if isinstance(module, nn.Conv2d))
+    return next(module for module in model.get_submodule("backbone").modules() if isinstance(module, nn.Conv2d))
 
 
 def _color_bands(names: Sequence[str], wavelengths: Sequence[float]) -> tuple[int, int, int] | None:

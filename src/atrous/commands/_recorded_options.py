@@ -15,6 +15,7 @@ from atrous.inference.dataset_case_ids import without_reasons
 from atrous.inference.exported_onnx_and_openvino import is_exported
 from atrous.inference.model_spec import ModelSpec
 from atrous.model_file import sha256_of
+from atrous.overwrite_checks import JSON_KEY, MARK
 from atrous.run_folder import Record, Run
 
 if TYPE_CHECKING:
@@ -41,6 +42,34 @@ def recorded_options(spec: ModelSpec) -> Record:
     """
     usual = ModelSpec(spec.path)
     return {name: _plain(getattr(spec, name)) for name in GIVEN if getattr(spec, name) != getattr(usual, name)}
+
+
+def recorded_run(
+    model: Path, data: Path, split: str, reading: DatasetSpec, images: int, segmenter: Segmenter, spec: ModelSpec
+) -> Record:
+    """Returns the first entries of a file of results: the model, the data, and how the network was run.
+
+    Args:
+        model: path of the model.
+        data: folder of the dataset.
+        split: name of the measured split.
+        reading: specification with which the dataset was read.
+        images: number of pictures of the split.
+        segmenter: segmenter that ran the model.
+        spec: specification of the model.
+    """
+    return {
+        JSON_KEY: MARK,
+        "model": str(model),
+        "model_sha256": sha256_of(model),
+        "data": str(Path(data).resolve()),
+        "split": split,
+        **recorded_reading(reading),
+        "images": images,
+        "engine": segmenter.engine.name,
+        "precision": segmenter.engine.precision,
+        **recorded_options(spec),
+    }
 
 
 def recorded_reading(spec: DatasetSpec) -> Record:

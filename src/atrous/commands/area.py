@@ -18,7 +18,7 @@ from rich.table import Table
 
 from atrous.checked_arguments import checked
 from atrous.commands._area_results import HECTARE, area_results, hectares, units_in_words
-from atrous.commands._recorded_options import recorded_options, recorded_reading
+from atrous.commands._recorded_options import recorded_run
 from atrous.commands._report_intervals import interval_in_words
 from atrous.console import console, note, progress_bar, told_if_interrupted, warn_if_fresh, write_json
 from atrous.data.dataset_spec import DatasetSpec
@@ -36,10 +36,9 @@ from atrous.inference.predict_jobs import Worker
 from atrous.learning.bootstrap import FEW
 from atrous.learning.confusion_by_group import confusion_by_group
 from atrous.learning.evaluation import open_to_measure
-from atrous.model_file import sha256_of
 from atrous.models.info import Info
 from atrous.option_fields import given_to, taking
-from atrous.overwrite_checks import JSON_KEY, MARK, check_outputs, json_output, model_inputs
+from atrous.overwrite_checks import check_outputs, json_output, model_inputs
 
 #: Smallest width of the table in a file or a pipe, in characters.
 WIDTH = 110
@@ -115,16 +114,7 @@ def area(
     if not total.any():
         raise AtrousError(f"{counted(len(paths), 'raster')}: no pixel has data, so there is no area to estimate.")
     results = {
-        JSON_KEY: MARK,
-        "model": str(model),
-        "model_sha256": sha256_of(model),
-        "data": str(Path(data).resolve()),
-        "split": split,
-        **recorded_reading(reading),
-        "images": len(items),
-        "engine": segmenter.engine.name,
-        "precision": segmenter.engine.precision,
-        **recorded_options(spec),
+        **recorded_run(model, data, split, reading, len(items), segmenter, spec),
         **({} if spec.crf is None else {"crf": spec.crf}),
         "rasters": [
             {

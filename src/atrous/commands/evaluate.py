@@ -18,7 +18,7 @@ from rich.table import Table
 
 from atrous import model_file
 from atrous.checked_arguments import checked
-from atrous.commands._recorded_options import recorded_options, recorded_reading
+from atrous.commands._recorded_options import recorded_run
 from atrous.commands._report_intervals import interval_in_words, with_intervals
 from atrous.console import console, note, progress_bar, told_if_interrupted, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item
@@ -51,9 +51,8 @@ from atrous.learning.evaluation import (
     summarise,
 )
 from atrous.learning.volume_evaluation import VolumeScores, check_tolerance, measure_volumes
-from atrous.model_file import sha256_of
 from atrous.option_fields import given_to, taking
-from atrous.overwrite_checks import JSON_KEY, MARK, check_outputs, json_output, model_inputs, model_output
+from atrous.overwrite_checks import check_outputs, json_output, model_inputs, model_output
 
 if TYPE_CHECKING:
     from atrous.crf import DenseCRF
@@ -177,16 +176,7 @@ def evaluate(
                 measure_volumes(segmenter, dataset, items, volumes)
             measured["volumes"] = volumes.as_json()
     results = {
-        JSON_KEY: MARK,
-        "model": str(model),
-        "model_sha256": sha256_of(model),
-        "data": str(Path(data).resolve()),
-        "split": split,
-        **recorded_reading(reading),
-        "images": len(items),
-        "engine": segmenter.engine.name,
-        "precision": segmenter.engine.precision,
-        **recorded_options(spec),
+        **recorded_run(model, data, split, reading, len(items), segmenter, spec),
         **({} if segmenter.crf is None else {"crf": _settings_of(segmenter.crf)}),
         **({} if table is None else {"case_ids": str(table)}),
         **cases.in_results(measured),

@@ -12,10 +12,8 @@ import numpy as np
 from atrous.data.formats.empty_bands import bands_without_data, empty_bands
 from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype
 from atrous.data.rasters.band_names import checked_names
+from atrous.data.rasters.raster_grid import CACHE_MB, rasterio_window
 from atrous.errors import AtrousError, missing_extra
-
-#: Size of GDAL's cache of blocks in MB; GDAL's default is 5 % of the memory.
-CACHE_MB = 128
 
 
 class GdalPicture:
@@ -94,7 +92,7 @@ class GdalPicture:
         masked = None
         if self._masks:
             with self._reading():
-                masked = self._file.dataset_mask(window=_window(window)) == 0
+                masked = self._file.dataset_mask(window=rasterio_window(window)) == 0
         gone = bands_without_data(stored, missing)
         empty: tuple[int, ...] = ()
         if gone is not None and self.alpha is None and gone.any() and not gone.all():
@@ -116,7 +114,7 @@ class GdalPicture:
             AtrousError: the file is damaged.
         """
         with self._reading():
-            return np.moveaxis(self._file.read(window=_window(window)), 0, 2)
+            return np.moveaxis(self._file.read(window=rasterio_window(window)), 0, 2)
 
     def close(self) -> None:
         """Closes the file."""
@@ -146,10 +144,3 @@ class GdalPicture:
                 yield
         except RasterioError as error:
             raise AtrousError(f"{self.name}: cannot be read ({error}).") from error
-
-
-def _window(window: tuple[int, int, int, int]) -> Any:
-    from rasterio.windows import Window
-
-    top, left, height, width = window
-    return Window(left, top, width, height)  # type: ignore[call-arg]

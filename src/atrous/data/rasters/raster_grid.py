@@ -107,6 +107,18 @@ def open_raster(path: str | Path) -> Iterator[Any]:
         raise AtrousError(f"{path}: cannot be read ({error}).") from error
 
 
+def rasterio_window(window: tuple[int, int, int, int]) -> Any:
+    """Returns a window as an object of rasterio.
+
+    Args:
+        window: (top, left, height, width) in pixels.
+    """
+    from rasterio.windows import Window
+
+    top, left, height, width = window
+    return Window(left, top, width, height)  # type: ignore[call-arg]
+
+
 def is_tiff_file(path: str | Path) -> bool:
     """Returns whether a file is a TIFF, from its first bytes.
 

@@ -18,6 +18,7 @@ from atrous.data.rasters.raster_grid import (
     grid_text,
     is_tiff_file,
     open_raster,
+    rasterio_window,
     same_grid,
 )
 from atrous.data.rasters.reprojection import bounds_in, positions_in
@@ -191,10 +192,7 @@ def _tiff(path: Path, window: Window) -> tuple[np.ndarray, float | None]:
 
 
 def _other_format(path: Path, window: Window) -> tuple[np.ndarray, float | None]:
-    from rasterio.windows import Window as RasterioWindow
-
-    top, left, height, width = window
     with open_raster(path) as dataset:
-        values = dataset.read(window=RasterioWindow(left, top, width, height))  # type: ignore[call-arg]
+        values = dataset.read(window=rasterio_window(window))
         nodata = None if dataset.nodata is None else as_nodata(repr(dataset.nodata), values.dtype)
         return np.moveaxis(values, 0, 2), nodata

@@ -19,6 +19,8 @@ from atrous.data.mask_value_map import IGNORE_INDEX, ClassTable
 from atrous.data.pictures import read_pixels
 from atrous.data.pixels import without
 from atrous.data.rasters.band_names import bands_to_read, checked_names
+from atrous.data.rasters.raster_grid import CACHE_MB as CACHE_MB
+from atrous.data.rasters.raster_grid import rasterio_window
 from atrous.data.sources.source import Pixels, Source
 from atrous.errors import AtrousError, missing_extra
 from atrous.software_tag import UNSEALED, seal
@@ -34,8 +36,6 @@ COG: dict[str, Any] = {
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2")
 #: The identifier of the JPEG 2000 box that contains GeoTIFF tags.
 GEO_JP2 = bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03")
-#: Size in MB of GDAL's cache of blocks; GDAL's default is 5 % of the memory.
-CACHE_MB = 128
 
 
 @dataclass(frozen=True)
@@ -266,7 +266,7 @@ class GeoTiffSink:
 
         if not count:
             return
-        place = _rasterio_window((self._top, 0, count, self._rows.shape[1]))
+        place = rasterio_window((self._top, 0, count, self._rows.shape[1]))
         try:
             with _small_cache():
                 self._dataset.write(self._rows[:count], 1, window=place)
@@ -369,10 +369,3 @@ def _small_cache() -> Any:
     import rasterio
 
     return rasterio.Env(GDAL_CACHEMAX=CACHE_MB)
-
-
-def _rasterio_window(window: tuple[int, int, int, int]) -> Any:
-    from rasterio.windows import Window
-
-    top, left, height, width = window
-    return Window(left, top, width, height)  # type: ignore[call-arg]

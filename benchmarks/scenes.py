@@ -108,7 +108,11 @@ def memory(folder: Path, side: int) -> str:
             file.write(np.full((1, height, side), top // CROP % 2, np.uint8), window=part_of(0, top, side, height))
     (root / "classes.yaml").write_text("classes:\n  - {name: even}\n  - {name: odd}\n", encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(root), str(folder / "run")], capture_output=True, text=True, check=True
+        [sys.executable, "-c", CHILD, str(root), str(folder / "run")],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
     )
     main_mb, worker_mb = json.loads(done.stdout.split("PEAKS")[1])
     return (

@@ -370,3 +370,30 @@ if __name__ == "__main__":
     words = [sys.executable, str(script), method]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_workers_end_when_an_error_ends_the_main_process(tmp_path):
+    """An error that nothing catches keeps the iterator, and with it the workers, until the process exits."""
+    program = """
+import sys
+from torch.utils.data import DataLoader
+import torch
+from atrous.learning.data_loader import Loader
+
+class Samples:
+    reading = torch.full((1,), -1)
+    def __getitem__(self, key):
+        return torch.zeros(3, 4, 4), torch.zeros(4, 4, dtype=torch.uint8), "name"
+
+from atrous.learning.epoch_sampler import EpochOrder
+
+def train():
+    loader = Loader(Samples(), EpochOrder(64, 4, seed=0), 1)
+    loader._workers_that_fit = lambda: 1
+    for batch in loader.epoch(0):
+        raise ValueError("a step fails")
+
+train()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1 and "a step fails" in done.stderr, done.stderr

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import shutil
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -161,6 +163,7 @@ class Loader:
 
     def _begin(self) -> Any:
         """Returns an iterator over the remaining batches; starts the workers if none are running."""
+        new = self._loader is None
         if self._loader is None:
             self.samples.reading = torch.full((max(1, self.workers),), -1).share_memory_()
             self._loader = DataLoader(
@@ -179,10 +182,13 @@ class Loader:
         # the iterator detects a dead worker within POLL seconds while it waits for a batch. Windows has no such signal.
         child_ended = getattr(signal, "SIGCHLD", None)
         if child_ended is None or threading.current_thread() is not threading.main_thread():
-            return iter(self._loader)
-        before = signal.getsignal(child_ended)
-        iterator = iter(self._loader)
-        signal.signal(child_ended, before)
+            iterator = iter(self._loader)
+        else:
+            before = signal.getsignal(child_ended)
+            iterator = iter(self._loader)
+            signal.signal(child_ended, before)
+        if new:
+            atexit.register(_end_workers, weakref.ref(iterator))
         return iterator
 
     def _next(self, iterator: Any) -> Batch | None:
@@ -238,6 +244,16 @@ class Loader:
                 f"with {fitting} of {self.workers} workers. In Docker, --shm-size or --ipc=host gives more space."
             )
         return fitting
+
+
+def _end_workers(reference: weakref.ref[Any]) -> None:
+    """Ends the workers of an iterator when the main process exits.
+
+    An error that nothing caught keeps the iterator, so its workers still run then. torch and multiprocessing would send
+    them SIGTERM, which they ignore, and wait for them forever.
+    """
+    for worker in getattr(reference(), "_workers", ()):
+        worker.kill()
 
 
 def _is_about_a_worker(error: RuntimeError) -> bool:

@@ -131,11 +131,11 @@ def load(path: str | Path, *, output_stride: int | None = None) -> SegmentationM
         AtrousError: the file is not a model file, is truncated, or was altered after it was saved; or the model does
             not support the output stride.
     """
-    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from atrous import models
+    from atrous.models.meta_device import on_meta_device
 
     path = Path(path)
     metadata = _read_metadata(path)
@@ -146,9 +146,7 @@ def load(path: str | Path, *, output_stride: int | None = None) -> SegmentationM
         raise AtrousError(f"{path} is truncated or damaged: {error}.") from error
     if metadata.get("sha256") != _digest(metadata["atrous"], tensors):
         raise AtrousError(f"{path} was altered or damaged after it was saved: its checksum does not match.")
-    with torch.device(
-        "meta"
-    ):  # on the meta device, because a wrong record may describe a network that fills the memory
+    with on_meta_device():  # because a wrong record may describe a network that fills the memory
         _check_shapes(tensors, models.build(info.architecture, info.arguments).state_dict(), path)
     model = models.build(info.architecture, info.arguments)
     model.load_state_dict(tensors)

@@ -36,8 +36,9 @@ def kept_state(model: Any, info: Info) -> dict[str, Tensor]:
     import torch
 
     from atrous import models
+    from atrous.models.meta_device import on_meta_device
 
-    with torch.device("meta"):
+    with on_meta_device():
         expected = models.build(info.architecture, info.arguments).state_dict()
     with torch.no_grad(), in_evaluation(model):
         found = plain_weights(model)

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.markup import escape
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from atrous.console import console, write_json
 from atrous.data.mask_value_map import ClassTable
 from atrous.errors import AtrousError, counted
 from atrous.models import Info, SegmentationModel
+from atrous.models.meta_device import on_meta_device
 from atrous.overwrite_checks import check_outputs, json_output, model_output
 from atrous.weights import detect_source, read_checkpoint, stored_normalisation, weight_sets
 from atrous.weights.adapter import Adapted, check_fits, check_values, set_aside, some
@@ -154,7 +154,7 @@ def _build(
     adapted: Adapted, read: Foreign, chosen: weight_sets.Chosen
 ) -> tuple[Adapted, SegmentationModel, tuple[str, ...]]:
     """Returns the part of the checkpoint that fits, the model with its weights, and the names of its random weights."""
-    with torch.device("meta"):  # a file with wrong widths must not build a network that fills the memory
+    with on_meta_device():  # a file with wrong widths must not build a network that fills the memory
         empty = models.build(adapted.architecture, adapted.arguments)
         fitting = set_aside(adapted, empty.state_dict(), read.state)
         if fitting.arguments != adapted.arguments:

@@ -191,6 +191,7 @@ def _counted(architecture: str, arguments: Any, channels: int) -> tuple[int, flo
     from torch.utils._pytree import tree_leaves
 
     from atrous import models
+    from atrous.models.meta_device import on_meta_device
 
     class Count(TorchDispatchMode):
         """Counts the bytes of all tensors that are alive; the meta device computes nothing."""
@@ -214,7 +215,7 @@ def _counted(architecture: str, arguments: Any, channels: int) -> tuple[int, flo
         def free(self, size: int) -> None:
             self.alive -= size
 
-    with torch.device("meta"):
+    with on_meta_device():
         model = models.build(architecture, _thawed(arguments)).eval()
         pictures = torch.empty(1, channels, REFERENCE, REFERENCE)
     with torch.inference_mode(), Count() as count:

@@ -15,6 +15,7 @@ from atrous.errors import AtrousError, counted
 from atrous.learning.recipe_sections import Model
 from atrous.models import Info, SegmentationModel
 from atrous.models.info import placeholder_table
+from atrous.models.meta_device import on_meta_device
 from atrous.models.model_checks import check_model
 
 
@@ -86,7 +87,7 @@ def network_of(info: Info, wanted: Model) -> Model:
 def classwise_names(model: SegmentationModel) -> set[str]:
     """Returns the names of the weights with one row per class: their shapes change with the number of classes."""
     arguments = {**model.info.arguments, "num_classes": model.info.arguments["num_classes"] + 1}
-    with torch.device("meta"):
+    with on_meta_device():
         wider = models.build(model.info.architecture, arguments).state_dict()
     return {name for name, tensor in model.state_dict().items() if tensor.shape != wider[name].shape}
 

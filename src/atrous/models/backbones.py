@@ -10,10 +10,10 @@ still cover the same positions of the picture. Two dilation rules exist for the 
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any
 
 import timm
@@ -27,6 +27,7 @@ from atrous.models import mobilenet_v2
 from atrous.models.backbone_features import Features
 from atrous.models.foreign_quirks import ForeignQuirks
 from atrous.models.layers import Norm, multiply_rate, set_norm, set_rate
+from atrous.models.meta_device import meta_copy, on_meta_device
 from atrous.models.paper_arguments import DILATION_RULES, check_channels, check_output_stride
 from atrous.models.tensorflow_same_padding import SameConv2d
 from atrous.models.vgg import VGG16, vgg16
@@ -68,6 +69,9 @@ RESERVED = (
 #: Side in pixels of the picture that tests the output stride. With this side, feature maps have odd sides at every
 #: stride, and the picture is large enough for every kernel.
 PROBE_SIDE = 129
+
+#: Settings of the backbones whose output stride was tested in this process.
+_CHECKED: set[str] = set()
 
 #: Errors that timm's networks raise for invalid arguments.
 TIMM_ERRORS = (
@@ -139,10 +143,11 @@ class Backbone(nn.Module):
         known = {field.name for field in fields(ForeignQuirks)} & others.keys()
         self.peculiarities = ForeignQuirks(**{name: others.pop(name) for name in known})
         self.out_indices = _indices(name)
-        self._checked: set[int] = set()
         self._arguments = {"in_chans": in_channels, "out_indices": self.out_indices, **others}
         # Built at stride 32, the network's own geometry; `set_output_stride` then reduces strides.
         self.net = _features(name, 32, **self._arguments)
+        convolutions = (item for item in self.net.named_modules() if isinstance(item[1], nn.Conv2d))
+        self._strides = {path: convolution.stride[0] for path, convolution in convolutions}
         for path, module in list(self.net.named_modules()):
             if isinstance(module, Conv2dSame) and isinstance(module, nn.Conv2d):
                 _replace(self.net, path, SameConv2d.of(module))
@@ -164,9 +169,10 @@ class Backbone(nn.Module):
         """
         check_output_stride(output_stride)
         self._set_geometry(output_stride)
-        if output_stride not in self._checked:
+        settings = (self.name, output_stride, self.dilation_rule, self.multi_grid, self.peculiarities, self._arguments)
+        if repr(settings) not in _CHECKED:
             _check_geometry(self.net, self.name, self.in_channels, output_stride)
-            self._checked.add(output_stride)
+            _CHECKED.add(repr(settings))
 
     def _set_geometry(self, output_stride: int) -> None:
         self._take_geometry(output_stride)
@@ -181,15 +187,14 @@ class Backbone(nn.Module):
         Their values are copied from a second network that timm builds on the meta device, so timm's own code computes
         the rule *previous*. For *full*, the rate of a convolution is then multiplied by the stride that it lost.
         """
-        with torch.device("meta"):
-            strided = dict(_features(self.name, 32, **self._arguments).named_modules())
+        with on_meta_device():
             twin = dict(_features(self.name, output_stride, **self._arguments).named_modules())
         for path, module in list(self.net.named_modules()):
             template = twin.get(path)
             if template is None or (_has_no_state(template) and not _has_no_state(module)):
                 _take_stride_away(self.net, path, module)
             elif isinstance(template, nn.Conv2d) and isinstance(module, nn.Conv2d):
-                before: int = strided[path].stride[0]
+                before = self._strides[path]
                 module.stride, module.dilation = template.stride, template.dilation
                 if isinstance(module, SameConv2d):
                     module.base_stride = before
@@ -254,7 +259,7 @@ class Backbone(nn.Module):
             ) from error
 
     def _minimum_side(self) -> int:
-        twin = _hollow(self.net)
+        twin = meta_copy(self.net)
         for side in range(1, 65):
             try:
                 twin(torch.empty(1, self.in_channels, side, side, device="meta"))
@@ -297,14 +302,21 @@ def _indices(name: str) -> tuple[int, int, int]:
         )
     if not timm.is_model(name) and not name.startswith(mobilenet_v2.PREFIX):
         raise unknown_name("backbone", name, [*timm.list_models(), "vgg16", f"{mobilenet_v2.PREFIX}100"])
-    with torch.device("meta"):
+    reductions = _reductions(name)
+    return len(reductions) - 1 - reductions[::-1].index(4), len(reductions) - 2, len(reductions) - 1
+
+
+@lru_cache(maxsize=256)
+def _reductions(name: str) -> tuple[int, ...]:
+    """Returns the strides of the feature maps of a network; one of them is 4."""
+    with on_meta_device():
         probe = _features(name, output_stride=16)
-    reductions = probe.feature_info.reduction()
+    reductions = tuple(probe.feature_info.reduction())
     if 4 not in reductions or getattr(probe, "output_fmt", "NCHW") != "NCHW":
         raise AtrousError(
             f"backbone '{name}' has no N×C×H×W feature map at stride 4, which the decoder needs. Use another backbone."
         )
-    return len(reductions) - 1 - reductions[::-1].index(4), len(reductions) - 2, len(reductions) - 1
+    return reductions
 
 
 def _features(name: str, output_stride: int, **arguments: Any) -> Any:
@@ -329,7 +341,7 @@ def _features(name: str, output_stride: int, **arguments: Any) -> Any:
 def _exists(name: str, output_stride: int) -> bool:
     """Returns whether timm builds the network without further arguments; if so, those arguments caused the error."""
     try:
-        with torch.device("meta"):
+        with on_meta_device():
             timm.create_model(name, features_only=True, output_stride=output_stride)
     except TIMM_ERRORS:
         return False
@@ -341,9 +353,9 @@ def _check_geometry(net: nn.Module, name: str, in_channels: int, output_stride: 
     expected = -(-PROBE_SIDE // output_stride)
     images = torch.empty(2, in_channels, PROBE_SIDE, PROBE_SIDE, device="meta")
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), on_meta_device():
             warnings.simplefilter("ignore")  # the real forward pass gives these warnings too
-            side: int = _hollow(net)(images)[-1].shape[-1]
+            side: int = meta_copy(net)(images)[-1].shape[-1]
     except NotImplementedError:  # an operation is not implemented on the meta device
         return
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -356,15 +368,6 @@ def _check_geometry(net: nn.Module, name: str, in_channels: int, output_stride: 
         f"backbone '{name}' cannot have output stride {output_stride}: for a picture of {PROBE_SIDE}×{PROBE_SIDE} px "
         f"{found}. Use a ResNet, MobileNet, EfficientNet, RegNet or Xception, such as resnet50 or mobilenetv2_100."
     )
-
-
-def _hollow(net: nn.Module) -> nn.Module:
-    """Returns a copy of a network in evaluation mode whose weights are on the meta device: shapes without values."""
-    tensors = (*net.parameters(), *net.buffers())
-    memo: dict[int, Any] = {
-        id(tensor): torch.empty_like(tensor, dtype=torch.float32, device="meta") for tensor in tensors
-    }
-    return copy.deepcopy(net, memo).eval()
 
 
 def plain_blocks(net: nn.Module) -> list[nn.Module]:

@@ -16,11 +16,11 @@ from dataclasses import replace
 from typing import Any
 
 import timm
-import torch
 from torch import Tensor
 
 from atrous.errors import AtrousError, shown
 from atrous.models.backbones import create_backbone
+from atrous.models.meta_device import on_meta_device
 from atrous.weights import smp_config
 from atrous.weights.adapter import IMAGENET_MEAN, IMAGENET_STD, LAYER_LEAVES, Adapted, Keys, normalisation, translate
 from atrous.weights.merge_user_options import merged
@@ -331,7 +331,7 @@ def _arguments(
 
 def _twin(arguments: Mapping[str, Any]) -> Any:
     """Creates the backbone on the meta device, for names, shapes and channels."""
-    with torch.device("meta"):
+    with on_meta_device():
         return create_backbone(
             arguments["backbone"],
             arguments["backbone_arguments"],

@@ -17,6 +17,7 @@ from torch import Tensor
 from atrous import models
 from atrous.errors import AtrousError, shown
 from atrous.models import Preprocessing
+from atrous.models.meta_device import on_meta_device
 from atrous.weights.adapter import Adapted, Keys, normalisation, translate
 from atrous.weights.config_reader import Record
 from atrous.weights.merge_user_options import merged
@@ -79,7 +80,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         told.pop("backbone_arguments", None)
     arguments = merged({}, told, given, foreign.name)
     try:
-        with torch.device("meta"):
+        with on_meta_device():
             ours = models.build(architecture, arguments).state_dict()
     except AtrousError as error:
         if "backbone" in given or "backbone" not in told:

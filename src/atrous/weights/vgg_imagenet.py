@@ -14,6 +14,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor
 
 from atrous import models
+from atrous.models.meta_device import on_meta_device
 from atrous.weights.adapter import IMAGENET_MEAN, IMAGENET_STD, Adapted, Keys, normalisation, translate
 from atrous.weights.merge_user_options import merged
 from atrous.weights.read_checkpoint import Foreign
@@ -85,7 +86,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     if state["backbone.net.conv1_1.weight"].shape[1] != 3:
         held["in_channels"] = state["backbone.net.conv1_1.weight"].shape[1]
     arguments = merged({}, held, given, foreign.name)
-    with torch.device("meta"):
+    with on_meta_device():
         ours = models.build(architecture, arguments).state_dict()
     caffe = "conv1_1.weight" in foreign.state
     first = state["backbone.net.conv1_1.weight"]

@@ -60,15 +60,15 @@ def seal(path: Path) -> None:
             file.write(struct.pack(">I", zlib.crc32(b"tEXtSoftware\0" + text)))
 
 
-def sealed_nifti(content: bytes) -> bytes:
-    """Returns the content of a NIfTI file after writing the checksum of its header and its voxels into descrip.
+def seal_nifti(file: io.BytesIO) -> None:
+    """Writes the checksum of its header and its voxels into descrip of a NIfTI file in memory.
 
     Args:
-        content: the uncompressed file, whose descrip is `UNSEALED`.
+        file: the uncompressed file, whose descrip is `UNSEALED`; changed in place.
     """
-    place, _, checksum = _read(io.BytesIO(content), with_pixels=True)
-    text = f"{UNSEALED[:-8]}{checksum:08x}".encode()
-    return content[:place] + text + content[place + len(text) :]
+    place, _, checksum = _read(file, with_pixels=True)
+    file.seek(place)
+    file.write(f"{UNSEALED[:-8]}{checksum:08x}".encode())
 
 
 def sealed_dicom(content: bytes) -> bytes:

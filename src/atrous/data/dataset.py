@@ -26,6 +26,7 @@ from atrous.data.sample import Sample
 from atrous.data.sources.scene_files import read_picture_pixels, read_scene
 from atrous.data.sources.source import Pixels
 from atrous.data.splits.split_names import canonical_split
+from atrous.data.value_counts import value_counts
 from atrous.data.volumes.resampled_masks import read_resampled_label
 from atrous.data.volumes.slice_pixels import read_label_slice
 from atrous.data.volumes.slices import is_dicom_label, is_volume_place, slice_place
@@ -288,7 +289,7 @@ class Dataset:
             return raw_mask, nodata
         if self.classes.color_coded:
             return as_colors(raw_mask, palette), None
-        for index in np.flatnonzero(np.bincount(raw_mask.ravel(), minlength=256)).tolist():
+        for index in np.flatnonzero(value_counts(raw_mask)).tolist():
             color = palette[index] if index < len(palette) else (0, 0, 0)
             first_color, first_path = self._palette_seen.setdefault(index, (color, path))
             if color != first_color:

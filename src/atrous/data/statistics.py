@@ -18,6 +18,7 @@ from atrous.data.pixels import PictureKind
 from atrous.data.rasters.band_names import shared_names
 from atrous.data.sources.scene_files import read_input
 from atrous.data.splits.split_names import canonical_split
+from atrous.data.value_counts import value_counts
 from atrous.errors import AtrousError
 from atrous.input_spec import Input
 
@@ -98,7 +99,7 @@ def class_pixels(dataset: Dataset, split: str) -> list[int]:
         label = (
             dataset.read_label(item.mask, item.image) if whole and item.mask is not None else dataset.read(item).label
         )
-        counts += np.bincount(label.ravel(), minlength=256)
+        counts += value_counts(label)
     return counts[: len(dataset.classes)].tolist()
 
 

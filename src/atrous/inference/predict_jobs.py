@@ -29,6 +29,7 @@ from atrous.data.sources.geotiff import RASTER_SUFFIXES, GeoTiffSink, GeoTiffSou
 from atrous.data.sources.joined import JoinedSource
 from atrous.data.sources.per_image_standardisation import StandardisedSource
 from atrous.data.sources.scene_files import open_windows
+from atrous.data.value_counts import value_counts
 from atrous.data.volumes.contrast_files import check_contrasts_exist, stored_files
 from atrous.data.volumes.dicom_seg_write import check_sources
 from atrous.data.volumes.read_volume import read_volume
@@ -329,7 +330,7 @@ class Worker:
                 else:
                     segmented.save(file, overwrite=True)  # `plan` has checked the file
             mask = target
-            shares = class_shares(np.bincount(segmented.mask.ravel(), minlength=256), segmented.info)
+            shares = class_shares(value_counts(segmented.mask), segmented.info)
             if job.overlay:
                 with stored(job.overlay_target) as file:
                     save_picture(segmented.overlay(legend=True), file)
@@ -345,8 +346,7 @@ class Worker:
         info = self.segmenter.info
         with stored(job.target) as file:
             write_volume_mask(file, labels, job.picture, info.table, format=job.format, raw=job.raw)
-        counts = np.bincount(labels.ravel(), minlength=256)
-        return Record(job.name, shown_place(job.target), **class_shares(counts, info))
+        return Record(job.name, shown_place(job.target), **class_shares(value_counts(labels), info))
 
     def _segment_windows(self, job: Job, opened: Opened, progress: Progress) -> Record:
         info, name = self.segmenter.info, shown_place(job.picture)

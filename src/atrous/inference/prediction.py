@@ -13,6 +13,7 @@ from PIL import Image
 from atrous.checked_arguments import checked, checked_fields
 from atrous.data.class_colors import color_table
 from atrous.data.mask_value_map import IGNORE_INDEX
+from atrous.data.value_counts import value_counts
 from atrous.errors import AtrousError, shown
 from atrous.fonts import labels
 from atrous.inference.legend import with_legend
@@ -53,8 +54,8 @@ class Prediction:
             raise AtrousError(f"info must be the metadata of a model, model.info, got {shown(self.info)}.")
 
     def __repr__(self) -> str:
-        indices, counts = np.unique(self.mask, return_counts=True)
-        largest = sorted(zip(counts.tolist(), indices.tolist(), strict=True), reverse=True)[:4]
+        counts = value_counts(self.mask)
+        largest = sorted(((count, index) for index, count in enumerate(counts.tolist()) if count), reverse=True)[:4]
         names = {IGNORE_INDEX: "no data", **dict(enumerate(self.info.classes))}
         shares = ", ".join(
             f"{names.get(index, f'index {index}')} {count / self.mask.size:.0%}" for count, index in largest
@@ -99,7 +100,7 @@ class Prediction:
         mixed = Image.fromarray(shown)
         if not legend:
             return mixed
-        present = [index for index in np.unique(self.mask) if colors[index].any()]
+        present = [index for index in np.flatnonzero(value_counts(self.mask)) if colors[index].any()]
         names = labels(self.info.classes)
         return with_legend(mixed, [(names[index], self.info.colors[index]) for index in present])
 

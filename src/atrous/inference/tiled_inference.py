@@ -13,6 +13,7 @@ import numpy as np
 from atrous.data.mask_value_map import IGNORE_INDEX
 from atrous.data.prefetch import in_background
 from atrous.data.sources.source import Pixels, Sink, Source, Window
+from atrous.data.value_counts import value_counts
 from atrous.inference.tile_grid import GRID, Tile, plan
 
 
@@ -33,7 +34,7 @@ class Counted:
     def write(self, window: Window, mask: np.ndarray) -> None:
         """Writes the mask of a window to the sink, and counts its labels."""
         self._sink.write(window, mask)
-        self.counts += np.bincount(mask.ravel(), minlength=256)
+        self.counts += value_counts(mask)
 
 
 @dataclass(frozen=True)

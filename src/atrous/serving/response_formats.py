@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from atrous.data.value_counts import value_counts
 from atrous.errors import AtrousError
 from atrous.inference.prediction import Prediction
 from atrous.serving.polygons import polygons_of
@@ -179,7 +180,7 @@ def _polygons(prediction: Prediction) -> dict[str, Any]:
 
 def _present(prediction: Prediction) -> list[tuple[int, dict[str, Any]]]:
     """Returns, for each class in the mask, its index and the fields that all JSON formats have."""
-    info, counts = prediction.info, np.bincount(prediction.mask.ravel(), minlength=256)
+    info, counts = prediction.info, value_counts(prediction.mask)
     return [
         (
             index,

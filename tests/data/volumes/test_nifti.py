@@ -367,3 +367,20 @@ def test_a_small_file_is_not_unpacked_beyond_the_limit(kind, tmp_path, monkeypat
         tracemalloc.stop()
     path.write_bytes(bomb("no extension", 2**15))
     assert read_nifti(path).values.shape[:3] == (4, 4, 4)
+
+
+def test_a_compressed_scan_is_in_memory_once_when_read_and_a_mask_twice_when_written(tmp_path):
+    values = np.random.default_rng(0).integers(0, 4, (256, 256, 128)).astype(np.int16)
+    path = saved(tmp_path / "scan.nii.gz", values)
+    tracemalloc.start()
+    volume = read_nifti(path)
+    reading = tracemalloc.get_traced_memory()[1]
+    mask = volume.values[..., 0].astype(np.uint8)
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    write_nifti_mask(tmp_path / "mask.nii.gz", mask, path, packed=True)
+    writing = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    assert np.array_equal(volume.values[..., 0], values)
+    assert reading < 1.2 * values.nbytes
+    assert writing < 2.8 * mask.nbytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from atrous.data.volumes.grid import Grid, check_same_grid, reorientation
 from atrous.data.volumes.nifti_extensions import check_extensions
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError, missing_extra
-from atrous.software_tag import UNSEALED, sealed_nifti
+from atrous.software_tag import UNSEALED, seal_nifti
 
 SUFFIXES = (".nii", ".nii.gz")
 #: Largest ratio of the sizes of decompressed and compressed data that deflate can reach. A file whose header gives a
 #: larger ratio is damaged or malicious.
 _DEFLATE = 1032
+#: Number of bytes that are decompressed at once.
+_AT_ONCE = 2**20
 #: Millimetres per unit of length of a NIfTI header: unknown, metre, millimetre, micrometre.
 _MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 #: Fields of a header that may name a patient or a place; a mask is written without them.
@@ -61,8 +64,7 @@ def _scaled(proxy: Any, stored: Grid) -> np.ndarray:
     Slices are converted one after the other. nibabel would allocate float64 for the whole volume, four times the size
     of an int16 scan.
     """
-    raw, slope, intercept = np.asanyarray(proxy.get_unscaled()), float(proxy.slope), float(proxy.inter)
-    raw = raw.reshape(*stored.shape, -1)
+    raw, slope, intercept = _unscaled(proxy).reshape(*stored.shape, -1), float(proxy.slope), float(proxy.inter)
     is_scaled = (slope, intercept) != (1, 0)
     if not is_scaled and (raw.dtype.kind != "f" or raw.dtype.itemsize <= 4):
         return raw
@@ -71,6 +73,24 @@ def _scaled(proxy: Any, stored: Grid) -> np.ndarray:
         for index in range(raw.shape[2]):
             part = raw[:, :, index]
             values[:, :, index] = part.astype(np.float64) * slope + intercept if is_scaled else part
+    return values
+
+
+def _unscaled(proxy: Any) -> np.ndarray:
+    """Returns the stored values of a file. Compressed values are read in parts into the array, for which nibabel keeps
+    two copies.
+    """
+    if not str(proxy.file_like).lower().endswith(".gz"):
+        return np.asanyarray(proxy.get_unscaled())
+    values = np.empty(proxy.shape, proxy.dtype, order="F")
+    content, at = values.reshape(-1, order="F").view(np.uint8).data, 0
+    with gzip.open(proxy.file_like) as file:
+        file.seek(proxy.offset)
+        while at < len(content):
+            count = file.readinto(content[at : at + _AT_ONCE])
+            if not count:
+                raise EOFError(f"{len(content) - at} bytes are missing")
+            at += count
     return values
 
 
@@ -166,9 +186,11 @@ def write_nifti_on_grid(path: Path, labels: np.ndarray, stored: Grid, *, packed:
 
 def _write(path: Path, image: Any, packed: bool) -> None:
     """Writes an image, and replaces `UNSEALED` in its descrip by the mark with the checksum of its voxels."""
-    content = sealed_nifti(image.to_bytes())
-    with atomic_path(path) as file:
-        file.write_bytes(gzip.compress(content, mtime=0) if packed else content)
+    content = io.BytesIO()  # `image.to_bytes` would copy it
+    image.to_stream(content)
+    seal_nifti(content)
+    with atomic_path(path) as file, content.getbuffer() as view:
+        file.write_bytes(gzip.compress(view, mtime=0) if packed else view)
 
 
 def _opened(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from atrous.data.sources.source import Window
 #: A line moves to an edge of a scene that is nearer than this part of the distance between lines. Otherwise the edge
 #: would cut off a strip of a few pixels.
 SNAP = 0.25
+#: A line at the middle of a pixel is after it, also if it is this part of a pixel before: coordinates are rounded.
+ROUNDED = 1e-6
 
 
 class Lattice(NamedTuple):
@@ -72,7 +75,7 @@ def parts_on(lattice: Lattice, grid: RasterGrid) -> dict[tuple[int, int], Window
 
     Returns:
         The parts of the scene by their row and column on the ground, in pixels of the scene. Parts of two scenes with
-        the same row and column show the same ground, except for less than a pixel.
+        the same row and column show the same ground, except for a pixel at their edges if the pixels do not coincide.
     """
     move = grid.transform
     columns = _intervals(lattice.x, move.c, move.a, grid.width)
@@ -126,7 +129,9 @@ def _lines(edges: np.ndarray, step: float) -> tuple[float, ...]:
 
 def _intervals(lines: Sequence[float], start: float, pixel: float, count: int) -> dict[int, tuple[int, int]]:
     """Returns the first pixel and the end of each interval between lines that has pixels, by its number."""
-    ends = [0 if pixel > 0 else count, *(round((line - start) / pixel) for line in lines), count if pixel > 0 else 0]
+    # halves are rounded in one direction, so that scenes on common pixels have the same pixels in each part
+    at = [math.floor((line - start) / pixel + 0.5 + ROUNDED) for line in lines]
+    ends = [0 if pixel > 0 else count, *at, count if pixel > 0 else 0]
     limits = np.clip(ends, 0, count).tolist()
     found = {number: (min(pair), max(pair)) for number, pair in enumerate(pairwise(limits))}
     return {number: (first, end) for number, (first, end) in found.items() if end > first}

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.data.rasters.rasters import write_raster
 
+from atrous.console import notes_once, print_notes
 from atrous.data.doctor.examine import examine
+from atrous.data.file_headers import notes_on
+from atrous.data.file_of_picture import word_of_picture
 from atrous.data.open_dataset import open_dataset
+from atrous.data.pixels import PictureKind
 from atrous.errors import AtrousError
 
 rasterio = pytest.importorskip("rasterio")
@@ -73,3 +78,30 @@ def test_windows_are_counted_as_windows(root):
     warning = finding(examine(root, window=200), "few_pictures")
     assert "The split 'val' has 1 window: too few" in warning.message
     assert warning.message.endswith("Add labelled scenes to it.")
+
+
+def test_chosen_bands_decide_whether_a_channel_is_a_colour(root):
+    bands = np.ones((6, 120, 160), np.uint16)
+    path = write_raster(root / "scenes/a.tif", bands, *PLACE)
+    with rasterio.open(path, "r+") as file:
+        file.descriptions = ("B1", "B2", "B3", "B4", "B8", "B12")
+    write_raster(root / "labels/a.tif", np.zeros((120, 160), np.uint8), *PLACE)
+    assert any("is a colour" in note for note in examine(root, window=80).notes)
+    (root / "inputs.yaml").write_text("inputs:\n  image: {bands: [B4, B3, B2, B8]}\n", encoding="utf-8")
+    assert not any("is a colour" in note for note in examine(root, window=80).notes)
+
+
+def test_counts_of_pictures_are_counts_of_windows():
+    path = Path("scenes/a.tif/window/0_0_5_5")
+    (note,) = notes_on({path: PictureKind(6, "uint16", 6)}, 4)
+    assert "these windows have more (1 window with 6)" in note.message
+    assert (word_of_picture(path), word_of_picture("a.png")) == ("window", "picture")
+
+
+def test_each_note_is_printed_once_in_a_command(capsys):
+    with notes_once():
+        for _ in range(2):
+            print_notes(["a random split", "another note"])
+    assert capsys.readouterr().out == "a random split\nanother note\n"
+    print_notes(["a random split"])
+    assert capsys.readouterr().out == "a random split\n"

@@ -29,8 +29,8 @@ def write(path, values, scales=None, offsets=None, **profile):
     import rasterio
 
     write_raster(path, np.moveaxis(values, 2, 0), "EPSG:32632", rasterio.Affine(10, 0, 5e5, 0, -10, 5e6), **profile)
-    with rasterio.open(path, "r+") as file:
-        if scales is not None:
+    if scales is not None:
+        with rasterio.open(path, "r+") as file:
             file.scales, file.offsets = scales, offsets
     return path
 
@@ -166,3 +166,18 @@ def test_a_band_of_undeclared_values_alone_voids_no_pixel(tmp_path):
     found = read_input(path, Input((5.0, 6.0, 7.0), (1.0,) * 3, dtype="float32", missing=MISSING))
     assert np.argwhere(~found.valid).tolist() == [[4, 5]]
     assert (found.values[found.valid][:, 1] == 6).all()
+
+
+def test_scale_and_offset_beside_a_jpeg_2000(tmp_path):
+    numbers = np.random.default_rng(0).integers(0, 10000, (16, 16, 2)).astype(np.uint16)
+    path = write(tmp_path / "a.jp2", numbers, driver="JP2OpenJPEG", QUALITY=100, REVERSIBLE="YES")
+    bands = "".join(
+        f'<PAMRasterBand band="{band}"><Offset>{offset}</Offset><Scale>0.5</Scale></PAMRasterBand>'
+        for band, offset in ((1, 0), (2, -3))
+    )
+    path.with_name("a.jp2.aux.xml").write_text(f"<PAMDataset>{bands}</PAMDataset>", encoding="utf-8")
+    one = Input((0.0,) * 2, (1.0,) * 2, dtype="float32")
+    truth = numbers * np.float32(0.5) + np.array([0, -3], np.float32)
+    for place in (path, path / "window" / "0_0_16_16"):
+        assert np.array_equal(read_input(place, one).values, truth)
+        assert read_kind(place).dtype == "float32"

@@ -184,7 +184,7 @@ class StoredPixels:
             missing = None if missing is None else np.delete(missing, empty, axis=2)
         if missing is not None:
             gaps = _either(gaps, missing.any(axis=2) if is_float else missing.all(axis=2))
-        if missing_values:
+        if _representable(missing_values, values.dtype):  # photographs of 8 bits need no comparison
             with_data = np.delete(values, empty, axis=2) if len(empty) < values.shape[2] and empty else values
             gaps = _either(gaps, has_missing_value(with_data, missing_values))
         if is_float:
@@ -241,11 +241,16 @@ def has_missing_value(values: np.ndarray, missing: Sequence[float]) -> np.ndarra
     Returns:
         H×W booleans, True if any channel of floats has one of the values, or if all channels of whole numbers have one.
     """
-    if values.dtype.kind == "f":
-        return np.asarray(np.isin(values, np.asarray(missing, values.dtype)).any(axis=2))
-    limits = np.iinfo(values.dtype)
-    whole = [int(one) for one in missing if limits.min <= one <= limits.max and float(one).is_integer()]
-    return np.asarray(np.isin(values, np.asarray(whole, values.dtype)).all(axis=2))
+    gaps = np.isin(values, np.asarray(_representable(missing, values.dtype), values.dtype))
+    return np.asarray(gaps.any(axis=2) if values.dtype.kind == "f" else gaps.all(axis=2))
+
+
+def _representable(values: Sequence[float], dtype: np.dtype) -> list[float]:
+    """Returns the values that a type of numbers can represent."""
+    if dtype.kind == "f":
+        return list(values)
+    limits = np.iinfo(dtype)
+    return [int(one) for one in values if limits.min <= one <= limits.max and float(one).is_integer()]
 
 
 def without(values: np.ndarray, valid: np.ndarray | None, missing: Sequence[float]) -> np.ndarray | None:

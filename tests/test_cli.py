@@ -188,7 +188,8 @@ def test_several_numbers_stand_between_commas(words, monkeypatch):
         ),
         ("train quickstart --optim.name foo", "--optim.name must be one of sgd, adam, adamw, got foo."),
         ("train quickstart --train.epochs many", "--train.epochs must be a whole number, got many."),
-        ("train quickstart --train.epochs", "--train.epochs needs a value."),
+        ("train quickstart --train.epochs", "--train.epochs needs a value: a whole number, such as --train.epochs 60."),
+        ("area a.safetensors b.tif --json", "--json needs a value: a file, such as --json area.json."),
         ("train quickstart --data.check maybe", "--data.check must be true or false, got maybe."),
         ("train quickstart --model.in_channels x", "--model.in_channels must be a whole number, got x."),
         (

@@ -16,9 +16,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from atrous.command_discovery import COMMANDS, PRINT_SCHEMA, Option, called, function_of, groups, inside, options
+from atrous.command_discovery import (
+    COMMANDS,
+    PRINT_SCHEMA,
+    Option,
+    called,
+    examples,
+    function_of,
+    groups,
+    inside,
+    options,
+)
 from atrous.errors import AtrousError, no_encoding
-from atrous.help_text import explained, explained_group, kind_in_words, overview
+from atrous.help_text import explained, explained_group, kind_in_words, overview, value_in_words
 from atrous.json_yaml import parse_json
 from atrous.version import __version__
 
@@ -125,7 +135,9 @@ def _parse(verb: str, words: list[str], package: str = COMMANDS) -> dict[str, An
 
     class Parser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> typing.NoReturn:
-            raise AtrousError(f"{_in_a_sentence(message, known)} (`atrous {verb} --help` lists all options)") from ex
+            raise AtrousError(
+                f"{_in_a_sentence(message, known, verb, package)} (`atrous {verb} --help` lists all options)"
+            ) from ex
 
     parser = Parser(prog=f"atrous {verb}")
     for option in known.values():
@@ -166,10 +178,12 @@ def _add_argument(parser: Any, option: Option) -> None:
         parser.add_argument(option.flag, type=hint, default=option.default)
 
 
-def _in_a_sentence(message: str, known: dict[str, Option]) -> str:
+def _in_a_sentence(message: str, known: dict[str, Option], verb: str, package: str) -> str:
     """Shortens the parser's message about a missing or wrong value to one sentence; keeps other messages unchanged."""
     if wanting := re.match(r"argument (\S+): expected (?:at least )?one argument", message):
-        return f"{wanting[1]} needs a value."
+        option = next((one for one in known.values() if one.flag == wanting[1]), None)
+        which = "" if option is None else f": {value_in_words(option, examples(verb, package))}"
+        return f"{wanting[1]} needs a value{which}."
     if unwanted := re.match(r"argument (\S+): ignored explicit argument '(.*)'", message):
         return f"{unwanted[1]} takes no value, got {unwanted[2]}."
     key = re.match(r'Parser key "([\w.]+)":', message.strip())

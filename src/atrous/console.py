@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
@@ -24,6 +24,9 @@ from rich.text import Text
 
 from atrous.logger import log
 from atrous.overwrite_checks import save_json
+
+#: The notes that `print_notes` has printed in each `notes_once` context that is active.
+_printed: list[set[str]] = []
 
 
 class _Stream:
@@ -132,6 +135,29 @@ def note(sentence: str) -> None:
         sentence: the note, without markup.
     """
     console.print(f"[yellow]note[/] {escape(sentence)}")
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Prints the notes on a dataset, each on its own line; in a `notes_once` context, each note once.
+
+    Args:
+        notes: the notes, without markup.
+    """
+    for sentence in notes:
+        if not any(sentence in printed for printed in _printed):
+            console.print(escape(sentence))
+        for printed in _printed:
+            printed.add(sentence)
+
+
+@contextmanager
+def notes_once() -> Iterator[None]:
+    """Makes `print_notes` print each note once, for a command that opens the same dataset several times."""
+    _printed.append(set())
+    try:
+        yield
+    finally:
+        _printed.pop()
 
 
 def each_once(say: Callable[[str], object]) -> Callable[[str], None]:

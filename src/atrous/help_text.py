@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from atrous.command_discovery import COMMANDS, Option, description, examples, groups, inside, options, sections, verbs
@@ -135,6 +136,21 @@ def kind_in_words(option: Option) -> str:
         return "a path or a URL"
     kinds = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path", str: "a text"}
     return kinds.get(option.kind, 'names and values, such as {"output_stride": 8}')
+
+
+def value_in_words(option: Option, commands: Sequence[str]) -> str:
+    """Returns which value an option needs, with an example if there is one: "a file, such as --json area.json".
+
+    Args:
+        option: option that takes a value.
+        commands: commands of the verb's help, one of which may contain the option.
+    """
+    kind = {" FILE": "a file", " FOLDER": "a folder"}.get(_placeholder(option), kind_in_words(option))
+    found = (re.search(rf"{re.escape(option.flag)}[ =]([^\s-]\S*)", command) for command in commands)
+    example = next((f"{option.flag} {one[1]}" for one in found if one is not None), "")
+    if not example and option.name.rpartition(".")[2] == "json":
+        example = f"{option.flag} result.json"
+    return f"{kind}, such as {example}" if example and "such as" not in kind else kind
 
 
 def _group_of(verb: str, name: str) -> str:

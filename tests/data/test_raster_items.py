@@ -64,7 +64,7 @@ def test_places_are_in_one_split(tmp_path):
             assert split_of.setdefault(item.group, name) == name
     assert len(split_of) >= LEAST_PLACES
     assert set(dataset.splits) == {"train", "val", "test"}
-    assert "divided into 28 places of at most 128×128 pixels" in " ".join(dataset.notes)
+    assert "divided into 28 places of at most 125×125 pixels" in " ".join(dataset.notes)
     assert sum("random split" in note for note in dataset.notes) == 1
 
 

@@ -354,7 +354,7 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
         ),
         "ClassTable.from_yaml": (ClassTable.from_yaml, {"path": missing}),
         "ClassTable.to_yaml": (table.to_yaml, {"path": folder / "classes.yaml"}),
-        "ClassTable.encode": (table.encode, {"raw_mask": raw_mask, "nodata": None}),
+        "ClassTable.encode": (table.encode, {"raw_mask": raw_mask, "nodata": None, "corner": (0, 0)}),
         "ClassTable.look_up": (table.look_up, {"raw_mask": raw_mask}),
         "ClassTable.decode": (table.decode, {"label": raw_mask}),
         "Augment": (Augment, {name: getattr(Augment(), name) for name in Augment.__dataclass_fields__}),

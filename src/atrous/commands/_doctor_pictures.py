@@ -96,7 +96,7 @@ def draw_pictures(
         that has pairs to draw.
     """
     table = _table(dataset, diagnosis)
-    reader = _Reader(pages, in_channels, diagnosis.classes)
+    reader = _Reader(pages, in_channels, diagnosis.classes, dataset.inputs[0].missing_values)
     written = []
     for output in planned_pictures(dataset, folder):
         name = output.path.name.removesuffix(".png")
@@ -120,13 +120,14 @@ class _Reader:
     pages: str
     in_channels: int | None
     classes: ClassTable | None
+    missing: tuple[float, ...]
 
     def picture(self, item: Item) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns a visible picture, H×W×3 uint8, and an H×W mask of pixels with data; None if all have data."""
         pixels = read_pixels(item.image, self.pages)
         given = self.in_channels
         wanted = given if given and gives_channels(pixels.channels, pixels.kind.bands, given) else None
-        image, valid = pixels.for_model(wanted)
+        image, valid = pixels.for_model(wanted, missing_values=self.missing)
         return visible(image, valid), valid
 
     def pair(self, item: Item) -> tuple[np.ndarray, np.ndarray | None, StoredMask] | None:

@@ -24,6 +24,7 @@ from atrous.data.dataset import Dataset
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.doctor.examine import Diagnosis, open_to_examine
 from atrous.data.layouts.pairing import CLASSES_FILE
+from atrous.data.layouts.rasters import RASTERS
 from atrous.data.volume_items import with_slices, without_unfit_volumes
 from atrous.errors import AtrousError, counted
 from atrous.inference.case_ids import CaseIdTable
@@ -145,7 +146,7 @@ def doctor(
 def show(diagnosis: Diagnosis) -> None:
     """Prints a diagnosis: the dataset, its classes, its problems, and the proposed class table and split."""
     splits = ", ".join(f"{name} {count}" for name, count in diagnosis.images.items())
-    what = "volumes" if diagnosis.slices else "pictures"
+    what = "volumes" if diagnosis.slices else "windows of scenes" if diagnosis.layout == RASTERS else "pictures"
     console.print(f"[bold]{escape(str(diagnosis.root))}[/]: layout {diagnosis.layout}, {what}: {splits}")
     if diagnosis.slices:
         slices = ", ".join(f"{name} {count}" for name, count in diagnosis.slices.items())

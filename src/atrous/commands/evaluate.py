@@ -24,6 +24,7 @@ from atrous.console import console, note, progress_bar, told_if_interrupted, war
 from atrous.data.dataset import Dataset, Item
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.file_headers import kinds_of
+from atrous.data.file_of_picture import word_of_picture
 from atrous.data.prefetch import in_background
 from atrous.errors import AtrousError, counted
 from atrous.inference.case_ids import CaseIdTable
@@ -242,8 +243,9 @@ def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) ->
             progress.update(searching, note=f"mIoU {plain:.4f}, best with CRF {best_of(trials).miou:.4f}")
     best = best_of(trials)
     console.print(
-        f"searched {counted(len(trials), 'setting')} on {counted(len(items), 'picture')}: mIoU {plain:.4f} "
-        f"without CRF, {best.miou:.4f} with " + "  ".join(f"{name} {value:g}" for name, value in best.settings.items())
+        f"searched {counted(len(trials), 'setting')} on {counted(len(items), word_of_picture(items[0].image))}: "
+        f"mIoU {plain:.4f} without CRF, {best.miou:.4f} with "
+        + "  ".join(f"{name} {value:g}" for name, value in best.settings.items())
     )
     if not best.miou > plain:
         console.print("[yellow]warning:[/] no settings of the CRF reach a higher mIoU than the network alone.")
@@ -303,7 +305,7 @@ def _print(results: dict[str, Any]) -> None:
         f"mean accuracy {results['mean_accuracy'] or 0:.4f}  frequency-weighted IoU "
         f"{results['frequency_weighted_iou']:.4f}  Dice {results['dice'] or 0:.4f}  "
         f"boundary F {results['boundary_f'] or 0:.4f}  boundary IoU {results['boundary_iou'] or 0:.4f}  "
-        f"({counted(results['images'], 'picture')}, {escape(results['split'])}, {results['engine']} "
+        f"({counted(results['images'], _word(results))}, {escape(results['split'])}, {results['engine']} "
         f"{results['precision']})"
     )
     _print_intervals(results)
@@ -338,6 +340,12 @@ def _print_volumes(volumes: dict[str, Any]) -> None:
     console.print(table, width=None if console.is_terminal else max(console.width, WIDTH_OF_VOLUMES))
     for remark in volumes["remarks"]:
         console.print(f"[yellow]note:[/] {escape(remark)}", highlight=False)
+
+
+def _word(results: dict[str, Any]) -> str:
+    """Returns the word for the pictures of the results."""
+    first = next(iter(results.get("per_image", ())), {})
+    return word_of_picture(str(first.get("image") or ""))
 
 
 def _print_intervals(results: dict[str, Any]) -> None:

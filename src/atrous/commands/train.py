@@ -14,7 +14,7 @@ from pathlib import Path
 from atrous.checked_arguments import checked
 from atrous.commands.evaluate import evaluate
 from atrous.commands.report import report
-from atrous.console import console
+from atrous.console import console, notes_once
 from atrous.data.open_dataset import open_dataset
 from atrous.inference.value_range import PictureWarning
 from atrous.learning.distributed import current_group, process_group
@@ -53,9 +53,9 @@ def train(
         AtrousError: the data is unusable (the message lists every problem), the recipe is not valid, the loss is not
             finite, or the run would replace files in its folder.
     """
-    run = fit(recipe, out, resume=resume, init=init, overwrite=overwrite).run
-    processes = current_group()
-    with ExitStack() as stack:
+    with notes_once(), ExitStack() as stack:
+        run = fit(recipe, out, resume=resume, init=init, overwrite=overwrite).run
+        processes = current_group()
         processes.on_rank_zero(lambda: stack.enter_context(locked(run)))
         _measure_best(recipe, run)
         if processes.first:

@@ -43,9 +43,11 @@ def table_fields(content: Any) -> dict[str, Any]:
         codes.append(tuple(tupled(entry[key]) for key in _CODE_KEYS if key in entry))
         segments.append(_texts(entry.get("segments", []), f"class '{name}'"))
     given = content.get("ignore")
-    ignore = _raw_values(() if given is None else given, "ignore")  # `given or ()` would lose the ignore value 0
+    listed = [] if given is None else given if isinstance(given, list | tuple) else [given]
+    ignore = _raw_values([one for one in listed if not isinstance(one, str)], "ignore")
     found = {"names": names, "colors": colors, "raw": raw, "codes": codes, "segments": segments}
     rows = {key: tuple(values) for key, values in found.items()}
+    rows["ignored_values"] = tuple(one.strip() for one in listed if isinstance(one, str))
     return {**rows, "ignore": ignore, **{key: content.get(key, "") for key in ("overlap", "attribute")}}
 
 
@@ -55,7 +57,7 @@ def table_text(fields: dict[str, Any]) -> str:
     Args:
         fields: the fields of a class table by name; `codes` and `segments` may be ().
     """
-    lines = [f"ignore: {_flow([plain(value) for value in fields['ignore']])}"]
+    lines = [f"ignore: {_flow([*map(plain, fields['ignore']), *fields['ignored_values']])}"]
     if fields["overlap"]:
         lines.append(f"overlap: {fields['overlap']}")
     if fields["attribute"]:

@@ -22,6 +22,7 @@ from atrous.data.pictures import StoredMask, exif_orientation, read_mask
 from atrous.data.rasters.scene_labels import has_own_grid, read_scene_labels
 from atrous.data.rasters.scene_windows import window_place
 from atrous.data.rasters.vector_files import is_vector_file
+from atrous.data.raw_values import with_undeclared_void
 from atrous.data.sample import Sample
 from atrous.data.sources.scene_files import read_picture_pixels, read_scene
 from atrous.data.sources.source import Pixels
@@ -32,6 +33,9 @@ from atrous.data.volumes.slice_pixels import read_label_slice
 from atrous.data.volumes.slices import is_dicom_label, is_volume_place, slice_place
 from atrous.errors import AtrousError, nearest, shown
 from atrous.input_spec import Input, Spacing, spacing_in_words
+
+#: The word for the file of an item, by the word for the item in `Dataset.nouns`, if they differ.
+FILE_NOUNS = {"window": "scene"}
 
 
 @dataclass(frozen=True)
@@ -106,9 +110,16 @@ class Dataset:
 
     @property
     def nouns(self) -> tuple[str, str]:
-        """The words for an item and its smallest part in messages: "picture" and "pixel", or "volume" and "voxel"."""
+        """The words for an item and its smallest part in messages: picture or window and pixel, or volume and voxel."""
         first = next((item.image for items in self.splits.values() for item in items), Path())
+        if window_place(first) is not None:
+            return "window", "pixel"
         return ("volume", "voxel") if is_volume_place(file_of_picture(first)) else ("picture", "pixel")
+
+    @property
+    def file_noun(self) -> str:
+        """The word for the file of an item in messages: "picture", "scene" or "volume"."""
+        return FILE_NOUNS.get(self.nouns[0], self.nouns[0])
 
     @checked
     def split(self, name: str) -> tuple[Item, ...]:
@@ -222,7 +233,7 @@ class Dataset:
             return read_scene([self.file_of(item, one.name) for one in self.taken], self.taken)
         image = self.inputs[0]
         own = image.bands, image.wavelengths
-        return read_picture_pixels(item.image, self.channels, self.pages, image.spacing, image.missing, *own)
+        return read_picture_pixels(item.image, self.channels, self.pages, image.spacing, image.missing_values, *own)
 
     def scene(self, item: Item) -> Path | dict[str, Path]:
         """Returns the files of an item for a `Segmenter`: one path, or a dict of paths by name of the input.
@@ -273,10 +284,12 @@ class Dataset:
     def _label(self, mask: Path, image: Path | None) -> np.ndarray:
         """Reads a mask as `read_label` does, but a slice of a mask is not resampled."""
         raw_mask, nodata = self._raw_mask(mask, image)
+        place = window_place(mask)
+        corner = (0, 0) if place is None else (place.window.left, place.window.top)
         try:
-            return self.classes.encode(raw_mask, nodata)
+            return self.classes.encode(raw_mask, nodata, corner)
         except AtrousError as error:
-            raise AtrousError(f"{mask}: {error}") from error
+            raise AtrousError(f"{file_of_picture(mask) if place else mask}: {error}") from error
 
     def _raw_mask(self, path: Path, image: Path | None) -> tuple[np.ndarray, int | None]:
         """Returns a mask's values (its palette colours if the class table lists colours) and its nodata value.
@@ -300,6 +313,9 @@ class Dataset:
 def stored_mask(path: Path, image: Path | None, classes: ClassTable | None) -> StoredMask:
     """Reads the stored values of a mask as `read_mask` does; also reads DICOM-SEG and RT-STRUCT, and labels of scenes.
 
+    In signed integers and floats, values of `UNDECLARED_MISSING` that the class table does not list are no data. This
+    is not done for volumes.
+
     Args:
         path: path of the mask.
         image: path of its picture; a slice of a DICOM-SEG or RT-STRUCT needs it, and labels of scenes on another grid.
@@ -314,14 +330,24 @@ def stored_mask(path: Path, image: Path | None, classes: ClassTable | None) -> S
             raise AtrousError(f"{window.file}: polygons are drawn on the grid of their scene: give the picture, too.")
         if has_own_grid(window, file_of_picture(image)):
             values, nodata = read_scene_labels(window, file_of_picture(image), classes)
-            return StoredMask(values, None, nodata, 1, False, None)
+            return _with_undeclared_void(StoredMask(values, None, nodata, 1, False, None), classes)
     place = slice_place(path)
-    if place is None or not is_dicom_label(place.file):
+    if place is None:
+        return _with_undeclared_void(read_mask(path), classes)
+    if not is_dicom_label(place.file):
         return read_mask(path)
     if image is None:
         raise AtrousError(f"{place.file}: segments are read on the grid of their scan: give the picture, too.")
     values = read_label_slice(place, file_of_picture(image), classes)
     return StoredMask(values, None, None, 1, False, None)
+
+
+def _with_undeclared_void(stored: StoredMask, classes: ClassTable | None) -> StoredMask:
+    if classes is None or classes.color_coded or stored.values.ndim == 3:
+        return stored
+    listed = {int(str(one)) for values in (*classes.raw, classes.ignore) for one in values}
+    values, nodata = with_undeclared_void(stored.values, stored.nodata, listed)
+    return stored._replace(values=values, nodata=nodata)
 
 
 def _resampling(spacing: Spacing | None) -> str:

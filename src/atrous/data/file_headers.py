@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from atrous.data.file_of_picture import word_of_picture
 from atrous.data.pictures import read_kind
 from atrous.data.pixels import PictureKind
 from atrous.errors import AtrousError
@@ -61,14 +62,15 @@ def notes_on(kinds: Mapping[Path, PictureKind], channels: int | None, pages: str
         dropping = {path: kind for path, kind in kinds.items() if _drops(kind, channels)}
         if dropping:
             most = max(kind.channels for kind in dropping.values())
+            word = word_of_picture(next(iter(dropping)))
             counts = ", ".join(
-                f"{_counted(count, 'picture')} with {given}"
+                f"{_counted(count, word)} with {given}"
                 for given, count in sorted(Counter(kind.channels for kind in dropping.values()).items())
             )
             read = "the first 3, as grey," if channels == 1 and most == 4 else f"the first {channels}"
             yield Note(
                 "dropped_channels",
-                f"The model takes {channels} channel{'' if channels == 1 else 's'}, and these pictures have more "
+                f"The model takes {channels} channel{'' if channels == 1 else 's'}, and these {word}s have more "
                 f"({counts}): {read} are read, and the others are not. A model trained with `--model.in_channels "
                 f"{most}` takes all {most}.",
                 tuple(dropping),

@@ -8,6 +8,15 @@ from atrous.data.rasters.scene_windows import window_place
 from atrous.data.volumes.slices import slice_place
 
 
+def word_of_picture(path: Path | str) -> str:
+    """Returns the word for a picture in counts: "window" for a window of a scene, else "picture".
+
+    Args:
+        path: path of a picture, a slice or a window.
+    """
+    return "picture" if window_place(Path(path)) is None else "window"
+
+
 def file_of_picture(path: Path) -> Path:
     """Returns the path of the volume for a slice, the path of the scene for a window, and the path itself else.
 

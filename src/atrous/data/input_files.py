@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from atrous.data.pictures import PICTURE_SUFFIXES
+from atrous.data.pixels import UNDECLARED_MISSING
 from atrous.data.remote.transfer import local_path
 from atrous.data.text_files import read_text_file
 from atrous.errors import AtrousError, counted, shown, unknown_name
@@ -44,7 +45,8 @@ class InputFiles:
         bands: names of the channels; () if they have no names.
         wavelengths: wavelength of each channel in nanometres; () if unknown.
         unit: unit of the values, such as "m"; "" if unknown.
-        missing: values that mean "no data", in addition to the nodata values that the files declare.
+        missing: values that mean "no data", in addition to the nodata values that the files declare; None if
+            inputs.yaml lists none. See `missing_values`.
         colors: number of leading channels that are colours of a photograph: 0, 1 or 3; None to derive it from the
             number of channels.
         normalize: "fixed", "window" or "per_image"; see `atrous.input_spec.Input`. None for "fixed", or for "per_image"
@@ -64,13 +66,23 @@ class InputFiles:
     bands: tuple[str, ...] = ()
     wavelengths: tuple[float, ...] = ()
     unit: str = ""
-    missing: tuple[float, ...] = ()
+    missing: tuple[float, ...] | None = None
     colors: int | None = None
     normalize: str | None = None
     window: Window | ToMeasure | tuple[Window | ToMeasure | None, ...] | None = None
     slices: int = 1
     planes: tuple[str, ...] = ()
     spacing: Spacing | None = None
+
+    @property
+    def missing_values(self) -> tuple[float, ...]:
+        """Values that mean "no data" in pictures: those of inputs.yaml and `UNDECLARED_MISSING`.
+
+        An empty list in inputs.yaml means that only the files declare such values. In volumes, the values of
+        `UNDECLARED_MISSING` are measurements.
+        """
+        given = self.missing or ()
+        return given if self.planes or self.missing == () else tuple(dict.fromkeys((*given, *UNDECLARED_MISSING)))
 
     @property
     def measures_window(self) -> bool:
@@ -188,7 +200,7 @@ def _check_values(entry: InputFiles) -> None:
             bands=entry.bands,
             wavelengths=entry.wavelengths,
             unit=entry.unit,
-            missing=entry.missing,
+            missing=() if entry.missing is None else entry.missing,
             colors=colors,
             normalize="per_image" if own else entry.normalize or "fixed",  # pyright: ignore[reportArgumentType]
             window=(0.0, 1.0) if one == FOREGROUND else one,

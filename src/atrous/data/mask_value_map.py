@@ -45,6 +45,7 @@ class ClassTable:
         overlap: "" to refuse segments of different classes that overlap; "last" to give their voxels to the class that
             is later in the table.
         attribute: name of the attribute of polygons in vector files that contains their class; "" to find it.
+        ignored_values: values of this attribute whose polygons belong to no class; "" for polygons without a value.
     """
 
     names: tuple[str, ...]
@@ -55,9 +56,10 @@ class ClassTable:
     segments: tuple[tuple[str, ...], ...] = ()
     overlap: str = ""
     attribute: str = ""
+    ignored_values: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("colors", "raw", "ignore", "codes", "segments"):
+        for name in ("colors", "raw", "ignore", "codes", "segments", "ignored_values"):
             if not isinstance(rows := getattr(self, name), tuple | list):
                 raise AtrousError(f"{name} of a class table must be a tuple, got {shown(rows)}.")
             object.__setattr__(self, name, tupled(rows))
@@ -112,7 +114,9 @@ class ClassTable:
             raise AtrousError(
                 f"{len(self.segments)} lists of segments given for {len(self.names)} classes; give one per class."
             )
-        owners: dict[str, str] = {}
+        if not all(isinstance(value, str) for value in self.ignored_values):
+            raise AtrousError(f"ignored_values must be a tuple of texts, got {shown(self.ignored_values)}.")
+        owners: dict[str, str] = dict.fromkeys(self.ignored_values, "ignore")
         for name, labels in zip(self.names, self.segments, strict=False):
             for label in labels:
                 if owners.setdefault(label, name) != name:
@@ -128,13 +132,14 @@ class ClassTable:
         return is_triple(self.raw[0][0])
 
     @checked
-    def encode(self, raw_mask: np.ndarray, nodata: int | None = None) -> np.ndarray:
+    def encode(self, raw_mask: np.ndarray, nodata: int | None = None, corner: tuple[int, int] = (0, 0)) -> np.ndarray:
         """Maps a mask's raw values to labels.
 
         Args:
             raw_mask: H×W of any integer dtype, or H×W×3 colours. A grey mask with three equal channels counts as H×W.
             nodata: the nodata value that the mask's file declares, or None. Pixels with this value become 255 = ignore,
                 unless the table lists the value.
+            corner: (x, y) of the first pixel, for positions in messages: the corner of a window in its scene.
 
         Returns:
             H×W ``uint8`` of class indices 0…K−1, with 255 = ignore.
@@ -150,7 +155,7 @@ class ClassTable:
             void = unknown & (codes == nodata)
             labels, unknown = np.where(void, np.uint16(IGNORE_INDEX), labels), unknown & ~void
         if unknown.any():
-            raise AtrousError(self._describe_unknown(codes, unknown))
+            raise AtrousError(self._describe_unknown(codes, unknown, corner))
         return labels.astype(np.uint8)
 
     @checked
@@ -211,10 +216,10 @@ class ClassTable:
         """Reads a ``classes.yaml``.
 
         The file has ``classes``, a list of ``{name, color, raw}``, and optionally ``ignore``, a list of raw
-        values. ``color`` defaults to the Pascal VOC colour of the index and ``raw`` to the index itself;
-        for colour-coded masks ``raw`` is a list of ``[r, g, b]``. ``code`` and ``category``, each ``[scheme, value,
-        meaning]``, are optional: the coded meaning of the class for DICOM. ``segments`` and ``overlap`` are optional,
-        too; see the attributes.
+        values, and of values of polygons as text. ``color`` defaults to the Pascal VOC colour of the index and ``raw``
+        to the index itself; for colour-coded masks ``raw`` is a list of ``[r, g, b]``. ``code`` and ``category``, each
+        ``[scheme, value, meaning]``, are optional: the coded meaning of the class for DICOM. ``segments`` and
+        ``overlap`` are optional, too; see the attributes.
 
         Args:
             path: the file.
@@ -310,7 +315,7 @@ class ClassTable:
         found = np.where(known[at] == runs, labels[at], np.uint16(UNKNOWN))
         return np.repeat(found, np.diff(starts, append=flat.size)).reshape(codes.shape)
 
-    def _describe_unknown(self, codes: np.ndarray, unknown: np.ndarray) -> str:
+    def _describe_unknown(self, codes: np.ndarray, unknown: np.ndarray, corner: tuple[int, int]) -> str:
         values, counts = np.unique(codes[unknown], return_counts=True)
         y, x = np.argwhere(unknown)[0]
         shown = ", ".join(
@@ -321,7 +326,7 @@ class ClassTable:
         noun = "value" if len(values) == 1 else f"{len(values)} values"
         return (
             f"the mask holds the {noun} {shown}{more}, which no class lists; the first is "
-            f"{self._raw_of(codes[y, x])} at pixel x={x}, y={y}. "
+            f"{self._raw_of(codes[y, x])} at pixel x={x + corner[0]}, y={y + corner[1]}. "
             "Add each missing value to classes.yaml, or run `atrous doctor` for a table that fits."
         )
 

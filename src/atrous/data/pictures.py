@@ -13,7 +13,7 @@ from PIL import Image
 from atrous.data.class_colors import Color
 from atrous.data.formats.decoder_errors import TooLarge as TooLarge
 from atrous.data.formats.decoder_errors import in_words
-from atrous.data.formats.gdal_aux_xml import descriptions_beside, nodata_beside
+from atrous.data.formats.gdal_aux_xml import descriptions_beside, nodata_beside, scaling_beside
 from atrous.data.formats.jpeg2000 import is_jpeg2000, read_jpeg2000
 from atrous.data.formats.pillow import (
     deeper_than_pillow_reads,
@@ -57,7 +57,8 @@ _GREY, _COLOUR = (
 def read_picture(path: Path | str, pages: str = "first") -> np.ndarray:
     """Reads a picture, turned upright, with the bit depth of its file.
 
-    The values are the stored values. All bands of a TIFF are read, independent of its photometric interpretation.
+    The values are the stored values. If the file declares a scale and an offset of its bands, as GDAL stores them, they
+    are applied, and the values are ``float32``. All bands of a TIFF are read, independent of its photometric tag.
     Palette, CMYK and YCbCr pictures become RGB. Grey values of one, two or four bits are scaled to 0…255. The
     transparency of grey and palette pictures is dropped; `read_pixels` marks their transparent pixels. The dtype
     depends on the stored dtype: signed integers and integers of more than 16 bits become ``float32``; ``float64`` is
@@ -75,7 +76,7 @@ def read_picture(path: Path | str, pages: str = "first") -> np.ndarray:
         AtrousError: the file is missing, empty, truncated or not a picture, or it holds integers that
             ``float32`` cannot represent.
     """
-    return read_pixels(path, pages).values
+    return read_pixels(path, pages).measured
 
 
 def read_kind(path: Path | str, pages: str = "first") -> PictureKind:
@@ -147,8 +148,9 @@ def read_pixels(path: Path | str, pages: str = "first") -> StoredPixels:
     with in_words(path):
         if is_jpeg2000(start):
             pixels = read_jpeg2000(path.read_bytes(), path)
-            names = checked_names(descriptions_beside(path, pixels.values.shape[2]))
-            pixels = replace(pixels, names=names) if names else pixels
+            bands = pixels.values.shape[2]
+            names = checked_names(descriptions_beside(path, bands))
+            pixels = replace(pixels, names=names, scaling=scaling_beside(path, bands))
         else:
             with opened(path) as picture:
                 pixels = pixels_of_file(picture, lambda: np.fromfile(path, dtype=np.uint8), path)

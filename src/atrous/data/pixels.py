@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from atrous.data.formats.band_scaling import BandScaling
 from atrous.errors import AtrousError
 
+#: Numbers that programs write for "no data", often without declaring them. In signed integers and floats they count as
+#: "no data" by themselves; unsigned integers cannot represent them.
+UNDECLARED_MISSING = (-9999.0, -32768.0)
 _MANY_VALUES = 16  # an alpha band with this many different values between 0 and the maximum may be an ordinary channel
 #: How to give a range of values on the command line and in Python, for messages; {0} and {1} are its two numbers.
 GIVE_RANGE = "--range {0},{1} (in Python Segmenter(range=({0}, {1})))"
@@ -57,6 +61,7 @@ class StoredPixels:
         names: names of the bands in ``values``; () if the file names none.
         empty: indices of bands without data in the whole file, such as the bands of a hyperspectral product in which
             the air absorbs all light. They do not make the other bands of a pixel missing.
+        scaling: scale and offset of the bands in ``values``; None if the stored numbers are the measured values.
     """
 
     values: np.ndarray
@@ -68,6 +73,7 @@ class StoredPixels:
     stacks: bool = False
     names: tuple[str, ...] = ()
     empty: tuple[int, ...] = ()
+    scaling: BandScaling | None = None
 
     @property
     def channels(self) -> int:
@@ -77,8 +83,13 @@ class StoredPixels:
     @property
     def kind(self) -> PictureKind:
         """Channels, type and pages of the picture."""
-        bands = self.values.shape[2]
-        return PictureKind(self.channels, self.values.dtype.name, bands, self.pages, self.stacks, names=self.names)
+        bands, dtype = self.values.shape[2], self.values.dtype.name if self.scaling is None else "float32"
+        return PictureKind(self.channels, dtype, bands, self.pages, self.stacks, names=self.names)
+
+    @property
+    def measured(self) -> np.ndarray:
+        """H×W×C values after scale and offset of the bands: float32 if the file declares them, else `values`."""
+        return self.values if self.scaling is None else self.scaling.measured(self.values)
 
     @property
     def alpha_may_be_a_channel(self) -> bool:
@@ -105,9 +116,7 @@ class StoredPixels:
         top, left, height, width = window
         at = slice(top, top + height), slice(left, left + width)
         missing, masked = (None if part is None else part[at] for part in (self.missing, self.masked))
-        return StoredPixels(
-            self.values[at], self.alpha, missing, masked, self.alpha_hides, names=self.names, empty=self.empty
-        )
+        return replace(self, values=self.values[at], missing=missing, masked=masked, pages=1, stacks=False)
 
     def choosing(self, bands: Sequence[int] | None) -> StoredPixels:
         """Returns the pixels with some of the bands; a transparent pixel stays hidden if the alpha band is left out.
@@ -123,22 +132,31 @@ class StoredPixels:
         missing = None if self.missing is None else self.missing[:, :, index]
         names = tuple(self.names[one] for one in index) if self.names else ()
         empty = tuple(place for place, one in enumerate(index) if one in self.empty)
-        return StoredPixels(self.values[:, :, index], None, missing, masked, self.alpha_hides, names=names, empty=empty)
+        scaling = None if self.scaling is None else self.scaling.choosing(index)
+        return StoredPixels(
+            self.values[:, :, index], None, missing, masked, self.alpha_hides, names=names, empty=empty, scaling=scaling
+        )
 
     def for_model(
-        self, channels: int | None = None, fill: Sequence[float] | None = None
+        self,
+        channels: int | None = None,
+        fill: Sequence[float] | None = None,
+        missing_values: Sequence[float] = (),
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns the channels for a model, and the pixels that hold data.
 
         A pixel holds no data if it is masked or transparent, or if any band is NaN or infinite. A pixel of floats also
         holds no data if any band has the nodata value. For whole numbers, all bands must have the nodata value, because
         a single 0 or 255 may be part of a colour. If there are more than four bands, the first C are used. An alpha
-        band is a channel only if the model takes all bands. Bands that are empty in the whole file do not count.
+        band is a channel only if the model takes all bands. Bands that are empty in the whole file do not count. Values
+        are compared with "no data" as stored; then scale and offset of the bands are applied.
 
         Args:
             channels: number of channels C of the model; None for all bands except alpha.
             fill: value of each channel for bands that are empty in the whole file, such as the mean of the training
                 data; with NaN, the values of such a picture become float32. None for 0.
+            missing_values: values that mean "no data", in addition to the nodata value of the file; see
+                `has_missing_value`.
 
         Returns:
             H×W×C with 0 for pixels without data, and H×W booleans, False for pixels without data; None instead of the
@@ -148,14 +166,16 @@ class StoredPixels:
             AtrousError: no conversion from the picture's bands to ``channels`` is defined.
         """
         values, missing, gaps, is_float = self.values, self.missing, self.masked, self.values.dtype.kind == "f"
+        bands = [*range(values.shape[2])]
         channels = channels or self.channels
         if self.alpha is not None and channels != values.shape[2]:
             if self.alpha_hides:
                 gaps = _either(gaps, values[:, :, self.alpha] == 0)
             values = np.delete(values, self.alpha, axis=2)
             missing = None if missing is None else np.delete(missing, self.alpha, axis=2)
+            bands.remove(self.alpha)
         if channels < values.shape[2] and values.shape[2] > 4:
-            values = values[:, :, :channels]
+            values, bands = values[:, :, :channels], bands[:channels]
             missing = None if missing is None else missing[:, :, :channels]
         empty = [band for band in self.empty if band < values.shape[2]]
         if empty and len(empty) < values.shape[2]:
@@ -164,12 +184,17 @@ class StoredPixels:
             missing = None if missing is None else np.delete(missing, empty, axis=2)
         if missing is not None:
             gaps = _either(gaps, missing.any(axis=2) if is_float else missing.all(axis=2))
+        if _representable(missing_values, values.dtype):  # photographs of 8 bits need no comparison
+            with_data = np.delete(values, empty, axis=2) if len(empty) < values.shape[2] and empty else values
+            gaps = _either(gaps, has_missing_value(with_data, missing_values))
         if is_float:
             finite = np.isfinite(values)
             if not finite.all():
                 gaps = _either(gaps, ~finite.all(axis=2))
                 values = np.where(finite, values, np.float32(0))
         gaps = None if gaps is None or not gaps.any() else gaps
+        if self.scaling is not None:
+            values, is_float = self.scaling.choosing(bands).measured(values), True
         if gaps is not None:
             values = np.where(gaps[:, :, None], values.dtype.type(0), values)
         values = np.ascontiguousarray(to_channels(values, channels))
@@ -206,20 +231,40 @@ def fill_missing(image: np.ndarray, valid: np.ndarray | None, mean: Sequence[flo
     return np.where(valid[:, :, None], image, fill.astype(image.dtype))
 
 
+def has_missing_value(values: np.ndarray, missing: Sequence[float]) -> np.ndarray:
+    """Finds the pixels with given "no data" values.
+
+    Args:
+        values: H×W×C.
+        missing: the values. Values that the type of ``values`` cannot represent do not occur.
+
+    Returns:
+        H×W booleans, True if any channel of floats has one of the values, or if all channels of whole numbers have one.
+    """
+    gaps = np.isin(values, np.asarray(_representable(missing, values.dtype), values.dtype))
+    return np.asarray(gaps.any(axis=2) if values.dtype.kind == "f" else gaps.all(axis=2))
+
+
+def _representable(values: Sequence[float], dtype: np.dtype) -> list[float]:
+    """Returns the values that a type of numbers can represent."""
+    if dtype.kind == "f":
+        return list(values)
+    limits = np.iinfo(dtype)
+    return [int(one) for one in values if limits.min <= one <= limits.max and float(one).is_integer()]
+
+
 def without(values: np.ndarray, valid: np.ndarray | None, missing: Sequence[float]) -> np.ndarray | None:
     """Excludes pixels with given "no data" values from the pixels that hold data.
 
     Args:
-        values: H×W×C. A pixel is excluded if any channel of floats has one of the given values, or if all channels of
-            whole numbers have one.
+        values: H×W×C.
         valid: H×W booleans, True for pixels that hold data; None if all pixels hold data.
-        missing: the values that mean "no data".
+        missing: the values that mean "no data", as in `has_missing_value`.
 
     Returns:
         H×W booleans, True for pixels that hold data; ``valid`` itself if no pixel is excluded.
     """
-    gaps = np.isin(values, np.asarray(missing, np.float64).astype(values.dtype))
-    gaps = gaps.any(axis=2) if values.dtype.kind == "f" else gaps.all(axis=2)
+    gaps = has_missing_value(values, missing)
     if not gaps.any():
         return valid
     return np.asarray(~gaps if valid is None else valid & ~gaps)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,8 @@ from atrous.data.dataset import Dataset, Item
 from atrous.data.file_of_picture import file_of_picture
 from atrous.data.input_files import INPUTS_FILE
 from atrous.data.layouts.rasters import RASTERS
-from atrous.data.rasters.raster_grid import grid_of, grid_text, same_grid
+from atrous.data.rasters.ground_lattice import lattice_of, overlapping, parts_on
+from atrous.data.rasters.raster_grid import RasterGrid, grid_of, grid_text, same_grid
 from atrous.data.rasters.scene_labels import scenes_without_polygons
 from atrous.data.rasters.scene_windows import WindowPlace, scene_size, window_place
 from atrous.data.rasters.vector_files import is_vector_file
@@ -33,6 +35,8 @@ LEAST_PLACES = 20
 LARGEST_PLACE, SMALLEST_PLACE = 4096, 64
 #: Largest number of scenes that a note names.
 MOST_NAMED = 5
+#: Share of training windows from which a warning states that they are smaller than the ground of a crop.
+SMALL_SHARE = 0.1
 #: Number that makes the random shifts of windows independent of the random numbers of the augmentation.
 _STREAM = 1
 
@@ -42,7 +46,8 @@ def with_windows(dataset: Dataset, side: int | None = None) -> Dataset:
 
     The windows of a scene have nearly the same size and do not overlap. If split lists name the scenes, or if there are
     enough scenes, all windows of a scene are in one split. Otherwise the scenes are divided into rectangular places,
-    and whole places are assigned to splits at random. The splits do not depend on the size of the windows.
+    and whole places are assigned to splits at random. Scenes that overlap on the ground are divided along common lines,
+    so that the same ground is in one split. The splits do not depend on the size of the windows.
 
     Args:
         dataset: dataset whose items are whole scenes.
@@ -71,11 +76,12 @@ def with_windows(dataset: Dataset, side: int | None = None) -> Dataset:
     divided = dataset.groups_from not in ("file", "pattern")  # groups that the user gives stay together
     if dataset.unlisted and len(groups) < LEAST_SCENES and divided:
         # The places, and so the splits, do not depend on the size of the windows.
-        length = _side_of_places(list(sizes.values()))
-        places = tuple(place for item in dataset.unlisted for place in _places_of(item, sizes[item.image], length))
+        places = _places(dataset.unlisted, sizes)
+        length = max(side for place in places for side in (place.region or ())[2:])
         splits, note = seeded_split(places)
         _, before = seeded_split(dataset.unlisted)
-        note = f"The scenes are divided into {len(places)} places of at most {length}×{length} pixels. {note}"
+        count = len({place.group for place in places})
+        note = f"The scenes are divided into {count} places of at most {length}×{length} pixels. {note}"
         own = {item.image for item in dataset.unlisted}
         others = {name: items for name, items in dataset.splits.items() if not own & {item.image for item in items}}
         notes = tuple(note if old == before else old for old in dataset.notes)
@@ -132,6 +138,37 @@ def with_window(item: Item, window: Window) -> Item:
     )
 
 
+def small_windows(items: Sequence[Item], crop: tuple[int, int] | None, scale: float) -> str | None:
+    """Returns a warning if windows of scenes are smaller than the ground that a crop may show.
+
+    Args:
+        items: training items.
+        crop: height and width of the crops in pixels; None for whole windows.
+        scale: smallest scale factor of the augmentation, > 0.
+
+    Returns:
+        The warning; None if fewer than a tenth of the windows are too small, or if there are no windows or no crop.
+    """
+    if crop is None:
+        return None
+    high, wide = (math.ceil(side / scale) for side in crop)
+    places = [(place.window, item.region) for item in items if item.region and (place := window_place(item.image))]
+    small = [region for window, region in places if window.height < high or window.width < wide]
+    if not small or len(small) < SMALL_SHARE * len(places):
+        return None
+    narrow = sum(region[2] < high or region[3] < wide for region in small)
+    cures = []
+    if narrow < len(small):
+        cures.append(f"larger windows (--data.window {2 * max(high, wide)})")
+    if narrow:
+        cures.append("a smaller crop (--augment.crop) or a larger smallest scale (--augment.scale)")
+    why = f" Of these, {narrow} are whole scenes, or whole places of the random split." if narrow else ""
+    return (
+        f"{len(small)} of {len(places)} training windows are smaller than {wide}×{high} pixels, which is the crop "
+        f"divided by the smallest scale, so crops have borders without labels.{why} Use {', and '.join(cures)}."
+    )
+
+
 def _items(dataset: Dataset) -> Iterable[Item]:
     return (item for part in (*dataset.splits.values(), dataset.unlisted) for item in part)
 
@@ -162,21 +199,53 @@ def _check_further_inputs(dataset: Dataset) -> None:
                 )
 
 
-def _side_of_places(sizes: list[tuple[int, int]]) -> int:
-    """Returns the side of places in pixels: the largest power of two that gives enough places."""
+def _places(items: Sequence[Item], sizes: Mapping[Path, tuple[int, int]]) -> tuple[Item, ...]:
+    """Divides scenes into places; the side of a place is the largest power of two that gives enough places."""
+    grids = [_known_grid(item.image) for item in items]
+    together = overlapping(grids)
     side = LARGEST_PLACE
-    while side > SMALLEST_PLACE and sum(_count(high, side) * _count(wide, side) for high, wide in sizes) < LEAST_PLACES:
+    while True:
+        places = _places_of_side(items, sizes, grids, together, side)
+        if side <= SMALLEST_PLACE or len({place.group for place in places}) >= LEAST_PLACES:
+            return places
         side //= 2
-    return side
 
 
-def _places_of(item: Item, size: tuple[int, int], side: int) -> list[Item]:
-    """Returns the places of a scene as items, whose regions have sides of at most `side` pixels."""
-    whole, group = Window(0, 0, *size), item.name if item.group is None else item.group
-    return [
-        replace(item, name=f"{item.name}_{row}_{column}", group=f"{group}@{row}-{column}", region=tuple(region))
-        for (row, column), region in _parts(whole, side).items()
-    ]
+def _places_of_side(
+    items: Sequence[Item],
+    sizes: Mapping[Path, tuple[int, int]],
+    grids: Sequence[RasterGrid | None],
+    together: Sequence[Sequence[int]],
+    side: int,
+) -> tuple[Item, ...]:
+    """Returns the places of scenes as items; places of one group show the same ground.
+
+    Args:
+        items: items of the scenes.
+        sizes: (H, W) of each scene in pixels.
+        grids: grid of each scene; None if it is unknown.
+        together: indices of scenes that overlap, as `overlapping` returns them.
+        side: largest side of a place in pixels.
+    """
+    parts = [_parts(Window(0, 0, *sizes[item.image]), side) for item in items]
+    names = [item.name if item.group is None else item.group for item in items]
+    for members in together:
+        shared = {index: grid for index in members if (grid := grids[index]) is not None}
+        lattice = lattice_of([*shared.values()], side)
+        for index, grid in shared.items():
+            parts[index], names[index] = parts_on(lattice, grid), names[members[0]]
+    return tuple(
+        replace(item, name=f"{item.name}_{row}_{column}", group=f"{name}@{row}-{column}", region=tuple(region))
+        for item, name, own in zip(items, names, parts, strict=True)
+        for (row, column), region in own.items()
+    )
+
+
+def _known_grid(scene: Path) -> RasterGrid | None:
+    try:
+        return grid_of(scene)
+    except AtrousError:  # reported when the labels are read
+        return None
 
 
 def _windows_of(item: Item, size: tuple[int, int] | None, side: int) -> tuple[Item, ...]:

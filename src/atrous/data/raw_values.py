@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from atrous.data.class_colors import Color
+from atrous.data.pixels import UNDECLARED_MISSING
 from atrous.errors import AtrousError
 
 Raw: TypeAlias = int | Color
@@ -47,6 +48,29 @@ def smallest_dtype(values: Sequence[Raw]) -> np.dtype:
 def plain(value: Raw) -> int | list[int]:
     """Returns a raw value for YAML and JSON; a colour becomes a list."""
     return list(value) if isinstance(value, tuple) else value
+
+
+def with_undeclared_void(
+    values: np.ndarray, nodata: int | None, listed: Collection[int]
+) -> tuple[np.ndarray, int | None]:
+    """Makes the numbers of `UNDECLARED_MISSING` in a mask void, except for those that the class table lists.
+
+    Args:
+        values: H×W whole numbers.
+        nodata: value that means no data; None if there is none.
+        listed: raw values of the class table, also those that are ignored.
+
+    Returns:
+        The values, and the value that means no data. If the mask contains several values of no data, they become one.
+    """
+    if values.dtype.kind != "i":
+        return values, nodata
+    found = [int(one) for one in UNDECLARED_MISSING if int(one) not in (nodata, *listed) and (values == one).any()]
+    if not found:
+        return values, nodata
+    void = found[0] if nodata is None or nodata in listed else nodata
+    others = [one for one in found if one != void]
+    return (np.where(np.isin(values, others), np.int64(void), values) if others else values), void
 
 
 def whole_numbers(array: np.ndarray, nodata: float | None, path: Path) -> tuple[np.ndarray, float | None]:

@@ -21,10 +21,11 @@ from atrous.data.pixels import PictureKind, StoredPixels, fill_missing
 from atrous.data.rasters.band_names import bands_to_read
 from atrous.data.remote.transfer import as_path, local_path
 from atrous.data.sources.joined import joined
-from atrous.data.sources.scene_files import as_input, read_input
+from atrous.data.sources.scene_files import as_input, read_input, standardised
 from atrous.data.sources.source import Pixels
 from atrous.data.volumes.slices import is_volume, slice_place
 from atrous.errors import AtrousError, shown, unknown_name
+from atrous.inference.data_array import is_data_array, pixels_of_data_array
 from atrous.input_spec import Input, check_takes_pictures, spacing_in_words
 from atrous.models.info import Preprocessing
 from atrous.models.picture_checks import check_valid
@@ -44,6 +45,7 @@ class Found:
         valid: H×W booleans, False for pixels without data; None if all pixels have data.
         name: name of the file for messages; "" for no name.
         plane: plane of a slice: "axial", "coronal" or "sagittal"; "" for a picture.
+        array: the `xarray.DataArray` of the picture; None if the picture is in another form.
     """
 
     shown: np.ndarray
@@ -51,6 +53,7 @@ class Found:
     valid: np.ndarray | None
     name: str = ""
     plane: str = ""
+    array: Any = None
 
 
 def found_in(stored: StoredPixels, one: Input, name: str = "") -> Found:
@@ -66,7 +69,7 @@ def found_in(stored: StoredPixels, one: Input, name: str = "") -> Found:
     """
     check_takes_pictures(one)
     chosen = stored.choosing(bands_to_read(stored.names, one.bands, one.wavelengths, stored.channels))
-    values, valid, _ = as_input(Pixels(*chosen.for_model(one.channels, one.mean)), one)
+    values, valid, _ = standardised(Pixels(*chosen.for_model(one.channels, one.mean, one.missing)), one)
     return Found(stored.values, values, valid, name)
 
 
@@ -187,12 +190,14 @@ def found_in_memory(picture: Any, one: Input) -> Found:
     """Prepares a PIL image or an array for an input of a model.
 
     Args:
-        picture: PIL image, or an array as for `as_array`.
+        picture: PIL image, DataArray of xarray, or an array as for `as_array`.
         one: input of the model for the picture.
     """
     check_takes_pictures(one)
     if isinstance(picture, Image.Image):
         return found_in(pixels_of_picture(picture), one)
+    if is_data_array(picture):
+        return replace(found_in(pixels_of_data_array(picture), one), array=picture)
     return found_in_array(as_array(picture), one)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from atrous.data.mask_value_map import IGNORE_INDEX
 from atrous.data.value_counts import value_counts
 from atrous.errors import AtrousError, shown
 from atrous.fonts import labels
+from atrous.inference.data_array import is_data_array, mask_like
 from atrous.inference.legend import with_legend
 from atrous.models.info import Info
 from atrous.overwrite_checks import check_replaceable, is_our_picture, save_picture
@@ -37,11 +38,13 @@ class Prediction:
         mask: H×W uint8 class indices, 255 where the picture has no data.
         image: H×W×C picture, as it was read.
         info: metadata of the model.
+        array: the picture as an `xarray.DataArray`; None if the picture was given in another form.
     """
 
     mask: np.ndarray
     image: np.ndarray
     info: Info
+    array: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.mask, np.ndarray) or self.mask.ndim != 2 or self.mask.dtype != np.uint8:
@@ -74,6 +77,16 @@ class Prediction:
     def raw_mask(self) -> np.ndarray:
         """Returns the mask with the values of the training masks; a class with several values gets the first value."""
         return self.info.table.decode(self.mask)
+
+    def data_array(self) -> Any:
+        """Returns the mask as an `xarray.DataArray` with the coordinates of the picture; 255 means no data.
+
+        Raises:
+            AtrousError: the picture was no DataArray.
+        """
+        if not is_data_array(self.array):
+            raise AtrousError("the picture was no xarray.DataArray, so the mask has no coordinates: use mask.")
+        return mask_like(self.array, self.mask)
 
     @checked
     def overlay(self, opacity: float = 0.55, legend: bool = False) -> Image.Image:

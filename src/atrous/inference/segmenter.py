@@ -199,11 +199,11 @@ class Segmenter:
         A picture that would take more memory than allowed, by default half of the free memory, is cut into tiles.
 
         Args:
-            picture: path, URL, PIL image, or H×W or H×W×C array of uint8, uint16 or float32; for a model with several
-                inputs a dict of these, {"image": …, "depth": …}; or a list or an iterator of such pictures. Files and
-                PIL images may be transparent; the fourth channel of an array is dropped if the model takes three.
-                Torch tensors need `axes`. A model of 8-bit or 16-bit pictures rescales uint8 and uint16 to its own
-                type, and refuses floats unless `range` is given.
+            picture: path, URL, PIL image, H×W or H×W×C array of uint8, uint16 or float32, or `xarray.DataArray`; for
+                several inputs a dict of these, {"image": …, "depth": …}; or a list or an iterator of such pictures.
+                Files and PIL images may be transparent; the fourth channel of an array is dropped if the model takes
+                three. Torch tensors need `axes`. A model of 8-bit or 16-bit pictures rescales uint8 and uint16 to its
+                own type, and refuses floats unless `range` is given.
             valid: H×W booleans, False for pixels without data. NaN and nodata pixels of files need not be marked.
             axes: order of the axes of arrays and tensors, such as "CHW" for channels, height and width; None for H×W
                 and H×W×C arrays.
@@ -230,7 +230,7 @@ class Segmenter:
     @checked
     def _one(self, found: Found) -> Prediction:
         mask = for_plane(self.any_size, found.plane)(self.preparation.filled(found), found.valid)
-        return Prediction(mask, found.shown, self.info)
+        return Prediction(mask, found.shown, self.info, found.array)
 
     def _all(self, pictures: Iterable[Picture]) -> Iterator[Prediction]:
         for found in in_background(self.read, pictures):

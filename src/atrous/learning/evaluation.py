@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.markup import escape
 
-from atrous.console import console, progress_bar
+from atrous.console import console, print_notes, progress_bar
 from atrous.data.dataset import Dataset, Item
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.file_of_picture import file_of_picture
@@ -165,8 +164,7 @@ def open_to_measure(
     if private and dataset.notes:
         number = counted(len(dataset.notes), "note")
         console.print(f"{number} on the data set may name patients: the command without --case-ids shows them.")
-    for note in () if private else dataset.notes:
-        console.print(escape(note))
+    print_notes(() if private else dataset.notes)
     return dataset
 
 

@@ -17,6 +17,7 @@ from atrous import model_file
 from atrous.checked_arguments import as_dict, checked, checked_field_names
 from atrous.console import console
 from atrous.data.dataset import Dataset
+from atrous.data.file_of_picture import word_of_picture
 from atrous.device import pick_device, pick_precision, precision_name
 from atrous.errors import AtrousError, counted, shown
 from atrous.inference.segment_volume import check_crf
@@ -366,11 +367,11 @@ def _say_start(run: Path, parts: _Parts, dataset: Dataset) -> None:
     recipe, step = parts.recipe, parts.step
     device = next(step.model.parameters()).device
     parameters = sum(parameter.numel() for parameter in step.model.parameters())
-    train_count, val_count = len(dataset.split(recipe.data.train)), len(dataset.split(recipe.data.val))
+    training, val_count = dataset.split(recipe.data.train), len(dataset.split(recipe.data.val))
     console.print(
         f"{recipe.model.architecture} over {recipe.model.backbone}, {parameters / 1e6:.2f} M parameters, "
-        f"{counted(len(dataset.classes), 'class')}; {counted(train_count, 'picture')} for training, "
-        f"{val_count} for validation; "
+        f"{counted(len(dataset.classes), 'class')}; {counted(len(training), word_of_picture(training[0].image))} "
+        f"for training, {val_count} for validation; "
         f"{device} {precision_name(step.precision)}, {counted(torch.get_num_threads(), 'thread')}"
     )
     console.print(parts.learning)

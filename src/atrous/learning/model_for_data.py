@@ -153,7 +153,7 @@ def _inputs(
                 bands=one.bands or kind.names,
                 wavelengths=one.wavelengths or wavelengths_in(kind.names),
                 unit=one.unit,
-                missing=one.missing,
+                missing=one.missing_values,
                 colors=usual if one.colors is None else one.colors,
                 normalize=one.normalize or "fixed",  # pyright: ignore[reportArgumentType] (`Input` checks it)
                 window=windows[0] if len(set(windows)) == 1 else tuple(windows),

@@ -9,12 +9,13 @@ from typing import Any
 
 from rich.markup import escape
 
-from atrous.console import console
-from atrous.data.dataset import Dataset
+from atrous.console import console, print_notes
+from atrous.data.dataset import Dataset, Item
 from atrous.data.doctor.channels import OF_COLORS, SAY_COLORS
 from atrous.data.doctor.readiness import few_pictures, obstacles
 from atrous.data.file_of_picture import file_of_picture
 from atrous.data.open_dataset import open_dataset
+from atrous.data.raster_items import small_windows
 from atrous.data.splits.split_names import canonical_split
 from atrous.data.statistics import class_pixels
 from atrous.data.transforms import color_channels
@@ -62,19 +63,23 @@ def open_training_data(
     if data.spacing is not None:
         counted = {}  # the examination counts the voxels of the stored masks, and training uses the resampled ones
     dataset = _opened(data)
-    for note in dataset.notes:
-        console.print(escape(note))
+    print_notes(dataset.notes)
     pictures = {name: len(items) for name, items in dataset.splits.items()}
     _check_fitness(data, obstacles(pictures, dataset.classes, {}, data.train, data.val, dataset.nouns))
     usual = {split: split if split in pictures else canonical_split(split) for split in (data.train, data.val)}
     taken = dataset.taking(in_channels, data.pages)
     counted = {**{name: class_pixels(taken, name) for name in usual.values() if name not in counted}, **counted}
     _check_fitness(data, obstacles(pictures, dataset.classes, counted, data.train, data.val, dataset.nouns))
-    files = {name: len({file_of_picture(item.image) for item in items}) for name, items in dataset.splits.items()}
+    files = {name: _count_of_files(items) for name, items in dataset.splits.items()}
     # with data.check, the examination has already printed these warnings
     for _, sentence in () if data.check else few_pictures(files, data.val, dataset.nouns):
         console.print(f"[yellow]warning[/]: {escape(sentence)}")
     return dataset, counted[usual[data.train]], doctor
+
+
+def _count_of_files(items: Sequence[Item]) -> int:
+    """Returns the number of pictures or volumes; windows of scenes count as pictures, as in the examination."""
+    return len({item.image if item.region is not None else file_of_picture(item.image) for item in items})
 
 
 def _opened(data: Data) -> Dataset:
@@ -132,6 +137,9 @@ def training_samples(recipe: Recipe, dataset: Dataset, model: SegmentationModel)
             f"[yellow]warning[/]: no channel of these pictures is a colour, so {in_words(tuple(unused), 'and')} of "
             f"augment {'has' if len(unused) == 1 else 'have'} no effect. {SAY_COLORS}"
         )
+    sentence = small_windows(dataset.split(recipe.data.train), recipe.augment.crop, recipe.augment.scale[0])
+    if sentence is not None:
+        console.print(f"[yellow]warning[/]: {escape(sentence)}")
     return AugmentedSamples(
         dataset.taking_inputs(preprocessing.inputs),
         dataset.split(recipe.data.train),

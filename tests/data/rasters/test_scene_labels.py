@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -112,6 +113,34 @@ def test_overlaps_belong_to_no_class_or_to_the_later_class(root):
 def test_uncertain_classes_are_refused(root, classes, message):
     with pytest.raises(AtrousError, match=message):
         label(root, FIELDS, classes)
+
+
+def test_all_unknown_values_are_named_once_for_the_file(root):
+    features = [square(5 * i, 0, 5 * i + 5, 5, crop=f"v{i}") for i in range(11)] + [square(50, 50, 60, 60)]
+    message = (
+        "the attribute crop has the values 'v0', 'v10', 'v2', 'v3', 'v4', 'v5', 'v6', 'v7', 'v8', 'v9' and 1 polygon "
+        "without a value, which belong to no class. In classes.yaml, add each value to segments: of its class, or to "
+        'ignore: of the file; "" stands for polygons without a value.'
+    )
+    with pytest.raises(AtrousError, match=re.escape(message)):
+        label(root, features, "attribute: crop\nclasses:\n  - {name: v1}\n")
+    last = with_window(open_dataset(root).unlisted[0], Window(40, 40, 20, 20))  # it shows one polygon only
+    with pytest.raises(AtrousError, match=re.escape(message)):
+        open_dataset(root).read_label(last.mask, last.image)
+
+
+def test_values_of_polygons_are_ignored(root):
+    features = [square(0, 0, 10, 10, crop="wheat"), square(20, 20, 30, 30, crop="fallow"), square(40, 40, 50, 50)]
+    table = f"ignore: [fallow, '']\nclasses:\n{BACKGROUND}  - {{name: wheat}}\n"
+    found = label(root, features, table)
+    assert (found[:10, :10] == 1).all()
+    assert (found[20:30, 20:30] == 255).all()
+    assert (found[40:50, 40:50] == 255).all()
+    assert (found == 255).sum() == 200
+    classes = ClassTable.from_yaml(root / "classes.yaml")
+    assert classes.ignored_values == ("fallow", "")
+    (root / "again.yaml").write_text(classes.yaml_text(), encoding="utf-8")
+    assert ClassTable.from_yaml(root / "again.yaml") == classes
 
 
 def test_rasters_on_another_grid(root):

@@ -231,7 +231,7 @@ def test_values_of_no_class(tmp_path):
     shapes = squares((2, 3, 10, 9), (20, 3, 30, 9), (40, 3, 50, 9), (0, 50, 9, 60))
     path = write_vector(tmp_path / "a.gpkg", shapes, CODE, kind=np.array(["a", "tree", None, "far"], object))
     labels = VectorLabels(path, "kind")
-    with pytest.raises(AtrousError, match=r"kind has the values 'tree' and 1 polygon without a value.*classes.yaml"):
+    with pytest.raises(AtrousError, match=r"kind has the values 'far', 'tree' and 1 polygon without.*classes.yaml"):
         labels.window(SCENE, (0, 0, 12, 60), {"a": 1}, 0)
     values = labels.window(SCENE, WHOLE, {"a": 1, "tree": 2, "": 255, "far": 1}, 0).values
     assert {*np.unique(values)} == {0, 1, 2, 255}

@@ -79,7 +79,8 @@ def note_without_colors(dataset: Dataset, kinds: Mapping[Path, PictureKind], cha
     kind = next(iter(kinds.values()), None)
     if kind is None or channels is None or dataset.inputs[0].planes:  # on volumes, see `color_channels`
         return
-    usual = usual_colors(channels, kind.dtype)
+    chosen = dataset.inputs[0].bands or dataset.inputs[0].wavelengths
+    usual = usual_colors(len(chosen) or channels, kind.dtype)
     color_counts = [one.colors for one in dataset.inputs]
     if not any([usual if color_counts[0] is None else color_counts[0], *color_counts[1:]]):
         yield (

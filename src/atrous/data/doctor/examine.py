@@ -178,7 +178,7 @@ def examine(
     else:
         kinds = kinds_of((item.image for item in items), pages)
         channels = _channels(dataset, kinds, train, val, in_channels)
-        pairs = survey(items, classes, progress, pages, channels)
+        pairs = survey(items, classes, progress, pages, channels, dataset.inputs[0].missing_values)
     of_image = {pair.item.image: pair for pair in pairs}
     by_split = {name: [of_image[item.image] for item in part] for name, part in dataset.splits.items()}
     blended = _blended(pairs, classes)

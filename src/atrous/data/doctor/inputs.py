@@ -14,7 +14,6 @@ from atrous.data.doctor.judge import SHOWN, Finding, shown
 from atrous.data.doctor.scan import Pair
 from atrous.data.input_files import InputFiles
 from atrous.data.pictures import read_pixels
-from atrous.data.pixels import without
 from atrous.errors import AtrousError
 
 #: Largest share of a file's pixels without a value for which no warning is given.
@@ -52,7 +51,7 @@ def find_input_problems(dataset: Dataset, pairs: list[Pair]) -> tuple[list[Findi
     for index, files in enumerate(dataset.inputs[1:]):
         paths = [pair.item.more[index] for pair in pairs]
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            facts = list(pool.map(partial(_read, missing=files.missing), paths))
+            facts = list(pool.map(partial(_read, missing=files.missing_values), paths))
         found = [(pair, path, fact) for pair, path, fact in zip(pairs, paths, facts, strict=True)]
         errors += _errors(dataset, files.name, found)
         warnings += _mostly_void(dataset, files, [(path, fact) for _, path, fact in found])
@@ -64,12 +63,11 @@ def _read(path: Path, missing: Sequence[float]) -> InputFacts | str | None:
     if not path.exists():
         return None
     try:
-        values, valid = read_pixels(path).for_model()
+        values, valid = read_pixels(path).for_model(missing_values=missing)
     except AtrousError as error:
         return str(error)
     except Exception as error:  # an error of a decoder, or no memory: one file must not end the examination
         return f"{path}: cannot be read ({type(error).__name__}: {error})"
-    valid = without(values, valid, missing) if missing else valid
     void = 0.0 if valid is None else 1 - float(valid.mean())
     height, width, channels = values.shape
     return InputFacts((height, width), channels, values.dtype.name, void)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from atrous.data.doctor.scan import MaskFacts, Pair, masks_of
 from atrous.data.file_of_picture import file_of_picture
 from atrous.data.mask_value_map import IGNORE_INDEX, ClassTable, Raw
 from atrous.data.pictures import NO_NUMBER
+from atrous.data.rasters.scene_windows import window_place
 from atrous.data.volumes.contrast_files import exists
 from atrous.errors import AtrousError
 
@@ -86,13 +88,13 @@ def find_warnings(
 
 
 def _missing(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
-    noun = dataset.nouns[0].capitalize()
+    noun = dataset.file_noun.capitalize()
     without_mask = [pair.item for pair in pairs if pair.item.mask is None and exists(file_of_picture(pair.item.image))]
     yield from _grouped(
         "missing_mask",
-        f"{noun}s without a mask. Add masks with the file names of their {dataset.nouns[0]}s, or remove the "
-        f"{dataset.nouns[0]}s.",
-        [shown(dataset, item.image) for item in without_mask],
+        f"{noun}s without a mask. Add masks with the file names of their {dataset.file_noun}s, or remove the "
+        f"{dataset.file_noun}s.",
+        list(dict.fromkeys(shown(dataset, file_of_picture(item.image)) for item in without_mask)),
     )
     absent = [pair.item for pair in pairs if not exists(file_of_picture(pair.item.image))]
     named = [
@@ -110,8 +112,9 @@ def _missing(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
 def _unreadable(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     yield from _grouped(
         "unreadable",
-        "Files that are damaged, cut short or empty. Copy them again, or remove them.",
-        [_relative(dataset, problem) for pair in pairs for problem in pair.problems],
+        "Files that cannot be read; the reason is given for each. If a file is damaged, cut short or empty, copy it "
+        "again, or remove it.",
+        list(dict.fromkeys(_of_file(_relative(dataset, problem)) for pair in pairs for problem in pair.problems)),
     )
 
 
@@ -132,8 +135,8 @@ def _void_labels(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     declared = [(pair, mask.nodata) for pair, mask in masks_of(pairs) if mask.nodata is not None and pair.item.mask]
     yield from _grouped(
         "void_labels",
-        "Masks hold values that their files declare as no data and that no class lists. These values are ignored in "
-        "training and scores. If such a value means a class, list it in classes.yaml.",
+        "Masks hold values that mean no data and that no class lists: the nodata value of the file, -9999 or -32768. "
+        "These values are ignored in training and scores. If such a value means a class, list it in classes.yaml.",
         [f"{shown(dataset, pair.item.mask)}: {value}" for pair, value in declared if value != NO_NUMBER],
     )
     yield from _grouped(
@@ -321,14 +324,24 @@ def _mode_example(dataset: Dataset, pair: Pair) -> str:
 def shown(dataset: Dataset, path: Path | None) -> str:
     """Returns a file's path relative to the folder of the dataset; a path without a folder and a suffix begins with ./.
 
-    Without ./, the name of a DICOM folder, such as 7, could be read as an ordinary word or number of the message.
+    For a window, the result is the path of the scene and the position of the window in it. Without ./, the name of a
+    DICOM folder, such as 7, could be read as an ordinary word or number of the message.
 
     Args:
         dataset: the dataset.
         path: path of the file.
     """
+    place = None if path is None else window_place(path)
+    if place is not None:
+        top, left, height, width = place.window
+        return f"{shown(dataset, place.file)} (window of {width}×{height} pixels at x={left}, y={top})"
     text = _relative(dataset, str(path))
     return text if os.sep in text or Path(text).suffix else f".{os.sep}{text}"
+
+
+def _of_file(text: str) -> str:
+    """Returns a message on a window as a message on its file, because a damaged file has problems in all windows."""
+    return re.sub(r"[/\\]window[/\\]\d+_\d+_\d+_\d+\b", "", text)
 
 
 def _relative(dataset: Dataset, text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from atrous.data.dataset import FILE_NOUNS
 from atrous.data.mask_value_map import ClassTable
 from atrous.data.splits.split_names import canonical_split
 from atrous.errors import counted, nearest
@@ -30,15 +31,15 @@ def obstacles(
         val: the split to choose the best weights on.
         nouns: names of an item and of its smallest part in sentences, as in `Dataset.nouns`.
     """
-    item, part = nouns
+    (item, part), file = nouns, FILE_NOUNS.get(nouns[0], nouns[0])
     there = ", ".join(f"{name} {count}" for name, count in pictures.items()) or "none"
     for wanted, purpose in ((train, "to learn from"), (val, "to choose the best weights on")):
         name = wanted if wanted in pictures else canonical_split(wanted)
         if name not in pictures:
             cure = (
-                f"add {item}s, at least one for each split"
+                f"add {file}s, at least one for each split"
                 if sum(pictures.values()) < 2
-                else f"add its {item}s or its list, or name another split in the recipe (data.{_field(wanted, train)})"
+                else f"add its {file}s or its list, or name another split in the recipe (data.{_field(wanted, train)})"
             )
             if near := nearest(wanted, pictures):
                 yield "missing_split", f"There is no split '{wanted}'; the splits are {there}. Did you mean '{near}'?"
@@ -48,7 +49,7 @@ def obstacles(
         elif not pictures[name]:
             yield (
                 "empty_split",
-                f"The split '{wanted}' has no {item}s, but training needs it {purpose}. Add {item}s to it.",
+                f"The split '{wanted}' has no {item}s, but training needs it {purpose}. Add {file}s to it.",
             )
         elif classes is not None and name in pixels and not sum(pixels[name]):
             yield (
@@ -80,7 +81,7 @@ def few_pictures(
         yield (
             "few_pictures",
             f"The split '{val}' has {counted(count, nouns[0])}: too few for a reliable score and a "
-            f"reliable choice of the best weights. Add labelled {nouns[0]}s to it.",
+            f"reliable choice of the best weights. Add labelled {FILE_NOUNS.get(nouns[0], nouns[0])}s to it.",
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from atrous.data.formats.palettes import as_colors
 from atrous.data.mask_value_map import UNKNOWN, ClassTable, Raw
 from atrous.data.pictures import StoredMask, exif_orientation, read_pixels, stored_lossily
 from atrous.data.pixels import PictureKind, StoredPixels, fill_missing, gives_channels
+from atrous.data.rasters.scene_windows import window_place
 from atrous.data.value_counts import value_counts
 from atrous.errors import AtrousError
 
@@ -83,7 +84,8 @@ class MaskFacts:
         labels: the class index of each value, `IGNORE_INDEX` or `UNKNOWN`; None without a class table, or if only one
             of mask and table has colours.
         unknown: the number of pixels whose value no class lists.
-        places: first (x, y) of each of the most frequent values that no class lists; in volumes (x, y, axial slice).
+        places: first (x, y) of each of the most frequent values that no class lists; in volumes (x, y, axial slice),
+            in windows of scenes (x, y) in the scene.
         inside: as in `EdgeCounts`; equal to ``counts`` if the mask was not searched for blends.
         between: as in `EdgeCounts`; 0 if the mask was not searched for blends.
         between_places: as in `EdgeCounts`, by value; in volumes (x, y, axial slice).
@@ -143,6 +145,7 @@ def survey(
     progress: Callable[[int, int], None] | None = None,
     pages: str = "first",
     channels: int | None = None,
+    missing: Sequence[float] = (),
 ) -> list[Pair]:
     """Reads all pictures and their masks, with several threads.
 
@@ -153,11 +156,12 @@ def survey(
         pages: as in `read_pixels`.
         channels: number of channels C that a model takes, because it decides which pixels hold data; None for all
             bands except alpha.
+        missing: values that mean "no data" in pictures, as in `StoredPixels.for_model`.
 
     Returns:
         One pair per item, in their order. Damaged files raise no error, but become `Pair.problems`.
     """
-    return read_all(items, lambda item: _read_pair(item, classes, pages, channels), progress, _READERS)
+    return read_all(items, lambda item: _read_pair(item, classes, pages, channels, missing), progress, _READERS)
 
 
 def read_all(
@@ -184,13 +188,15 @@ def read_all(
     return pairs
 
 
-def _read_pair(item: Item, classes: ClassTable | None, pages: str, channels: int | None) -> Pair:
+def _read_pair(
+    item: Item, classes: ClassTable | None, pages: str, channels: int | None, missing: Sequence[float]
+) -> Pair:
     picture, mask, valid, problems = None, None, None, []
     if file_of_picture(item.image).exists():
         try:
             pixels = read_pixels(item.image, pages)
             wanted = channels if channels and gives_channels(pixels.channels, pixels.kind.bands, channels) else None
-            picture, valid = _describe_picture(pixels, wanted)
+            picture, valid = _describe_picture(pixels, wanted, missing)
             picture = replace(picture, footprint=footprint_of(item.image))
         except Exception as error:  # an error of a decoder, or no memory: one file must not end the examination
             problems.append(file_error(item.image, error))
@@ -199,11 +205,23 @@ def _read_pair(item: Item, classes: ClassTable | None, pages: str, channels: int
             stored = stored_mask(item.mask, item.image, classes)
             if stored.palette and stored.values.ndim == 2 and classes is not None and classes.color_coded:
                 stored = stored._replace(values=as_colors(stored.values, stored.palette), palette=None)
-            mask = describe_mask(stored, stored_lossily(item.mask), classes, valid)
+            mask = _in_scene(describe_mask(stored, stored_lossily(item.mask), classes, valid), item.mask)
         except Exception as error:
             problems.append(file_error(item.mask, error))
     turned = _turned(item) if picture and mask and item.mask else 0
     return Pair(item, picture, mask, tuple(problems), turned)
+
+
+def _in_scene(mask: MaskFacts, path: Path) -> MaskFacts:
+    """Returns the facts about a mask with positions in the whole scene, for a window of a scene."""
+    if (place := window_place(path)) is None:
+        return mask
+    left, top = place.window.left, place.window.top
+
+    def moved(places: Mapping[Raw, tuple[int, ...]]) -> dict[Raw, tuple[int, ...]]:
+        return {value: (x + left, y + top) for value, (x, y, *_) in places.items()}
+
+    return replace(mask, places=moved(mask.places), between_places=moved(mask.between_places))
 
 
 def _turned(item: Item) -> int:
@@ -226,9 +244,11 @@ def file_error(path: Path, error: Exception) -> str:
     return str(error) if isinstance(error, AtrousError) else f"{path}: cannot be read ({type(error).__name__}: {error})"
 
 
-def _describe_picture(pixels: StoredPixels, channels: int | None) -> tuple[PictureFacts, np.ndarray | None]:
+def _describe_picture(
+    pixels: StoredPixels, channels: int | None, missing: Sequence[float]
+) -> tuple[PictureFacts, np.ndarray | None]:
     """Returns the facts, and H×W booleans, True where the picture has data, or None if it has data everywhere."""
-    image, valid = pixels.for_model(channels)
+    image, valid = pixels.for_model(channels, missing_values=missing)
     height, width = image.shape[:2]
     digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
     known = image[:, :, :3] if valid is None else _without_void(image[:, :, :3], valid)

@@ -1,4 +1,4 @@
-"""Reads the nodata value and the names of bands that GDAL stores beside a picture if its format cannot store them."""
+"""Reads nodata, names and scaling of bands, which GDAL stores beside a picture if its format cannot store them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import re
 import struct
 from pathlib import Path
 
+from atrous.data.formats.band_scaling import BandScaling, band_scaling
+
 _MOST_BYTES = 2**24
 _NODATA = re.compile(r'<NoDataValue(?:\s+le_hex_equiv="(?P<hex>[0-9A-Fa-f]{16})")?\s*>(?P<text>[^<]*)</NoDataValue>')
 
 
 _BAND = re.compile(r'<PAMRasterBand\s+band="(\d{1,5})">(.*?)</PAMRasterBand>', re.DOTALL)
-_DESCRIPTION = re.compile(r"<Description>([^<]*)</Description>")
 
 
 def descriptions_beside(path: Path | str, bands: int) -> list[str | None]:
@@ -25,11 +26,32 @@ def descriptions_beside(path: Path | str, bands: int) -> list[str | None]:
     Returns:
         One description per band, None for a band without one.
     """
-    found = {}
-    for band, content in _BAND.findall(_text_beside(path)):
-        if (description := _DESCRIPTION.search(content)) is not None:
-            found[int(band)] = html.unescape(description[1])
-    return [found.get(band) for band in range(1, bands + 1)]
+    return [None if text is None else html.unescape(text) for text in _elements(path, "Description", bands)]
+
+
+def scaling_beside(path: Path | str, bands: int) -> BandScaling | None:
+    """Reads scale and offset of the bands from ``PATH.aux.xml``.
+
+    Args:
+        path: a picture file.
+        bands: number of bands of the file.
+
+    Returns:
+        As for `band_scaling`.
+    """
+    scales, offsets = (_elements(path, name, bands) for name in ("Scale", "Offset"))
+    try:
+        return band_scaling([float(one or 1) for one in scales], [float(one or 0) for one in offsets])
+    except ValueError:
+        return None
+
+
+def _elements(path: Path | str, name: str, bands: int) -> list[str | None]:
+    """Returns the text of an element of each band; None for a band without it."""
+    element = re.compile(f"<{name}>([^<]*)</{name}>")
+    found = {int(band): element.search(content) for band, content in _BAND.findall(_text_beside(path))}
+    texts = (found.get(band) for band in range(1, bands + 1))
+    return [None if text is None else text[1] for text in texts]
 
 
 def nodata_beside(path: Path | str) -> str | None:

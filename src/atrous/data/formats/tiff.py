@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from atrous.data.class_colors import Color
+from atrous.data.formats.band_scaling import BandScaling, scaling_in_metadata
 from atrous.data.formats.decoder_errors import in_words
 from atrous.data.formats.empty_bands import bands_without_data, empty_bands
 from atrous.data.formats.exif_orientation import ORIENTATION_TAG, stored_window, upright, upright_size
 from atrous.data.formats.gdal_aux_xml import nodata_beside
-from atrous.data.formats.tiff_colors import color_table, colors_of_indices, rgb_of_cmyk
+from atrous.data.formats.tiff_colors import check_colours, color_table, colors_of_indices, rgb_of_cmyk
 from atrous.data.formats.tiff_header_checks import Directory, directories
 from atrous.data.formats.tiff_page import JPEG, StoredPage, Window, as_nodata, check_size, nodata_of, page_at
 from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype
@@ -35,9 +36,8 @@ _PLACE_TAGS = {33550: "ModelPixelScale", 33922: "ModelTiepoint", 34264: "ModelTr
 _GDAL_METADATA = 42112
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _MOST_MASKS = 16
-_WHITE_IS_ZERO, _PALETTE, _CMYK, _YCBCR = 0, 3, 5, 6  # PhotometricInterpretation
+_WHITE_IS_ZERO, _PALETTE, _CMYK = 0, 3, 5  # PhotometricInterpretation
 _GREY = (0, 1)  # WhiteIsZero, BlackIsZero
-_COLOUR_SPACES = {6: "YCbCr", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32844: "LogL", 32845: "LogLuv"}
 _STRETCH = {1: 255, 2: 85, 4: 17}  # by bits per value: factor that scales grey values to 0…255, as Pillow does for PNG
 
 
@@ -165,7 +165,7 @@ class TiffPicture:
     @property
     def kind(self) -> PictureKind:
         """The kind of the picture, from the header."""
-        name, bands = self.dtype.name, self.shape[2]
+        name, bands = self.dtype.name if self.scaling is None else "float32", self.shape[2]
         marked = self.alpha is not None or self.nodata is not None or bool(self._masks) or self._beside is not None
         return PictureKind(
             bands - (self.alpha is not None),
@@ -181,14 +181,23 @@ class TiffPicture:
     @cached_property
     def band_names(self) -> tuple[str, ...]:
         """The descriptions that GDAL stores for the bands; () if a band has none, or several pages are read."""
+        return names_in_metadata(self._metadata, self.shape[2])
+
+    @cached_property
+    def scaling(self) -> BandScaling | None:
+        """Scale and offset of the bands, as GDAL stores them; None if there are none, or several pages are read."""
+        return scaling_in_metadata(self._metadata, self.shape[2])
+
+    @property
+    def _metadata(self) -> str:
+        """GDAL's metadata of the bands, XML; "" if there is none for the bands that are read."""
         text = self._page.tags.valueof(_GDAL_METADATA)
-        if len(self._stored) > 1 or not isinstance(text, str) or self.shape[2] != self._stored[0].shape[2]:
-            return ()
-        return names_in_metadata(text, self.shape[2])
+        one_page = len(self._stored) == 1 and self.shape[2] == self._stored[0].shape[2]
+        return text if one_page and isinstance(text, str) else ""
 
     @property
     def dtype(self) -> np.dtype:
-        """The data type that `read` returns; it follows from the header."""
+        """The data type of `StoredPixels.values`; it follows from the header."""
         empty = np.zeros((1, 1, self._stored[0].shape[2]), self._stored[0].dtype)
         return self._values(empty).dtype
 
@@ -204,7 +213,7 @@ class TiffPicture:
         Raises:
             AtrousError: the file is damaged, or contains integers that ``float32`` cannot represent.
         """
-        return self.pixels(window).values
+        return self.pixels(window).measured
 
     def pixels(self, window: Window | None = None) -> StoredPixels:
         """Reads the values of the picture, and marks missing values.
@@ -234,6 +243,7 @@ class TiffPicture:
                 stacks=True,
                 names=self.band_names,
                 empty=self._empty(stored, missing),
+                scaling=self.scaling,
             )
 
     def raw_mask(self, window: Window | None = None) -> np.ndarray:
@@ -268,7 +278,7 @@ class TiffPicture:
                     f"{self.name}: page {number} is {page.shape} {page.dtype} and page 1 is {first.shape} "
                     f"{first.dtype}; pages that are read as channels must have the same shape and type."
                 )
-        self._check_colours()
+        check_colours(self._page, self._is_cmyk, self.name)
         orientation = self._page.tags.valueof(ORIENTATION_TAG)
         self.orientation = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
         self.white_is_zero = self._photometric == _WHITE_IS_ZERO if self._photometric in _GREY else None
@@ -285,19 +295,6 @@ class TiffPicture:
     def _is_cmyk(self) -> bool:
         page = self._page
         return self._photometric == _CMYK and page.samplesperpixel == 4 and page.tags.valueof(332) in (None, 1)
-
-    def _check_colours(self) -> None:
-        page, space = self._page, _COLOUR_SPACES.get(self._photometric)
-        if space is not None and not (self._photometric == _YCBCR and page.compression in JPEG):
-            raise AtrousError(f"{self.name}: colours in {space}, which is not supported; convert the file to RGB.")
-        if self._photometric == _PALETTE and page.samplesperpixel != 1:
-            raise AtrousError(
-                f"{self.name}: the picture has a colour table and {page.samplesperpixel} bands; convert it to RGB."
-            )
-        if self._is_cmyk and page.dtype not in (np.uint8, np.uint16):
-            raise AtrousError(
-                f"{self.name}: CMYK colours of type {page.dtype}, which is not supported; convert the file to RGB."
-            )
 
     def _alpha_of(self, bands: int) -> int | None:
         extra = tuple(map(int, self._page.extrasamples))

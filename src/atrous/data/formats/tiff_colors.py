@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from atrous.data.formats.tiff_page import JPEG
 from atrous.errors import AtrousError
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
+
+_PALETTE, _YCBCR = 3, 6  # PhotometricInterpretation
+_COLOUR_SPACES = {6: "YCbCr", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32844: "LogL", 32845: "LogLuv"}
 
 
 def color_table(page: TiffPage) -> np.ndarray | None:
@@ -59,3 +63,28 @@ def rgb_of_cmyk(stored: np.ndarray) -> np.ndarray:
     light = most - stored.astype(np.float32)
     parts = [light[:, :, at : at + 3] * light[:, :, at + 3 : at + 4] / most for at in range(0, stored.shape[2], 4)]
     return np.rint(np.concatenate(parts, axis=2)).astype(stored.dtype)
+
+
+def check_colours(page: TiffPage, is_cmyk: bool, name: object) -> None:
+    """Checks that the colours of a page can be read.
+
+    Args:
+        page: a page of a TIFF.
+        is_cmyk: whether its colours are CMYK.
+        name: name of the file, for messages.
+
+    Raises:
+        AtrousError: the colour space or the type of the colours is not supported.
+    """
+    photometric = int(page.photometric)
+    space = _COLOUR_SPACES.get(photometric)
+    if space is not None and not (photometric == _YCBCR and page.compression in JPEG):
+        raise AtrousError(f"{name}: colours in {space}, which is not supported; convert the file to RGB.")
+    if photometric == _PALETTE and page.samplesperpixel != 1:
+        raise AtrousError(
+            f"{name}: the picture has a colour table and {page.samplesperpixel} bands; convert it to RGB."
+        )
+    if is_cmyk and page.dtype not in (np.uint8, np.uint16):
+        raise AtrousError(
+            f"{name}: CMYK colours of type {page.dtype}, which is not supported; convert the file to RGB."
+        )

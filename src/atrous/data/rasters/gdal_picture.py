@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from atrous.data.formats.band_scaling import band_scaling
 from atrous.data.formats.empty_bands import bands_without_data, empty_bands
 from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype
 from atrous.data.rasters.band_names import checked_names
@@ -32,6 +33,7 @@ class GdalPicture:
         white_is_zero: None.
         orientation: 1.
         lossy: whether the compression may change values: JPEG 2000.
+        scaling: scale and offset of the bands; None if the stored numbers are the measured values.
 
     Raises:
         AtrousError: rasterio is not installed, or the file is missing or damaged.
@@ -61,6 +63,7 @@ class GdalPicture:
         flags = file.mask_flag_enums[0]
         self._masks = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
         self.band_names = checked_names(file.descriptions)
+        self.scaling = band_scaling(file.scales, file.offsets)
         self._empty_bands: frozenset[int] | None = None
 
     @property
@@ -71,7 +74,7 @@ class GdalPicture:
         bands = self.shape[2]
         return PictureKind(
             bands - (self.alpha is not None),
-            dtype,
+            dtype if self.scaling is None else "float32",
             bands,
             may_lack_data=marked or dtype == "float32",
             names=tuple(name for band, name in enumerate(self.band_names) if band != self.alpha),
@@ -101,7 +104,14 @@ class GdalPicture:
             empty = tuple(band for band in np.flatnonzero(gone).tolist() if band in self._empty_bands)
         declares = self.nodata is not None
         return StoredPixels(
-            np.ascontiguousarray(values), self.alpha, missing, masked, not declares, names=self.band_names, empty=empty
+            np.ascontiguousarray(values),
+            self.alpha,
+            missing,
+            masked,
+            not declares,
+            names=self.band_names,
+            empty=empty,
+            scaling=self.scaling,
         )
 
     def raw_mask(self, window: tuple[int, int, int, int]) -> np.ndarray:

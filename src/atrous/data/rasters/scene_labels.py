@@ -16,7 +16,7 @@ from atrous.data.rasters.reprojection import bounds_in
 from atrous.data.rasters.scene_windows import WindowPlace
 from atrous.data.rasters.vector_files import has_polygons_in, is_vector_file, open_layer
 from atrous.data.rasters.vector_labels import VectorLabels
-from atrous.data.raw_values import Raw
+from atrous.data.raw_values import NO_NUMBER, Raw
 from atrous.errors import AtrousError
 
 #: Largest number of attributes and values that a message names.
@@ -50,9 +50,9 @@ def read_scene_labels(place: WindowPlace, scene: Path, classes: ClassTable | Non
 
     The class of a polygon is the value of an attribute: the name of a class, or one of its ``segments`` in
     classes.yaml. ``attribute`` in classes.yaml names the attribute, whose values may then also be raw values. Without
-    it, the one attribute is used whose values are all names or segments of classes. If there is no such attribute, and
-    one class besides the background, all polygons belong to that class. Pixels outside all polygons are background;
-    without a class background, they have no class.
+    it, the one attribute is used whose values are all names or segments of classes, or ignored. If there is no such
+    attribute, and one class besides the background, all polygons belong to that class. Pixels outside all polygons are
+    background; without a class background, they have no class.
 
     Args:
         place: window of the labels, in pixels of the scene.
@@ -117,7 +117,9 @@ def _texts_of(classes: ClassTable, *, numbers: bool) -> dict[str, int]:
             chance, so they count only if the attribute is named.
     """
     found: dict[str, int] = {}
-    rows: list[tuple[tuple[Raw, ...], tuple[str, ...]]] = [(classes.ignore, ())]
+    rows: list[tuple[tuple[Raw, ...], tuple[str, ...]]] = [
+        (classes.ignore or (NO_NUMBER,), classes.ignored_values),
+    ]
     segments = classes.segments or ((),) * len(classes)
     rows += [(raw, (name, *texts)) for name, raw, texts in zip(classes.names, classes.raw, segments, strict=True)]
     for raw, texts in rows:

@@ -24,7 +24,7 @@ ROUNDED = 2**-10
 #: An edge as long as the scene is divided into this many edges before it is mapped to another CRS.
 EDGES = 256
 #: Largest number of attribute values that a message names.
-_SHOWN = 8
+_SHOWN = 10
 
 
 class LabelWindow(NamedTuple):
@@ -138,19 +138,22 @@ class VectorLabels:
                     f"polygon. Name it. The file has: {', '.join(self.attributes) or 'no attributes'}."
                 )
             return np.full(len(polygons.texts), values[0] if values else 1, np.int64)
-        unknown = sorted({*polygons.texts.tolist()} - value_of.keys())
-        if unknown:
-            raise self._unknown(unknown, polygons.texts)
+        if {*polygons.texts.tolist()} - value_of.keys():
+            raise self._unknown(value_of)
         return np.array([value_of[text] for text in polygons.texts.tolist()], np.int64)
 
-    def _unknown(self, unknown: list[str], texts: np.ndarray) -> AtrousError:
+    def _unknown(self, known: Mapping[str, int]) -> AtrousError:
+        """Returns an error with the unknown values of the whole file, the same for each window."""
+        counts = self.values()
+        unknown = sorted(counts.keys() - known.keys())
         named = [f"{text!r}" for text in unknown if text]
         more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
         found = [f"the values {', '.join(named[:_SHOWN])}{more}"] if named else []
-        found += [f"{counted(int((texts == '').sum()), 'polygon')} without a value"] if "" in unknown else []
+        found += [f"{counted(counts[''], 'polygon')} without a value"] if "" in unknown else []
         return AtrousError(
-            f"{self.path}: the attribute {self.attribute} has {' and '.join(found)}, which belong to no class. Add "
-            "them to a class, or to the values to ignore, in classes.yaml."
+            f"{self.path}: the attribute {self.attribute} has {' and '.join(found)}, which belong to no class. In "
+            'classes.yaml, add each value to segments: of its class, or to ignore: of the file; "" stands for polygons '
+            "without a value."
         )
 
 

@@ -17,7 +17,6 @@ from atrous.data.formats.exif_orientation import stored_from_upright
 from atrous.data.formats.tiff import TiffPicture, is_tiff
 from atrous.data.mask_value_map import IGNORE_INDEX, ClassTable
 from atrous.data.pictures import read_pixels
-from atrous.data.pixels import without
 from atrous.data.rasters.band_names import bands_to_read, checked_names
 from atrous.data.rasters.raster_grid import CACHE_MB as CACHE_MB
 from atrous.data.rasters.raster_grid import rasterio_window
@@ -132,7 +131,7 @@ class GeoTiffSource:
         return *self._size, self._taken
 
     def read(self, window: tuple[int, int, int, int]) -> Pixels:
-        """Reads a window; uint8 and uint16 stay as they are, other types become float32; see `StoredPixels.for_model`.
+        """Reads a window; uint8 and uint16 stay as they are unless the file scales them; see `StoredPixels.for_model`.
 
         Args:
             window: (top, left, height, width) in pixels.
@@ -146,9 +145,7 @@ class GeoTiffSource:
         else:
             assert self._whole is not None
             stored = self._whole.window(window)
-        values, valid = stored.choosing(self._chosen).for_model(self._taken, self._fill)
-        if self._missing:
-            valid = without(values, valid, self._missing)
+        values, valid = stored.choosing(self._chosen).for_model(self._taken, self._fill, self._missing)
         doubtful = self._judges_alpha and self._taken < self.bands and stored.alpha_may_be_a_channel
         self._judges_alpha = self._judges_alpha and not doubtful  # the doubt is reported for one window only
         return Pixels(values, valid, doubtful)

@@ -68,20 +68,34 @@ def _windows_of(file: Path, one: Input, first: bool) -> Source:
 
 
 def as_input(pixels: Pixels, one: Input) -> Pixels:
-    """Applies the missing values and the per-image normalisation of an input to a whole picture.
+    """Applies the missing values and the per-image normalisation of an input to an array.
 
     Args:
-        pixels: the stored pixels, with the channels of the input.
+        pixels: the pixels, with the channels of the input.
         one: the input; it defines which values are missing, and whether each picture is normalised by its own mean and
             standard deviation.
 
     Raises:
         AtrousError: the input takes slices of volumes, whose normalisation needs the whole volume.
     """
-    check_takes_pictures(one)
     values, valid, doubtful = pixels
     if one.missing:
         valid = without(values, valid, one.missing)
+    return standardised(Pixels(values, valid, doubtful), one)
+
+
+def standardised(pixels: Pixels, one: Input) -> Pixels:
+    """Applies the per-image normalisation of an input to a whole picture.
+
+    Args:
+        pixels: pixels of a file, with the channels of the input and without its missing values.
+        one: the input; it defines whether each picture is normalised by its own mean and standard deviation.
+
+    Raises:
+        AtrousError: the input takes slices of volumes, whose normalisation needs the whole volume.
+    """
+    check_takes_pictures(one)
+    values, valid, doubtful = pixels
     if one.normalize == "per_image":
         values, valid, _ = whole(StandardisedSource(ArraySource(values, valid)))
     return Pixels(values, valid, doubtful)
@@ -97,7 +111,7 @@ def read_picture_pixels(
     wavelengths: Sequence[float] = (),
     fill: Sequence[float] | None = None,
 ) -> Pixels:
-    """Reads the pixels of a picture, without the missing values and the normalisation of an input.
+    """Reads the pixels of a picture, without the normalisation of an input.
 
     Args:
         file: path of the picture.
@@ -105,7 +119,8 @@ def read_picture_pixels(
         pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
         spacing: for a slice of a volume, the voxel sides to which the volume is resampled, in millimetres; None for no
             resampling.
-        missing: values that mean "no data"; they are used only for resampling, which does not interpolate them.
+        missing: values that mean "no data", in addition to the nodata values of the file. For a slice of a volume they
+            are used only for resampling, which does not interpolate them.
         bands: names of the bands to read, as in `bands_to_read`.
         wavelengths: wavelengths of the bands to read in nanometres, as in `bands_to_read`.
         fill: value of each channel for bands without data in the whole file, as in `StoredPixels.for_model`.
@@ -117,14 +132,14 @@ def read_picture_pixels(
     stored = read_pixels(file, pages) if place is None else slice_pixels(place, spacing, missing)
     try:
         stored = stored.choosing(bands_to_read(stored.names, bands, wavelengths, stored.channels))
-        values, valid = stored.for_model(channels, fill)
+        values, valid = stored.for_model(channels, fill, missing if slice_place(file) is None else ())
     except AtrousError as error:
         raise AtrousError(f"{file}: {error}") from error
     return Pixels(values, valid, values.shape[2] != stored.values.shape[2] and stored.alpha_may_be_a_channel)
 
 
 def read_input(file: Path, one: Input, fill: Sequence[float] | None = None) -> Pixels:
-    """Reads one input of a scene; see `as_input`.
+    """Reads one input of a scene; see `standardised`.
 
     Args:
         file: path of the input's file, or of a slice of a volume.
@@ -144,5 +159,5 @@ def read_input(file: Path, one: Input, fill: Sequence[float] | None = None) -> P
         except AtrousError as error:
             raise AtrousError(f"{file}: {error}") from error
     fill = one.mean if fill is None else fill
-    pixels = read_picture_pixels(file, one.channels, one.pages, bands=one.bands, wavelengths=one.wavelengths, fill=fill)
-    return as_input(pixels, one)
+    pixels = read_picture_pixels(file, one.channels, one.pages, None, one.missing, one.bands, one.wavelengths, fill)
+    return standardised(pixels, one)

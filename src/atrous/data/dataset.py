@@ -288,7 +288,8 @@ class Dataset:
             return raw_mask, nodata
         if self.classes.color_coded:
             return as_colors(raw_mask, palette), None
-        for index in np.flatnonzero(np.bincount(raw_mask.ravel(), minlength=256)).tolist():
+        indices = raw_mask if raw_mask.dtype.kind == "u" else raw_mask[raw_mask >= 0]  # pixels outside have no index
+        for index in np.flatnonzero(np.bincount(indices.ravel(), minlength=256)).tolist():
             color = palette[index] if index < len(palette) else (0, 0, 0)
             first_color, first_path = self._palette_seen.setdefault(index, (color, path))
             if color != first_color:
@@ -312,8 +313,8 @@ def stored_mask(path: Path, image: Path | None, classes: ClassTable | None) -> S
         if image is None:
             raise AtrousError(f"{window.file}: polygons are drawn on the grid of their scene: give the picture, too.")
         if has_own_grid(window, file_of_picture(image)):
-            values, nodata = read_scene_labels(window, file_of_picture(image), classes)
-            return StoredMask(values, None, nodata, 1, False, None)
+            labels = read_scene_labels(window, file_of_picture(image), classes)
+            return StoredMask(labels.values, labels.palette, labels.nodata, 1, False, None)
     place = slice_place(path)
     if place is None or not is_dicom_label(place.file):
         return read_mask(path)

@@ -1,6 +1,7 @@
 """CT is clipped to percentiles of the labelled voxels, as nnU-Net does; the model's record stores the numbers."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -211,3 +212,16 @@ def test_the_model_file_stores_the_window_and_predicts_with_it(tmp_path):
     values = scan.get_fdata(dtype=np.float32)
     nibabel.save(nibabel.Nifti1Image(np.where(values > high, 5000, values).astype(np.float32), scan.affine), path)
     np.testing.assert_array_equal(segmenter(path / "axial/0001").mask, expected)
+
+
+def test_intensities_in_blocks_are_those_of_numpy_and_need_little_memory(monkeypatch):
+    monkeypatch.setattr(foreground_intensities, "BLOCK", 10_000)
+    values = np.random.default_rng(0).normal(1e4, 3, 400_001).astype(np.float32)
+    exact, expected = values.astype(np.float64), np.percentile(values, (0.5, 99.5)).tolist()
+    tracemalloc.start()
+    found = foreground_intensities._measured(values)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < values.nbytes / 2
+    assert list(found.window) == expected
+    np.testing.assert_allclose((found.mean, found.std), (exact.mean(), exact.std()), rtol=1e-12)

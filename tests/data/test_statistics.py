@@ -1,7 +1,10 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from atrous.data import statistics
 from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.data.statistics import channel_statistics, class_pixels
@@ -40,3 +43,20 @@ def test_a_constant_channel_has_a_usable_deviation(dataset):
 def test_class_pixels_are_those_of_the_labels(dataset):
     labels = np.concatenate([dataset.read(item).label.ravel() for item in dataset.split("train")])
     assert class_pixels(dataset, "train") == [(labels == 0).sum(), (labels == 1).sum()]
+
+
+def test_sums_in_blocks_are_those_of_float64_and_need_little_memory():
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(1e4, 3, (400_000, 3)).astype(np.float32)
+    pixels[:1000, 1] = np.nan
+    valid, limits = rng.random(len(pixels)) < 0.7, np.array([[9e3, 9e3, 9_998], [2e4, 2e4, 10_001]])
+    exact = pixels[valid].astype(np.float64).clip(*limits)
+    tracemalloc.start()
+    count, total, squares = statistics._sums(pixels, valid, limits)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * 8 * statistics.BLOCK_VALUES < pixels.nbytes * 2  # a float64 copy alone is twice as large
+    assert np.array_equal(count, np.isfinite(exact).sum(0))
+    np.testing.assert_allclose(total, np.nansum(exact, 0), rtol=1e-12)
+    np.testing.assert_allclose(squares, np.nansum(exact**2, 0), rtol=1e-12)
+    np.testing.assert_allclose(statistics._sums(pixels, None, limits)[0], np.isfinite(pixels).sum(0))

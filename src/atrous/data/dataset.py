@@ -27,7 +27,6 @@ from atrous.data.sample import Sample
 from atrous.data.sources.scene_files import read_picture_pixels, read_scene
 from atrous.data.sources.source import Pixels
 from atrous.data.splits.split_names import canonical_split
-from atrous.data.value_counts import value_counts
 from atrous.data.volumes.resampled_masks import read_resampled_label
 from atrous.data.volumes.slice_pixels import read_label_slice
 from atrous.data.volumes.slices import is_dicom_label, is_volume_place, slice_place
@@ -302,7 +301,8 @@ class Dataset:
             return raw_mask, nodata
         if self.classes.color_coded:
             return as_colors(raw_mask, palette), None
-        for index in np.flatnonzero(value_counts(raw_mask)).tolist():
+        indices = raw_mask if raw_mask.dtype.kind == "u" else raw_mask[raw_mask >= 0]  # pixels outside have no index
+        for index in np.flatnonzero(np.bincount(indices.ravel())).tolist():
             color = palette[index] if index < len(palette) else (0, 0, 0)
             first_color, first_path = self._palette_seen.setdefault(index, (color, path))
             if color != first_color:
@@ -329,8 +329,9 @@ def stored_mask(path: Path, image: Path | None, classes: ClassTable | None) -> S
         if image is None:
             raise AtrousError(f"{window.file}: polygons are drawn on the grid of their scene: give the picture, too.")
         if has_own_grid(window, file_of_picture(image)):
-            values, nodata = read_scene_labels(window, file_of_picture(image), classes)
-            return _with_undeclared_void(StoredMask(values, None, nodata, 1, False, None), classes)
+            labels = read_scene_labels(window, file_of_picture(image), classes)
+            found = StoredMask(labels.values, labels.palette, labels.nodata, 1, False, None)
+            return _with_undeclared_void(found, classes)
     place = slice_place(path)
     if place is None:
         return _with_undeclared_void(read_mask(path), classes)

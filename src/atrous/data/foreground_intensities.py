@@ -22,6 +22,8 @@ from atrous.input_spec import Input
 
 #: Number of voxels that are drawn from all volumes together, the same number from each.
 SAMPLES = 10**7
+#: Number of voxels that are converted to float64 at once.
+BLOCK = 2**18
 #: Seed of the drawing, the same for each volume.
 SEED = 1234
 #: Percentiles of the voxels' values that become the window.
@@ -93,7 +95,8 @@ def foreground_intensities(
         AtrousError: no voxel of the split belongs to such a class, or nearly all of them have one value in a contrast.
     """
     volumes = labelled_volumes(dataset.split(split))
-    count, drawn = max(1, SAMPLES // max(1, len(volumes))), []
+    count = max(1, SAMPLES // max(1, len(volumes)))
+    drawn: list[list[np.ndarray]] = [[] for _ in contrasts]
     for file, (_, mask) in volumes.items():
         volume = read_volume(file, one.spacing, one.missing)
         try:
@@ -104,22 +107,32 @@ def foreground_intensities(
         values = volume.values[(labels != 0) & (labels != IGNORE_INDEX) & volume.valid(one.missing)]
         if len(values):
             chosen = np.random.default_rng(SEED).integers(len(values), size=count)
-            drawn.append(values[:, list(contrasts)][chosen].astype(np.float32))
+            for contrast, own in zip(contrasts, drawn, strict=True):
+                own.append(values[chosen, contrast].astype(np.float32))
     cure = f"Give the window in {INPUTS_FILE}: window: [LOW, HIGH]."
-    if not drawn:
+    if not any(drawn):
         raise AtrousError(
             f"{dataset.root}: the window cannot be measured, because no voxel of the split {split} belongs to a class "
             f"other than {dataset.classes.names[0]}. {cure}"
         )
-    joined = np.concatenate(drawn)
-    low, high = np.percentile(joined, PERCENTILES, axis=0).tolist()
-    if flat := [index for index, ends in enumerate(zip(low, high, strict=True)) if ends[0] >= ends[1]]:
-        raise AtrousError(
-            f"{dataset.root}: the window cannot be measured, because nearly all labelled voxels of contrast "
-            f"{contrasts[flat[0]]} in the split {split} have the value {low[flat[0]]:g}. {cure}"
-        )
-    mean, std = joined.mean(axis=0, dtype=np.float64), joined.std(axis=0, dtype=np.float64)
-    return {
-        contrast: Intensities((float(a), float(b)), float(center), float(spread))
-        for contrast, a, b, center, spread in zip(contrasts, low, high, mean, std, strict=True)
-    }
+    found: dict[int, Intensities] = {}
+    for contrast, own in zip(contrasts, drawn, strict=True):
+        joined = np.concatenate(own)
+        own.clear()
+        measured = _measured(joined)
+        if measured.window[0] >= measured.window[1]:
+            raise AtrousError(
+                f"{dataset.root}: the window cannot be measured, because nearly all labelled voxels of contrast "
+                f"{contrast} in the split {split} have the value {measured.window[0]:g}. {cure}"
+            )
+        found[contrast] = measured
+    return found
+
+
+def _measured(values: np.ndarray) -> Intensities:
+    """Returns the intensities of the voxels of one contrast, N float32, whose order is changed."""
+    mean = float(values.mean(dtype=np.float64))
+    blocks = (values[at : at + BLOCK].astype(np.float64) for at in range(0, len(values), BLOCK))
+    squares = sum(float(np.square(block - mean).sum()) for block in blocks)
+    low, high = np.percentile(values, PERCENTILES, overwrite_input=True).tolist()
+    return Intensities((low, high), mean, (squares / len(values)) ** 0.5)

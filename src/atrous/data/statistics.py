@@ -25,6 +25,8 @@ from atrous.input_spec import Input
 #: Channel statistics use at least this number of equally spaced pictures, and fewer than twice this number. If a split
 #: has fewer pictures, all of them are used.
 STATISTICS_PICTURES = 200
+#: Number of values of a picture that are converted to float64 at once.
+BLOCK_VALUES = 2**18
 
 
 def channel_statistics(dataset: Dataset, split: str, one: Input) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -45,16 +47,32 @@ def channel_statistics(dataset: Dataset, split: str, one: Input) -> tuple[tuple[
     count, total, squares = np.zeros((3, one.channels))
     for item in chosen:
         values, valid, _ = read_input(dataset.file_of(item, one.name), one, fill=[np.nan] * one.channels)
-        pixels = values.reshape(-1, one.channels).astype(np.float64)
-        pixels = pixels if valid is None else pixels[valid.ravel()]
-        pixels = pixels.clip(*limits)
-        known = ~np.isnan(pixels)  # False for bands without data in the whole file
-        pixels = np.where(known, pixels, 0)
-        count, total, squares = count + known.sum(0), total + pixels.sum(0), squares + (pixels**2).sum(0)
+        found = _sums(values.reshape(-1, one.channels), None if valid is None else valid.ravel(), limits)
+        count, total, squares = np.add((count, total, squares), found)
     mean = total / np.maximum(count, 1)
     std = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0))
     own = np.array(one.standardised)
     return tuple(np.where(own, 0.0, mean).tolist()), tuple(np.where((std > 0) & ~own, std, 1.0).tolist())
+
+
+def _sums(pixels: np.ndarray, valid: np.ndarray | None, limits: np.ndarray) -> np.ndarray:
+    """Returns the number, the sum and the sum of squares of the known values of each channel, as 3×C.
+
+    Args:
+        pixels: N×C values; NaN in bands without data in the whole file.
+        valid: N booleans, False for pixels to leave out; None if all are valid.
+        limits: the lowest and the highest value of each channel, 2×C; other values are clipped.
+    """
+    sums = np.zeros((3, pixels.shape[1]))
+    step = max(1, BLOCK_VALUES // pixels.shape[1])
+    for start in range(0, len(pixels), step):
+        block = pixels[start : start + step]
+        block = (block if valid is None else block[valid[start : start + step]]).astype(np.float64)
+        np.clip(block, *limits, out=block)
+        known = ~np.isnan(block)
+        block[~known] = 0
+        sums += known.sum(0), block.sum(0), np.einsum("nc,nc->c", block, block)
+    return sums
 
 
 def kind_of_input(dataset: Dataset, name: str, splits: Sequence[str]) -> PictureKind:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from atrous.data.rasters.library_warnings import hide_rasterio_warnings
+from atrous.data.rasters.raster_grid import coordinates
 from atrous.data.sources.source import Window
 from atrous.errors import AtrousError, missing_extra
 
@@ -88,8 +89,9 @@ def read_raster(path: Path, name: str) -> Raster:
         raise missing_extra("rasterio", "geo") from None
     from rasterio.errors import RasterioError
 
+    hide_rasterio_warnings()  # a message is raised below
     try:
-        with warnings.catch_warnings(action="ignore"), rasterio.open(path) as file:  # a message is raised below
+        with rasterio.open(path) as file:
             raster = Raster(path, name, file.height, file.width, file.crs, file.transform)
             has_points = bool(file.gcps[0])
     except RasterioError as error:
@@ -160,25 +162,37 @@ def seams_of(grid: Sequence[GridRaster], windows: Sequence[tuple[int, Window]]) 
         grid: rasters of one grid.
         windows: windows from `windows_of`.
     """
-    by_top, by_left = defaultdict(list), defaultdict(list)
-    for index, (_, window) in enumerate(windows):
-        by_top[window.top].append(index)
-        by_left[window.left].append(index)
     seams: list[list[Seam]] = [[] for _ in windows]
-    for index, (raster, window) in enumerate(windows):
-        for other in by_top[window.top + window.height]:
-            begin, end = _common(window.left, window.width, windows[other][1].left, windows[other][1].width)
-            if begin < end and _apart(grid, raster, windows[other][0]):
-                seams[index].append(Seam(other, "bottom", begin - window.left, end - window.left))
-                left = windows[other][1].left
-                seams[other].append(Seam(index, "top", begin - left, end - left))
-        for other in by_left[window.left + window.width]:
-            begin, end = _common(window.top, window.height, windows[other][1].top, windows[other][1].height)
-            if begin < end and _apart(grid, raster, windows[other][0]):
-                seams[index].append(Seam(other, "right", begin - window.top, end - window.top))
-                top = windows[other][1].top
-                seams[other].append(Seam(index, "left", begin - top, end - top))
+    spans = [(raster, (one.top, one.height), (one.left, one.width)) for raster, one in windows]
+    _add_seams(seams, grid, spans, ("bottom", "top"))
+    _add_seams(seams, grid, [(raster, across, down) for raster, down, across in spans], ("right", "left"))
     return seams
+
+
+def _add_seams(
+    seams: list[list[Seam]],
+    grid: Sequence[GridRaster],
+    windows: Sequence[tuple[int, tuple[int, int], tuple[int, int]]],
+    sides: tuple[str, str],
+) -> None:
+    """Adds the common edges of windows that follow each other in one direction, down or across.
+
+    Args:
+        seams: the edges of each window so far.
+        grid: rasters of one grid.
+        windows: for each window, the index of its raster, its (begin, length) in this direction, and that in the other.
+        sides: side of a window at which the next one is, and side of the next one at which this window is.
+    """
+    at = defaultdict(list)
+    for index, (_, (begin, _), _) in enumerate(windows):
+        at[begin].append(index)
+    for index, (raster, (first, length), (start, size)) in enumerate(windows):
+        for other in at[first + length]:
+            other_raster, _, (other_start, other_size) = windows[other]
+            begin, end = _common(start, size, other_start, other_size)
+            if begin < end and _apart(grid, raster, other_raster):
+                seams[index].append(Seam(other, sides[0], begin - start, end - start))
+                seams[other].append(Seam(index, sides[1], begin - other_start, end - other_start))
 
 
 def _on_grid(raster: Raster, first: Raster) -> GridRaster | None:
@@ -196,10 +210,9 @@ def _on_grid(raster: Raster, first: Raster) -> GridRaster | None:
 
 def _corners(raster: Raster, first: Raster) -> Iterator[tuple[float, float]]:
     """Yields the upper left, upper right and lower left corner of a raster as (column, row) of the first raster."""
-    inverse, own = ~first.transform, raster.transform
+    inverse = ~first.transform
     for column, row in ((0, 0), (raster.width, 0), (0, raster.height)):
-        x, y = own.a * column + own.b * row + own.c, own.d * column + own.e * row + own.f
-        yield inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f
+        yield coordinates(inverse, *coordinates(raster.transform, column, row))
 
 
 def _common(begin: int, length: int, other_begin: int, other_length: int) -> tuple[int, int]:

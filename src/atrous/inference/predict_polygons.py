@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from atrous.data.mask_value_map import ClassTable
+from atrous.data.rasters.library_warnings import hide_rasterio_warnings
 from atrous.data.remote.transfer import as_path, local_path
 from atrous.data.sources.geotiff import RASTER_SUFFIXES
 from atrous.errors import AtrousError
@@ -95,9 +95,9 @@ def _opens(path: Path) -> bool:
     import rasterio
     from rasterio.errors import RasterioError
 
+    hide_rasterio_warnings()
     try:
-        with warnings.catch_warnings(action="ignore"):
-            rasterio.open(path).close()
+        rasterio.open(path).close()
     except RasterioError:
         return False
     return True

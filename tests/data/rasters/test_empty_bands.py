@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from tests.data.rasters.test_band_names import write
 
+from atrous.data.formats import empty_bands, tiff_page
+from atrous.data.formats.empty_bands import SearchedFile
+from atrous.data.formats.tiff import TiffPicture
+from atrous.data.formats.tiff_page import StoredPage
 from atrous.data.pictures import read_pixels
+from atrous.data.rasters.gdal_picture import GdalPicture
 from atrous.data.rasters.scene_windows import WindowPlace
 from atrous.data.sources.geotiff import GeoTiffSource
 from atrous.data.sources.scene_files import read_input
@@ -84,3 +91,66 @@ def test_an_empty_band_of_whole_numbers_changes_neither_type_nor_rule(tmp_path):
     assert (filled[0][:, :, 4] == 70).all()
     assert np.array_equal(filled[0][:, :, :4], values[:, :, :4])
     assert np.isnan(read_pixels(path).for_model(None, [np.nan] * 5)[0][:, :, 4]).all()
+
+
+def wide_scene(path, bands=3, **profile):
+    """A raster of 64×640 pixels whose band 1 is empty, and whose band 2 has data only in its last row."""
+    values = np.random.default_rng(0).integers(1, 900, (64, 640, bands)).astype(np.int16)
+    values[:, :, 1] = values[:-1, :, 2] = NODATA
+    return write(path, values, [""] * bands, nodata=NODATA, compress="deflate", **profile)
+
+
+WINDOW = (3, 5, 20, 30)
+
+
+@pytest.mark.parametrize("kind", [{"blockysize": 4}, {"tiled": True, "blockxsize": 32, "blockysize": 16}])
+def test_each_block_is_decoded_once_in_the_search(tmp_path, monkeypatch, kind):
+    path = wide_scene(tmp_path / "a.tif", interleave="pixel", **kind)
+    monkeypatch.setattr(tiff_page, "CACHE_BYTES", 0)
+    monkeypatch.setattr(empty_bands, "PART_BYTES", 640 * 20 * 6)
+    with TiffPicture(path) as tiff:
+        before = tiff.pixels((3, 5, 1, 1))
+        decoded, function = [], StoredPage._decoded
+        monkeypatch.setattr(
+            StoredPage, "_decoded", lambda page, index, *more: [decoded.append(index), function(page, index, *more)][1]
+        )
+        empty_bands._found.clear()
+        assert tiff.pixels((3, 5, 1, 1)).empty == before.empty == (1,)
+    # block 0 is still in memory from the window
+    assert sorted(decoded) == list(range(80 if "tiled" in kind else 16))
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".vrt"])
+def test_a_file_is_searched_once_until_it_changes(tmp_path, monkeypatch, suffix):
+    path = wide_scene(tmp_path / "a.tif")
+    if suffix == ".vrt":
+        from rasterio.shutil import copy
+
+        path = tmp_path / "a.vrt"
+        copy(str(tmp_path / "a.tif"), str(path), driver="VRT")
+    searched, function = [], empty_bands._search
+    monkeypatch.setattr(empty_bands, "_search", lambda file: [searched.append(file), function(file)][1])
+
+    def empty():
+        picture = TiffPicture(path) if suffix == ".tif" else GdalPicture(path)
+        found = picture.pixels(WINDOW).empty
+        picture.close()
+        return found
+
+    assert [empty() for _ in range(3)] == [(1,)] * 3
+    assert len(searched) == 1
+    os.utime(path, ns=(1, 1))
+    assert empty() == (1,)
+    assert len(searched) == 2
+
+
+def test_parts_have_the_full_width_unless_a_row_of_blocks_is_too_large(monkeypatch):
+    monkeypatch.setattr(empty_bands, "PART_BYTES", 1000)
+
+    def parts(shape, block):
+        file = SearchedFile(None, shape, np.dtype(np.uint8), block, (), np.zeros, np.zeros)
+        return [*empty_bands._parts(file)]
+
+    assert parts((25, 10, 10), (4, 10)) == [(0, 0, 8, 10), (8, 0, 8, 10), (16, 0, 8, 10), (24, 0, 1, 10)]
+    assert parts((4, 50, 10), (4, 10)) == [(0, 0, 4, 20), (0, 20, 4, 20), (0, 40, 4, 10)]
+    assert parts((40, 50, 10), (40, 50)) == [(0, 0, 40, 50)]  # one strip

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from atrous.data.rasters.pixel_area import PixelAreas
+from atrous.data.rasters.polygon_area import polygon_area
+from atrous.data.rasters.raster_grid import coordinates
 from atrous.data.sources.geotiff import Place
 from atrous.errors import AtrousError
 
@@ -130,3 +132,19 @@ def test_rasters_without_a_place_are_refused(place, message):
 def test_a_sphere_has_the_area_of_a_sphere():
     areas = areas_of("+proj=longlat +a=6371000 +b=6371000", from_origin(-180, 90, 1, 1), (180, 360))
     assert areas.sum() == pytest.approx(4 * np.pi * 6371000**2)
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        ("EPSG:4326", from_origin(5, 41, 0.01, 0.02)),
+        ("EPSG:4326+5773", from_origin(5, -41, 0.01, 0.02)),  # with heights
+        ("EPSG:32632", from_origin(600000, 4600000, 10, 10)),
+    ],
+)
+def test_the_pixels_of_a_raster_are_as_large_as_its_polygon(crs, transform):
+    shapely = pytest.importorskip("shapely")
+    right, bottom = coordinates(transform, 96, 64)
+    bounds = shapely.box(transform.c, bottom, right, transform.f)
+    whole = polygon_area(pyproj.CRS(crs).to_wkt())(bounds)
+    assert areas_of(crs, transform).sum() == pytest.approx(whole, rel=1e-7)

@@ -1,18 +1,25 @@
 """Label rasters on the grid of a scene: the values are those of `read_mask` and of GDAL's nearest neighbour."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.data.rasters.rasters import write_raster
 
+from atrous.data.formats.tiff import TiffPicture
 from atrous.data.mask_value_map import ClassTable
+from atrous.data.open_dataset import open_dataset
 from atrous.data.pictures import read_mask
-from atrous.data.rasters import raster_labels
+from atrous.data.rasters import raster_labels, scene_labels
 from atrous.data.rasters.raster_grid import RasterGrid, coordinates, grid_of, same_grid
 from atrous.data.rasters.raster_labels import read_raster_labels, warp_command
-from atrous.data.rasters.reprojection import positions_in
+from atrous.data.rasters.reprojection import bounds_in, positions_in
+from atrous.data.rasters.scene_labels import has_own_grid, read_scene_labels
+from atrous.data.rasters.scene_windows import WindowPlace, window_place
 from atrous.data.raw_values import NO_NUMBER
+from atrous.data.sources.source import Window
 from atrous.errors import AtrousError
 
 rasterio = pytest.importorskip("rasterio")
@@ -30,7 +37,7 @@ def test_real_labels(shared):
     folder = shared / "data/sen1floods11"
     path = folder / "labels/Spain_7370579_LabelHand.tif"
     grid = grid_of(folder / "S1/Spain_7370579_S1Hand.tif")
-    values, nodata = read_raster_labels(path, grid, (100, 30, 400, 480))
+    values, nodata, _ = read_raster_labels(path, grid, (100, 30, 400, 480))
     assert np.array_equal(values, read_mask(path).values[100:500, 30:510])
     assert nodata is None
     assert values.min() == -1  # the value to ignore
@@ -49,7 +56,7 @@ def test_windows_on_the_grid_are_those_of_read_mask(tmp_path, dtype, lowest, nod
     path = write_raster(tmp_path / "a.tif", values, UTM, SCENE.transform, nodata=nodata, **blocks)
     whole = read_mask(path)
     for top, left, height, width in ((0, 0, 150, 170), (3, 7, 40, 50), (149, 169, 1, 1), (8, 8, 3, 3)):
-        found, declared = read_raster_labels(path, SCENE, (top, left, height, width))
+        found, declared, _ = read_raster_labels(path, SCENE, (top, left, height, width))
         assert np.array_equal(found, whole.values[top : top + height, left : left + width])
         assert found.dtype == whole.values.dtype
         assert declared == whole.nodata
@@ -73,11 +80,11 @@ def test_a_virtual_raster_and_a_png(tmp_path):
     from rasterio.shutil import copy
 
     copy(str(tmp_path / "a.tif"), str(tmp_path / "a.vrt"), driver="VRT")
-    found, nodata = read_raster_labels(tmp_path / "a.vrt", SCENE, (10, 20, 30, 40))
+    found, nodata, _ = read_raster_labels(tmp_path / "a.vrt", SCENE, (10, 20, 30, 40))
     assert np.array_equal(found, values[10:40, 20:60])
     assert nodata == -5
     write_raster(tmp_path / "a.png", np.abs(values).astype("u1"), None, Affine.identity(), driver="PNG")
-    found, _ = read_raster_labels(tmp_path / "a.png", SCENE, (10, 20, 30, 40))  # no coordinates, and the same size
+    found, _, _ = read_raster_labels(tmp_path / "a.png", SCENE, (10, 20, 30, 40))  # no coordinates, and the same size
     assert np.array_equal(found, np.abs(values)[10:40, 20:60])
 
 
@@ -119,7 +126,7 @@ def other(request, tmp_path_factory):
 
 
 def test_another_grid_equals_gdal(other):
-    found, nodata = read_raster_labels(other, SCENE, WHOLE)
+    found, nodata, _ = read_raster_labels(other, SCENE, WHOLE)
     expected, sure = by_gdal(other, SCENE, NO_NUMBER), clear(SCENE, grid_of(other))
     assert nodata in (None, NO_NUMBER)
     assert (found != NO_NUMBER).any()
@@ -134,13 +141,13 @@ def test_another_grid_equals_gdal(other):
 def test_windows_agree_with_the_whole(other, data):
     top, left = data.draw(st.integers(0, 149)), data.draw(st.integers(0, 169))
     height, width = data.draw(st.integers(1, 150 - top)), data.draw(st.integers(1, 170 - left))
-    whole, _ = read_raster_labels(other, SCENE, WHOLE)
-    found, _ = read_raster_labels(other, SCENE, (top, left, height, width))
+    whole, _, _ = read_raster_labels(other, SCENE, WHOLE)
+    found, _, _ = read_raster_labels(other, SCENE, (top, left, height, width))
     assert np.array_equal(found, whole[top : top + height, left : left + width])
 
 
 def test_labels_that_are_too_large_for_one_reading_are_read_in_parts(other, monkeypatch):
-    whole, _ = read_raster_labels(other, SCENE, WHOLE)
+    whole, _, _ = read_raster_labels(other, SCENE, WHOLE)
     monkeypatch.setattr(raster_labels, "MOST_PIXELS", 2000)
     assert np.array_equal(read_raster_labels(other, SCENE, WHOLE)[0], whole)
 
@@ -164,19 +171,19 @@ def test_pixels_outside_get_a_value_that_is_no_class(tmp_path):
     path = write_raster(tmp_path / "a.tif", np.zeros((20, 20), "u1"), UTM, transform, nodata=0)
     window = (90, 90, 40, 40)
     table = ClassTable(("land", "water"), ((0, 0, 0), (0, 0, 255)), ((0,), (1,)))
-    values, nodata = read_raster_labels(path, SCENE, window, listed=[0, 1])
+    values, nodata, _ = read_raster_labels(path, SCENE, window, listed=[0, 1])
     labels = table.encode(values, nodata)
     assert (labels[10:30, 10:30] == 0).all()
     assert (labels == 255).sum() == 40 * 40 - 20 * 20
     assert read_raster_labels(path, SCENE, window)[1] == 0
-    values, nodata = read_raster_labels(path, SCENE, (0, 0, 10, 10), listed=[0, 1])  # no label in the window
+    values, nodata, _ = read_raster_labels(path, SCENE, (0, 0, 10, 10), listed=[0, 1])  # no label in the window
     assert (values == nodata).all()
 
 
 def test_colours_on_another_grid(tmp_path):
     values = RANDOM.integers(0, 255, (3, 80, 90)).astype("u1")
     path = write_raster(tmp_path / "a.tif", values, UTM, SCENE.transform * Affine.scale(2, 2))
-    found, nodata = read_raster_labels(path, SCENE, (0, 0, 160, 170))
+    found, nodata, _ = read_raster_labels(path, SCENE, (0, 0, 160, 170))
     expected = values.transpose(1, 2, 0).repeat(2, axis=0).repeat(2, axis=1)
     # the centre of a pixel is inside a label of twice its size
     assert np.array_equal(found, expected[:160, :170])
@@ -243,3 +250,132 @@ def test_labels_must_be_whole_numbers_in_one_band(tmp_path):
     path = write_raster(tmp_path / "b.tif", np.zeros((5, 150, 170), "u1"), UTM, SCENE.transform)
     with pytest.raises(AtrousError, match="5 bands"):
         read_raster_labels(path, SCENE, (0, 0, 5, 5))
+
+
+class CountedSystem:
+    """A coordinate reference system that counts how often PROJ searches its database for it."""
+
+    def __init__(self, crs):
+        self.crs, self.searches = crs, 0
+
+    def to_string(self):
+        self.searches += 1
+        return self.crs.to_string()
+
+    def to_epsg(self, **_):
+        self.searches += 1
+        return self.crs.to_epsg()
+
+
+def test_the_text_of_a_system_is_found_once_and_not_for_each_window():
+    scene, labels = (RasterGrid(CountedSystem(crs), SCENE.transform, 150, 170) for crs in (UTM, NEXT_UTM))
+    for top in range(0, 100, 10):
+        assert not same_grid(scene, labels)
+        positions_in(scene, (top, 0, 10, 10), labels)
+        bounds_in(scene, (top, 0, 10, 10), "EPSG:4326")
+    assert scene.crs.searches == labels.crs.searches == 2
+
+
+def count_calls(monkeypatch, owner, name):
+    """Replaces a function by one that counts its calls, and returns the list of their first arguments."""
+    calls, function = [], getattr(owner, name)
+
+    def counting(*args, **options):
+        calls.append(args[0])
+        return function(*args, **options)
+
+    monkeypatch.setattr(owner, name, counting)
+    return calls
+
+
+def test_a_window_opens_no_file_again(tmp_path, monkeypatch):
+    opened = [
+        count_calls(monkeypatch, rasterio, "open"),
+        count_calls(monkeypatch, Path, "open"),
+        count_calls(monkeypatch, TiffPicture, "__init__"),
+    ]
+    scene = write_raster(tmp_path / "scene.tif", np.zeros((40, 40), "u1"), UTM, SCENE.transform)
+    half = write_raster(tmp_path / "half.tif", np.ones((20, 20), "u1"), UTM, SCENE.transform * Affine.scale(2))
+    compared = count_calls(monkeypatch, scene_labels, "same_grid")
+    for top in range(0, 40, 4):
+        place = WindowPlace(half, Window(top, 0, 4, 40))
+        assert has_own_grid(place, scene)
+        assert (read_scene_labels(place, scene, None).values == 1).all()
+        if top == 0:
+            assert sum(map(len, opened)) > 0
+            for calls in opened:
+                calls.clear()
+    assert not any(opened)
+    assert len(compared) == 1
+
+
+PALETTE = {0: (0, 0, 0, 255), 1: (200, 0, 0, 255), 2: (0, 200, 0, 255)}
+COLORS = np.array([color[:3] for color in PALETTE.values()], "u1")
+
+
+def write_half(path, shape, **profile):
+    """Writes indices of a colour table, with pixels of twice the size of those of the scene."""
+    values = np.random.default_rng(3).integers(0, 3, shape).astype("u1")
+    kind = {"photometric": "palette"} if path.suffix == ".tif" else {}
+    write_raster(path, values, UTM, SCENE.transform * Affine.scale(2), **kind, **profile)
+    with rasterio.open(path, "r+") as file:
+        file.write_colormap(1, PALETTE)
+    return values
+
+
+def data_with_labels(root, name, shape):
+    (root / "scenes").mkdir()
+    (root / "labels").mkdir()
+    write_raster(root / "scenes/a.tif", np.ones((40, 40), "u1"), UTM, SCENE.transform)
+    values = write_half(root / "labels/a.tif", shape)
+    if name == "a.vrt":
+        from rasterio.shutil import copy
+
+        (root / "labels/a.tif").rename(root / "hidden.tif")
+        copy(str(root / "hidden.tif"), str(root / "labels/a.vrt"), driver="VRT")
+    return values.repeat(2, axis=0).repeat(2, axis=1)
+
+
+def labels_of(root):
+    dataset = open_dataset(root, window=20)
+    found = np.zeros((40, 40), "u1")
+    for item in dataset.unlisted:
+        window = window_place(item.image).window
+        found[window.rows, window.columns] = dataset.read_label(item.mask, item.image)
+    return found
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.vrt"])
+def test_a_colour_table_at_half_resolution_gives_the_classes_of_its_colours(tmp_path, name):
+    expected = data_with_labels(tmp_path, name, (20, 20))
+    classes = [
+        f"  - {{name: {one}, raw: [{COLORS[number].tolist()}]}}\n" for one, number in zip("abc", (2, 0, 1), strict=True)
+    ]
+    (tmp_path / "classes.yaml").write_text("classes:\n" + "".join(classes))
+    assert np.array_equal(labels_of(tmp_path), np.array([1, 2, 0])[expected])
+    (tmp_path / "classes.yaml").write_text("classes: [{name: a}, {name: b}, {name: c}]\n")
+    assert np.array_equal(labels_of(tmp_path), expected)
+
+
+def test_the_palettes_of_resampled_labels_must_agree(tmp_path):
+    data_with_labels(tmp_path, "a.tif", (20, 20))
+    write_raster(tmp_path / "scenes/b.tif", np.ones((40, 40), "u1"), UTM, SCENE.transform)
+    write_half(tmp_path / "labels/b.tif", (20, 20))
+    with rasterio.open(tmp_path / "labels/b.tif", "r+") as file:
+        file.write_colormap(1, {**PALETTE, 1: (0, 0, 200, 255)})
+    (tmp_path / "classes.yaml").write_text("classes: [{name: a}, {name: b}, {name: c}]\n")
+    with pytest.raises(AtrousError, match="the palettes of the masks differ"):
+        labels_of(tmp_path)
+
+
+def test_a_colour_table_that_does_not_cover_the_scene(tmp_path):
+    """Pixels outside have no colour: a class table of numbers ignores them, and one of colours refuses the labels."""
+    expected = data_with_labels(tmp_path, "a.tif", (15, 15))
+    (tmp_path / "classes.yaml").write_text("classes: [{name: a}, {name: b}, {name: c}]\n")
+    found = labels_of(tmp_path)
+    assert np.array_equal(found[:30, :30], expected)
+    assert (found == 255).sum() == 40 * 40 - 30 * 30
+    classes = [f"{{name: c{number}, raw: [{color.tolist()}]}}" for number, color in enumerate(COLORS)]
+    (tmp_path / "classes.yaml").write_text(f"classes: [{', '.join(classes)}]\n")
+    with pytest.raises(AtrousError, match="colours, and do not cover the scene"):
+        labels_of(tmp_path)

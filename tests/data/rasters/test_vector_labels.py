@@ -12,13 +12,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tests.data.rasters.rasters import write_vector
 
+from atrous.data.rasters import vector_files
 from atrous.data.rasters.raster_grid import RasterGrid, coordinates, grid_of
+from atrous.data.rasters.reprojection import transformer
 from atrous.data.rasters.vector_labels import VectorLabels, _drawn, _in_pixels
 from atrous.data.raw_values import NO_NUMBER
 from atrous.errors import AtrousError
 
 rasterio, shapely = pytest.importorskip("rasterio"), pytest.importorskip("shapely")
-pytest.importorskip("pyogrio")
+pyogrio = pytest.importorskip("pyogrio")
 pytest.importorskip("pyproj")
 from rasterio.crs import CRS  # noqa: E402
 from rasterio.features import rasterize  # noqa: E402
@@ -329,3 +331,47 @@ def test_forked_processes_read_the_same_files(tmp_path, suffix):
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
         assert [*pool.map(total, [labels] * 4)] == [48] * 4
     assert pickle.loads(pickle.dumps(labels)) == labels
+
+
+def test_many_files_without_an_index_are_parsed_once(tmp_path, monkeypatch):
+    """As training does, windows of all files are read in turn."""
+    paths = [
+        write_vector(tmp_path / f"{number}.geojson", squares((2, 3, 10, 9)), CODE, kind=["x"]) for number in range(9)
+    ]
+    labels, parsed, read = [VectorLabels(path, "kind") for path in paths], [], pyogrio.raw.read
+    monkeypatch.setattr(pyogrio.raw, "read", lambda path, **options: [parsed.append(path), read(path, **options)][1])
+    for _ in range(3):
+        assert [total(one) for one in labels] == [48] * 9
+    assert parsed == paths
+
+
+def test_polygons_in_memory_are_limited_by_their_size(tmp_path, monkeypatch):
+    vertices = 2000
+    circles = [on_ground(Point(30, 30).buffer(5, quad_segs=vertices // 4))]
+    paths = [write_vector(tmp_path / f"{number}.geojson", circles, CODE, kind=["x"]) for number in range(6)]
+    labels = [VectorLabels(path, "kind") for path in paths]
+    expected = total(labels[0])
+    monkeypatch.setattr(vector_files, "KEPT_BYTES", 3 * 24 * vertices)
+    vector_files._loaded.clear()
+    for one in labels * 2:
+        assert total(one) == expected
+        assert sum(kept.nbytes for kept in vector_files._loaded.values()) <= 3 * 24 * vertices
+    assert len(vector_files._loaded) == 2
+    monkeypatch.setattr(vector_files, "KEPT_BYTES", 0)
+    assert [total(labels[0]), total(labels[1])] == [expected] * 2
+    assert len(vector_files._loaded) == 1  # the last file stays, whatever its size
+
+
+CHANGE = transformer(CODE, "EPSG:4326")
+
+
+def is_of_parent(_) -> bool:
+    return transformer(CODE, "EPSG:4326") is CHANGE
+
+
+@pytest.mark.needs("fork")
+def test_a_forked_process_uses_no_transformation_of_its_parent():
+    """PROJ keeps its database open, and processes must not share an open SQLite database."""
+    assert is_of_parent(None)
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        assert [*pool.map(is_of_parent, range(2))] == [False] * 2

@@ -2,25 +2,126 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from atrous.data.pixels import UNDECLARED_MISSING
+from atrous.fork_safety import ForkLock
 
-#: Height and width in pixels of the parts in which a file is searched.
-PART = 512
+#: Largest size in bytes of a part of a file that is read at once, if one row of its blocks is not larger.
+PART_BYTES = 2**25
+#: Largest number of files whose result is kept.
+MOST_FILES = 2**16
+
+Window = tuple[int, int, int, int]
+
+_found: dict[Hashable, frozenset[int]] = {}
+_found_lock = ForkLock()
 
 
-def bands_without_data(stored: np.ndarray, missing: np.ndarray | None) -> np.ndarray | None:
+class SearchedFile(NamedTuple):
+    """An open file in which bands without data are searched.
+
+    Attributes:
+        version: version of the file from `version_of`, when it was opened; None if it has no path, and its result is
+            not kept.
+        shape: (H, W, C) of the stored values.
+        dtype: data type of the stored values.
+        block: (height, width) in pixels of the blocks that are decoded as a whole.
+        reading: what the result depends on besides the content of the file, such as its nodata value and pages.
+        read: function that returns the stored values of a window (top, left, height, width), H×W×C.
+        missing: function that returns for stored values H×W×C booleans, True for the nodata value; None if there is no
+            such value.
+    """
+
+    version: Hashable | None
+    shape: tuple[int, int, int]
+    dtype: np.dtype
+    block: tuple[int, int]
+    reading: Hashable
+    read: Callable[[Window], np.ndarray]
+    missing: Callable[[np.ndarray], np.ndarray | None]
+
+
+def version_of(path: Path) -> Hashable:
+    """Returns the path, the time of the last change and the size of a file.
+
+    Args:
+        path: a file that exists.
+    """
+    found = path.stat()
+    return str(path), found.st_mtime_ns, found.st_size
+
+
+def empty_bands(stored: np.ndarray, missing: np.ndarray | None, file: SearchedFile) -> tuple[int, ...]:
+    """Returns the bands of a window that have no data in the whole file; () if no band of the window has data.
+
+    The file is searched only if a band has no data in the window, and then until each band has data. The result is kept
+    for each version of a file, also for forked processes.
+
+    Args:
+        stored: H×W×C stored values of the window.
+        missing: H×W×C booleans, True for the nodata value; None if no value is missing.
+        file: the file of the window.
+    """
+    gone = _without_data(stored, missing)
+    if gone is None or stored.shape[2] < 2 or not gone.any() or gone.all():
+        return ()
+    bands = np.flatnonzero(gone).tolist()
+    if stored.size == np.prod(file.shape):
+        return tuple(bands)
+    empty = _in_file(file)
+    return tuple(band for band in bands if band in empty)
+
+
+def _in_file(file: SearchedFile) -> frozenset[int]:
+    if file.version is None:
+        return _search(file)
+    key = file.version, file.reading
+    with _found_lock:
+        known = _found.get(key)
+    if known is None:
+        known = _search(file)
+        with _found_lock:
+            _found[key] = known
+            if len(_found) > MOST_FILES:
+                del _found[next(iter(_found))]
+    return known
+
+
+def _search(file: SearchedFile) -> frozenset[int]:
+    """Returns the bands without data in the whole file; none if no band has data."""
+    empty: np.ndarray | None = None
+    for window in _parts(file):
+        stored = file.read(window)
+        gone = _without_data(stored, file.missing(stored))
+        if gone is None:
+            return frozenset()
+        empty = gone if empty is None else empty & gone
+        if not empty.any():
+            return frozenset()
+    return frozenset() if empty is None or empty.all() else frozenset(np.flatnonzero(empty).tolist())
+
+
+def _parts(file: SearchedFile) -> Iterator[Window]:
+    """Yields parts of whole blocks, so that each block is decoded once; they have the full width if they may."""
+    (height, width, bands), (tall, wide) = file.shape, file.block
+    most = max(1, PART_BYTES // (bands * file.dtype.itemsize))  # pixels
+    columns = min(width, max(1, most // (tall * wide)) * wide)
+    rows = min(height, max(1, most // (tall * columns)) * tall)
+    for top in range(0, height, rows):
+        for left in range(0, width, columns):
+            yield top, left, min(rows, height - top), min(columns, width - left)
+
+
+def _without_data(stored: np.ndarray, missing: np.ndarray | None) -> np.ndarray | None:
     """Returns, for each band, whether all of its values are missing, NaN or infinite; None if no band is without data.
 
     The numbers that mean "no data" without being declared, `UNDECLARED_MISSING`, count as missing: a band that has only
     them contains no information in any case.
-
-    Args:
-        stored: H×W×C stored values.
-        missing: H×W×C booleans, True for the nodata value; None if no value is missing.
     """
     # few bands are without data, so the first pixel excludes most of them
     first = np.flatnonzero(_lost(stored[:1, :1], None if missing is None else missing[:1, :1]))
@@ -40,27 +141,3 @@ def _lost(stored: np.ndarray, missing: np.ndarray | None) -> np.ndarray:
         for value in UNDECLARED_MISSING:
             lost = lost | (stored == value)
     return lost
-
-
-def empty_bands(
-    without_data: Callable[[tuple[int, int, int, int]], np.ndarray | None], height: int, width: int
-) -> frozenset[int]:
-    """Returns the bands without data in a whole file; none if no band has data.
-
-    The file is read in parts until each band has data, so a file without empty bands costs little.
-
-    Args:
-        without_data: function that returns the result of `bands_without_data` for a window (top, left, height, width).
-        height: height of the file in pixels.
-        width: width of the file in pixels.
-    """
-    empty: np.ndarray | None = None
-    for top in range(0, height, PART):
-        for left in range(0, width, PART):
-            gone = without_data((top, left, min(PART, height - top), min(PART, width - left)))
-            if gone is None:
-                return frozenset()
-            empty = gone if empty is None else empty & gone
-            if not empty.any():
-                return frozenset()
-    return frozenset() if empty is None or empty.all() else frozenset(np.flatnonzero(empty).tolist())

@@ -14,7 +14,7 @@ import numpy as np
 from atrous.data.class_colors import Color
 from atrous.data.formats.band_scaling import BandScaling, scaling_in_metadata
 from atrous.data.formats.decoder_errors import in_words
-from atrous.data.formats.empty_bands import bands_without_data, empty_bands
+from atrous.data.formats.empty_bands import SearchedFile, empty_bands, version_of
 from atrous.data.formats.exif_orientation import ORIENTATION_TAG, stored_window, upright, upright_size
 from atrous.data.formats.gdal_aux_xml import nodata_beside
 from atrous.data.formats.tiff_colors import check_colours, color_table, colors_of_indices, rgb_of_cmyk
@@ -101,6 +101,7 @@ class TiffPicture:
                 self._directories = directories(header, self.name, strangers=most_pixels is not None)
             content = io.BytesIO(file) if isinstance(file, bytes) else str(file)
             self._file, self._beside, self._strangers = TiffFile(content), None, most_pixels is not None
+            self._version = None if isinstance(file, bytes) else version_of(Path(file))
             try:
                 self._open(pages, most_pixels)
                 self._masks = self._mask_pages(most_pixels)
@@ -325,9 +326,12 @@ class TiffPicture:
 
     def _read(self, window: Window) -> np.ndarray:
         """Returns the stored values of a window, H×W×C, turned upright."""
-        place = stored_window(window, self.shape[:2], self.orientation)
-        parts = [page.read(place) for page in self._stored]
-        return upright(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2), self.orientation)
+        return upright(self._as_stored(stored_window(window, self.shape[:2], self.orientation)), self.orientation)
+
+    def _as_stored(self, window: Window) -> np.ndarray:
+        """Returns the values of a window of the stored pixels, which may not be upright."""
+        parts = [page.read(window) for page in self._stored]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
 
     def _missing(self, stored: np.ndarray) -> np.ndarray | None:
         """Returns H×W×C booleans, True for values that are the file's nodata value; None if there are none."""
@@ -339,23 +343,14 @@ class TiffPicture:
         return missing if missing.any() else None
 
     def _empty(self, stored: np.ndarray, missing: np.ndarray | None) -> tuple[int, ...]:
-        """Returns the bands without data in the whole file; a band with data in this window is not searched further."""
-        gone = bands_without_data(stored, missing)
-        if gone is None or self.alpha is not None or stored.shape[2] < 2 or not gone.any() or gone.all():
+        """Returns the bands without data in the whole file, of those without data in a window."""
+        if self.alpha is not None:
             return ()
-        if stored.shape[:2] == self.shape[:2]:
-            return tuple(np.flatnonzero(gone).tolist())
-        return tuple(band for band in np.flatnonzero(gone).tolist() if band in self._empty_bands)
-
-    @cached_property
-    def _empty_bands(self) -> frozenset[int]:
-        height, width, _ = self.shape
-
-        def without_data(window: Window) -> np.ndarray | None:
-            stored = self._read(window)
-            return bands_without_data(stored, self._missing(stored))
-
-        return empty_bands(without_data, height, width)
+        page = self._stored[0]
+        shape = (*page.shape[:2], stored.shape[2])
+        reading = len(self._stored), repr(self.nodata)
+        file = SearchedFile(self._version, shape, page.dtype, page.block, reading, self._as_stored, self._missing)
+        return empty_bands(stored, missing, file)
 
     def _masked(self, window: Window) -> np.ndarray | None:
         """Returns H×W booleans, True where a mask in the file or beside it hides pixels; None if no pixel is hidden."""

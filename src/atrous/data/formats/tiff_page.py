@@ -121,6 +121,11 @@ class StoredPage:
             raise AtrousError(f"{name}: tiles of {self._wide}×{self._tall} px; the file is damaged.")
 
     @property
+    def block(self) -> tuple[int, int]:
+        """(height, width) of the strips or tiles, which are decoded as a whole."""
+        return self._tall, self._wide
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the whole page in memory."""
         return math.prod(self.shape) * self.dtype.itemsize

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from atrous.data.class_colors import Color
 from atrous.data.formats.band_scaling import band_scaling
-from atrous.data.formats.empty_bands import bands_without_data, empty_bands
+from atrous.data.formats.empty_bands import SearchedFile, empty_bands, version_of
 from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype
 from atrous.data.rasters.band_names import checked_names
+from atrous.data.rasters.library_warnings import hide_rasterio_warnings
 from atrous.data.rasters.raster_grid import CACHE_MB, rasterio_window
 from atrous.errors import AtrousError, missing_extra
 
@@ -29,7 +30,8 @@ class GdalPicture:
         shape: (H, W, bands).
         nodata: the nodata value of the first band; None if it has none.
         pages: 1.
-        palette: None, because colours of indices are not read.
+        palette: the colours by index, for one band of ``uint8`` with a colour table; None for other files. `pixels`
+            returns the indices.
         white_is_zero: None.
         orientation: 1.
         lossy: whether the compression may change values: JPEG 2000.
@@ -56,7 +58,9 @@ class GdalPicture:
                 "of real numbers."
             )
         self.shape = (file.height, file.width, file.count)
-        self.nodata, self.pages, self.palette, self.white_is_zero, self.orientation = file.nodata, 1, None, None, 1
+        self.nodata, self.pages, self.white_is_zero, self.orientation = file.nodata, 1, None, 1
+        has_table = file.count == 1 and file.dtypes[0] == "uint8" and file.colorinterp[0] == ColorInterp.palette
+        self.palette = _colors_of(file.colormap(1)) if has_table else None
         self.lossy = path.suffix.lower() != ".vrt"
         alphas = [index for index, kind in enumerate(file.colorinterp) if kind == ColorInterp.alpha]
         self.alpha = alphas[0] if alphas and alphas[0] > 0 else None
@@ -64,7 +68,7 @@ class GdalPicture:
         self._masks = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
         self.band_names = checked_names(file.descriptions)
         self.scaling = band_scaling(file.scales, file.offsets)
-        self._empty_bands: frozenset[int] | None = None
+        self._version = version_of(path)
 
     @property
     def kind(self) -> PictureKind:
@@ -96,12 +100,7 @@ class GdalPicture:
         if self._masks:
             with self._reading():
                 masked = self._file.dataset_mask(window=rasterio_window(window)) == 0
-        gone = bands_without_data(stored, missing)
-        empty: tuple[int, ...] = ()
-        if gone is not None and self.alpha is None and gone.any() and not gone.all():
-            if self._empty_bands is None:
-                self._empty_bands = empty_bands(self._without_data, *self.shape[:2])
-            empty = tuple(band for band in np.flatnonzero(gone).tolist() if band in self._empty_bands)
+        empty = () if self.alpha is not None else empty_bands(stored, missing, self._searched)
         declares = self.nodata is not None
         return StoredPixels(
             np.ascontiguousarray(values),
@@ -130,9 +129,11 @@ class GdalPicture:
         """Closes the file."""
         self._file.close()
 
-    def _without_data(self, window: tuple[int, int, int, int]) -> np.ndarray | None:
-        stored = self.raw_mask(window)
-        return bands_without_data(stored, self._missing(stored))
+    @property
+    def _searched(self) -> SearchedFile:
+        file = self._file
+        dtype, block, reading = np.dtype(file.dtypes[0]), file.block_shapes[0], repr(file.nodatavals)
+        return SearchedFile(self._version, self.shape, dtype, block, reading, self.raw_mask, self._missing)
 
     def _missing(self, stored: np.ndarray) -> np.ndarray | None:
         """Returns H×W×C booleans, True for the nodata value of each band; None if there are none."""
@@ -149,8 +150,15 @@ class GdalPicture:
         import rasterio
         from rasterio.errors import RasterioError
 
+        hide_rasterio_warnings()
         try:
-            with warnings.catch_warnings(action="ignore"), rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+            with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
                 yield
         except RasterioError as error:
             raise AtrousError(f"{self.name}: cannot be read ({error}).") from error
+
+
+def _colors_of(table: dict[int, tuple[int, ...]]) -> tuple[Color, ...]:
+    """Returns the colours of GDAL's colour table by index, without alpha; an index without an entry is black."""
+    colors = (table.get(index, (0, 0, 0)) for index in range(max(table, default=-1) + 1))
+    return tuple((red, green, blue) for red, green, blue, *_ in colors)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atrous.data.rasters.ellipsoid import ellipsoid_of, horizontal_crs
 from atrous.data.sources.geotiff import Place
 from atrous.errors import AtrousError, missing_extra
 
@@ -45,9 +46,7 @@ class PixelAreas:
         self._crs = _horizontal_crs(place, name)
         self._transform = np.reshape([*place.transform][:6], (2, 3)).astype(np.float64)
         geodetic = self._crs.geodetic_crs
-        self._major = float(geodetic.ellipsoid.semi_major_metre)
-        minor = geodetic.ellipsoid.semi_minor_metre
-        self._e2 = 1 - (minor / self._major) ** 2
+        self._ellipsoid = ellipsoid_of(geodetic)
         self._unit = float(geodetic.axis_info[0].unit_conversion_factor)  # radians
         geographic = self._crs.is_geographic and not self._crs.is_derived
         self._on_parallels = geographic and not self._transform[0, 1] and not self._transform[1, 0]
@@ -98,12 +97,10 @@ class PixelAreas:
         return (self._transform[1, 1] * rows + self._transform[1, 2]) * self._unit
 
     def _of_rows(self, rows: Values) -> Values:
-        """Returns the area of a pixel between each two parallels: Snyder, Map Projections, 1987, equation 3-12."""
-        sine, e = np.sin(np.clip(self._latitudes(rows), -np.pi / 2, np.pi / 2)), np.sqrt(self._e2)
-        logarithm = sine if e == 0 else np.arctanh(e * sine) / e
-        q = (1 - self._e2) * (sine / (1 - self._e2 * sine**2) + logarithm)
+        """Returns the area of a pixel between each two parallels."""
+        latitudes = np.clip(self._latitudes(rows), -np.pi / 2, np.pi / 2)
         wide = abs(self._transform[0, 0]) * self._unit
-        return self._major**2 * wide / 2 * np.abs(np.diff(q))
+        return wide * np.abs(np.diff(self._ellipsoid.area_below(latitudes)))
 
     def _of_cells(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Values:
         """Returns the area of each cell between neighbouring rows and columns; 0 for a cell that is not on Earth."""
@@ -116,10 +113,11 @@ class PixelAreas:
 
     def _in_space(self, longitude: Values, latitude: Values) -> Values:
         """Returns Cartesian coordinates, in metres from the centre of the ellipsoid, of positions in radians."""
-        normal = self._major / np.sqrt(1 - self._e2 * np.sin(latitude) ** 2)
+        radius, squared = self._ellipsoid
+        normal = radius / np.sqrt(1 - squared * np.sin(latitude) ** 2)
         across = normal * np.cos(latitude)
         return np.stack(
-            [across * np.cos(longitude), across * np.sin(longitude), normal * (1 - self._e2) * np.sin(latitude)], -1
+            [across * np.cos(longitude), across * np.sin(longitude), normal * (1 - squared) * np.sin(latitude)], -1
         )
 
     def _converted(self, rows: NDArray, columns: NDArray, target: Any) -> tuple[Values, Values]:
@@ -158,8 +156,7 @@ def _horizontal_crs(place: Place, name: str) -> Any:
         crs: Any = CRS.from_wkt(place.crs.to_wkt())
     except CRSError as error:
         raise AtrousError(f"{name}: its coordinate reference system cannot be read ({error}).") from error
-    while crs.is_bound or crs.is_compound:
-        crs = crs.source_crs if crs.is_bound else crs.sub_crs_list[0]
+    crs = horizontal_crs(crs)
     if not (crs.is_projected or crs.is_geographic) or crs.geodetic_crs is None:
         raise AtrousError(
             f"{name}: its coordinate reference system {_in_words(crs)} is not on Earth: give a raster in a projected "

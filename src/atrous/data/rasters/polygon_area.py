@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from atrous.data.rasters.ellipsoid import Ellipsoid, ellipsoid_of, horizontal_crs
 from atrous.errors import missing_extra
 
 #: Longest edge of a polygon in a projection, in metres. Longer edges are divided, because a straight edge on a map is
@@ -32,14 +33,11 @@ def polygon_area(crs_wkt: str) -> Callable[[Any], float]:
         import pyproj
     except ImportError:
         raise missing_extra("pyproj", "geo") from None
-    crs = pyproj.CRS.from_wkt(crs_wkt)
-    crs = crs.sub_crs_list[0] if crs.is_compound else crs
+    crs = horizontal_crs(pyproj.CRS.from_wkt(crs_wkt))
     unit = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0  # in metres or radians
-    ellipsoid = crs.ellipsoid
-    if ellipsoid is not None and crs.is_geographic:
-        flattening = 1 / ellipsoid.inverse_flattening if ellipsoid.inverse_flattening else 0.0
-        return _of_degrees(ellipsoid.semi_major_metre, flattening, unit)
-    if ellipsoid is None or not crs.is_projected or crs.geodetic_crs is None:
+    if crs.ellipsoid is not None and crs.is_geographic:
+        return _of_degrees(ellipsoid_of(crs), unit)
+    if crs.ellipsoid is None or not crs.is_projected or crs.geodetic_crs is None:
         return lambda polygon: float(polygon.area) * unit**2
     to_degrees = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
     geod, longest = crs.get_geod(), LONGEST_EDGE / unit
@@ -59,15 +57,8 @@ def _geodesic(geod: Any, to_degrees: Any, ring: np.ndarray) -> float:
     return abs(geod.polygon_area_perimeter(longitude, latitude)[0])
 
 
-def _of_degrees(radius: float, flattening: float, unit: float) -> Callable[[Any], float]:
-    squared = flattening * (2 - flattening)  # e², of the eccentricity e
-
-    def below(latitude: np.ndarray) -> np.ndarray:
-        """The area between the equator and a latitude, for one radian of longitude."""
-        sine, e = np.sin(latitude), np.sqrt(squared)
-        if not squared:
-            return radius**2 * sine
-        return radius**2 * (1 - squared) / 2 * (sine / (1 - squared * sine**2) + np.arctanh(e * sine) / e)
+def _of_degrees(ellipsoid: Ellipsoid, unit: float) -> Callable[[Any], float]:
+    below = ellipsoid.area_below
 
     def ring_area(ring: Any) -> float:
         x, y = np.asarray(ring.coords).T[:2] * unit

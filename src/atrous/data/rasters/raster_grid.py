@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import shlex
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from atrous.data.formats.tiff import TiffPicture, is_tiff
+from atrous.data.rasters.library_warnings import hide_rasterio_warnings
 from atrous.errors import AtrousError, missing_extra
 
 #: Largest distance of the corners of two rasters on one grid, as a part of a pixel.
 TOLERANCE = 1e-3
 #: Size of GDAL's cache of blocks in MB; GDAL's default is 5 % of the memory.
 CACHE_MB = 128
+
+#: Largest number of files of which caches keep a small record, such as their grid.
+MOST_FILES = 2**16
+#: Largest number of coordinate reference systems whose texts and codes are kept.
+_MOST_SYSTEMS = 1024
 
 #: A file's inode, time of the last change in ns, and size in bytes.
 Version = tuple[int, int, int]
@@ -46,6 +51,11 @@ class RasterGrid:
     def has_place(self) -> bool:
         """Whether the raster has coordinates: a coordinate reference system, or an affine map besides the identity."""
         return self.crs is not None or not self.transform.is_identity
+
+    @cached_property
+    def crs_text(self) -> str:
+        """The coordinate reference system as text that pyproj accepts, an EPSG code or WKT; "" if it is unknown."""
+        return "" if self.crs is None else _crs_text(self.crs)
 
 
 def grid_of(path: str | Path) -> RasterGrid:
@@ -96,9 +106,9 @@ def open_raster(path: str | Path) -> Iterator[Any]:
         raise missing_extra("rasterio", "geo") from None
     from rasterio.errors import RasterioError
 
+    hide_rasterio_warnings()
     try:
         with (
-            warnings.catch_warnings(action="ignore"),
             rasterio.Env(GDAL_CACHEMAX=CACHE_MB),
             rasterio.open(path) as dataset,
         ):
@@ -129,7 +139,7 @@ def is_tiff_file(path: str | Path) -> bool:
         return is_tiff(file.read(4))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=MOST_FILES)
 def _read_grid(path: Path, version: Version) -> RasterGrid:
     with open_raster(path) as dataset:
         grid = RasterGrid(dataset.crs or None, dataset.transform, dataset.height, dataset.width)
@@ -177,8 +187,19 @@ def same_crs(one: Any, other: Any) -> bool:
     """
     if one == other:
         return True
-    code = one.to_epsg(confidence_threshold=90)
-    return code is not None and code == other.to_epsg(confidence_threshold=90)
+    code = _epsg_code(one)
+    return code is not None and code == _epsg_code(other)
+
+
+# PROJ compares a system without an EPSG code with its whole database, which takes a second.
+@lru_cache(maxsize=_MOST_SYSTEMS)
+def _crs_text(crs: Any) -> str:
+    return crs.to_string()
+
+
+@lru_cache(maxsize=_MOST_SYSTEMS)
+def _epsg_code(crs: Any) -> int | None:
+    return crs.to_epsg(confidence_threshold=90)
 
 
 def coordinates(transform: Any, columns: Any, rows: Any) -> tuple[Any, Any]:
@@ -221,5 +242,5 @@ def crs_name(crs: Any) -> str:
     Args:
         crs: a rasterio object.
     """
-    text = crs.to_string()
+    text = _crs_text(crs)
     return text if len(text) < 40 or '"' not in text else text.split('"')[1]

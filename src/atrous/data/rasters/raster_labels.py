@@ -6,23 +6,26 @@ import shlex
 from collections.abc import Container
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from atrous.data.formats.tiff import TiffPicture
+from atrous.data.class_colors import Color
+from atrous.data.formats.palettes import as_colors
 from atrous.data.formats.tiff_page import Window, as_nodata
+from atrous.data.rasters.gdal_picture import GdalPicture
 from atrous.data.rasters.raster_grid import (
+    MOST_FILES,
     RasterGrid,
     coordinates,
     grid_of,
     grid_text,
-    is_tiff_file,
-    open_raster,
-    rasterio_window,
     same_grid,
 )
 from atrous.data.rasters.reprojection import bounds_in, positions_in
+from atrous.data.rasters.scene_windows import WindowPlace, window_mask
 from atrous.data.raw_values import NO_NUMBER, whole_numbers
+from atrous.data.sources.source import Window as SceneWindow
 from atrous.errors import AtrousError
 
 #: Largest number of pixels of the labels that are read at once.
@@ -32,16 +35,36 @@ MOST_PIXELS = 2**26
 ON_BORDER = 1e-6
 
 
+class RasterLabels(NamedTuple):
+    """The labels in a window of a scene.
+
+    Attributes:
+        values: H×W integers, or H×W×3 for colours.
+        nodata: the value that means no data; None if there is none. Pixels outside the label raster have this value:
+            the nodata value that the file declares, otherwise `NO_NUMBER`.
+        palette: colours by index, if the values are indices of a colour table; None otherwise.
+    """
+
+    values: np.ndarray
+    nodata: int | None
+    palette: tuple[Color, ...] | None
+
+
 def read_raster_labels(
-    path: str | Path, grid: RasterGrid, window: Window, listed: Container[int] = ()
-) -> tuple[np.ndarray, int | None]:
+    path: str | Path,
+    grid: RasterGrid,
+    window: Window,
+    listed: Container[int] = (),
+    *,
+    in_colors: bool = False,
+) -> RasterLabels:
     """Reads a window of a label raster on the grid of a scene.
 
     A raster on the grid of the scene is read directly. A raster in another CRS, of another resolution or extent is
     resampled: each pixel of the scene gets the label at its centre (nearest neighbour). Windows that overlap agree.
 
-    Values are those of `read_mask`: indices of a colour table stay indices, whole numbers of a float type become int64,
-    and NaN becomes `NO_NUMBER`.
+    Values are those of `read_mask`: whole numbers of a float type become int64, and NaN becomes `NO_NUMBER`. Indices of
+    a colour table stay indices unless colours are wanted. The file stays open for further windows.
 
     Args:
         path: the label raster, a file that rasterio reads.
@@ -49,10 +72,7 @@ def read_raster_labels(
         window: (top, left, height, width) in pixels of the scene, inside the scene.
         listed: raw values that the class table lists. If the nodata value of the file is one of them, pixels outside
             the raster get `NO_NUMBER`, because they belong to no class.
-
-    Returns:
-        H×W integers, or H×W×3 for colours, and the value that means no data; None if there is none. Pixels outside the
-        label raster have this value: the nodata value that the file declares, otherwise `NO_NUMBER`.
+        in_colors: whether indices of a colour table become colours, for a class table that lists colours.
 
     Raises:
         AtrousError: rasterio or pyproj is not installed; the file is missing or damaged, or its values are not whole
@@ -61,7 +81,7 @@ def read_raster_labels(
     path = Path(path)
     own = grid_of(path)
     if same_grid(own, grid):
-        return _stored(path, window)
+        return _stored(path, window, in_colors)
     if own.crs is None or grid.crs is None:
         raise _cannot_be_placed(path, own, grid)
     if not _overlaps(own, grid):
@@ -69,16 +89,17 @@ def read_raster_labels(
             f"{path}: the labels show another place than the scene. They have {grid_text(own)}, and the scene has "
             f"{grid_text(grid)}. Give the labels of this scene, or correct the coordinates of one of both."
         )
-    values, inside, nodata = _nearest(path, own, grid, window)
+    labels, inside = _nearest(path, own, grid, window, in_colors)
+    values, nodata, palette = labels
     if inside.all():
-        return values, nodata
+        return labels
     if values.ndim == 3:
         raise AtrousError(
             f"{path}: the labels are colours, and do not cover the scene: a pixel outside has no colour. Convert the "
             "labels to one band of class numbers, or extend them with a colour that classes.yaml lists under ignore."
         )
     void = NO_NUMBER if nodata is None or nodata in listed else nodata
-    return np.where(inside, values.astype(np.int64), void), void
+    return RasterLabels(np.where(inside, values.astype(np.int64), void), void, palette)
 
 
 def warp_command(path: str | Path, grid: RasterGrid) -> list[str] | None:
@@ -98,7 +119,7 @@ def warp_command(path: str | Path, grid: RasterGrid) -> list[str] | None:
     own = grid_of(path).crs
     systems = []
     if grid.crs is not None:
-        systems = ["-t_srs", grid.crs.to_string()]
+        systems = ["-t_srs", grid.crs_text]
         systems += ["-s_srs", "CRS_OF_THE_LABELS"] if own is None else []
     right, bottom = coordinates(move, grid.width, grid.height)
     extent = map(repr, map(float, (move.c, bottom, right, move.f)))
@@ -129,10 +150,10 @@ def _cannot_be_placed(path: Path, own: RasterGrid, grid: RasterGrid) -> AtrousEr
     )
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=MOST_FILES)
 def _overlaps(own: RasterGrid, grid: RasterGrid) -> bool:
     """Returns False if the bounds of labels and scene have no common point in the CRS of the scene."""
-    crs = grid.crs.to_string()
+    crs = grid.crs_text
     there = bounds_in(own, (0, 0, own.height, own.width), crs)
     here = bounds_in(grid, (0, 0, grid.height, grid.width), crs)
     if there is None or here is None:
@@ -141,9 +162,9 @@ def _overlaps(own: RasterGrid, grid: RasterGrid) -> bool:
 
 
 def _nearest(
-    path: Path, own: RasterGrid, grid: RasterGrid, window: Window
-) -> tuple[np.ndarray, np.ndarray, int | None]:
-    """Returns the labels at the pixel centres of a window, which pixels are inside the label raster, and its nodata."""
+    path: Path, own: RasterGrid, grid: RasterGrid, window: Window, in_colors: bool
+) -> tuple[RasterLabels, np.ndarray]:
+    """Returns the labels at the pixel centres of a window, and which pixels are inside the label raster."""
     columns, rows = positions_in(grid, window, own)
     with np.errstate(invalid="ignore"):
         columns, rows = np.floor(columns + ON_BORDER), np.floor(rows + ON_BORDER)
@@ -154,13 +175,15 @@ def _nearest(
     left, right, first, last = (int(f(one)) for one in (columns, rows) for f in (np.nanmin, np.nanmax))
     top, tall, wide = first, last - first + 1, right - left + 1
     if tall * wide > MOST_PIXELS and window[2] * window[3] > 1:
-        one, other = (_nearest(path, own, grid, part) for part in _halves(window))
+        parts = [_nearest(path, own, grid, part, in_colors) for part in _halves(window)]
         axis = 0 if window[2] >= window[3] else 1
-        nodata = other[2] if one[2] is None else one[2]
-        return np.concatenate([one[0], other[0]], axis), np.concatenate([one[1], other[1]], axis), nodata
-    stored, nodata = _stored(path, (top, left, tall, wide))
+        one, other = (labels for labels, _ in parts)
+        nodata = other.nodata if one.nodata is None else one.nodata
+        values = np.concatenate([one.values, other.values], axis)
+        return RasterLabels(values, nodata, one.palette), np.concatenate([inside for _, inside in parts], axis)
+    stored = _stored(path, (top, left, tall, wide), in_colors)
     rows, columns = (np.where(inside, one, start).astype(np.int64) for one, start in ((rows, top), (columns, left)))
-    return stored[rows - top, columns - left], inside, nodata
+    return stored._replace(values=stored.values[rows - top, columns - left]), inside
 
 
 def _halves(window: Window) -> tuple[Window, Window]:
@@ -172,9 +195,12 @@ def _halves(window: Window) -> tuple[Window, Window]:
     return (top, left, height, half), (top, left + half, height, width - half)
 
 
-def _stored(path: Path, window: Window) -> tuple[np.ndarray, int | None]:
+def _stored(path: Path, window: Window, in_colors: bool) -> RasterLabels:
     """Reads stored values of a label raster, as `read_mask` does."""
-    values, nodata = _tiff(path, window) if is_tiff_file(path) else _other_format(path, window)
+    values, picture = window_mask(WindowPlace(path, SceneWindow(*window)), any_format=True)
+    nodata = picture.nodata
+    if nodata is not None and isinstance(picture, GdalPicture):  # GDAL returns a float for each type
+        nodata = as_nodata(repr(nodata), values.dtype)
     bands = values.shape[2]
     if bands > 4:
         raise AtrousError(f"{path}: the labels have {bands} bands; labels need one band, or three for colours.")
@@ -183,16 +209,8 @@ def _stored(path: Path, window: Window) -> tuple[np.ndarray, int | None]:
         values, nodata = whole_numbers(values, nodata, path)
     if values.dtype.kind not in "biu":
         raise AtrousError(f"{path}: the labels are of type {values.dtype}; labels must be whole numbers.")
-    return np.ascontiguousarray(values), None if nodata is None or values.ndim == 3 else int(nodata)
-
-
-def _tiff(path: Path, window: Window) -> tuple[np.ndarray, float | None]:
-    with TiffPicture(path) as tiff:
-        return tiff.raw_mask(window), tiff.nodata
-
-
-def _other_format(path: Path, window: Window) -> tuple[np.ndarray, float | None]:
-    with open_raster(path) as dataset:
-        values = dataset.read(window=rasterio_window(window))
-        nodata = None if dataset.nodata is None else as_nodata(repr(dataset.nodata), values.dtype)
-        return np.moveaxis(values, 0, 2), nodata
+    palette = picture.palette if values.ndim == 2 else None
+    if in_colors and palette is not None:
+        values, palette = as_colors(values, palette), None
+    declared = None if nodata is None or values.ndim == 3 else int(nodata)
+    return RasterLabels(np.ascontiguousarray(values), declared, palette)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import threading
-import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -40,7 +40,7 @@ def positions_in(grid: RasterGrid, window: Window, other: RasterGrid) -> Points:
         H×W columns and H×W rows in pixels of the other raster, (0, 0) for the outer corner of its first pixel; inf or
         NaN for positions that its CRS cannot represent.
     """
-    change = _no_change if same_crs(grid.crs, other.crs) else transformer(grid.crs.to_string(), other.crs.to_string())
+    change = _no_change if same_crs(grid.crs, other.crs) else transformer(grid.crs_text, other.crs_text)
     inverse = ~other.transform
 
     def exact(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -82,7 +82,7 @@ def bounds_in(grid: RasterGrid, window: Window, crs: str) -> Bounds | None:
     top, left, height, width = window
     steps = np.linspace(0, 1, _STEPS + 1)
     columns, rows = np.meshgrid(left + width * steps, top + height * steps)
-    x, y = transformer(grid.crs.to_string(), crs)(*coordinates(grid.transform, columns, rows))
+    x, y = transformer(grid.crs_text, crs)(*coordinates(grid.transform, columns, rows))
     known = np.isfinite(x) & np.isfinite(y)
     if not known.any():
         return None
@@ -106,7 +106,7 @@ def transformer(source: str, target: str) -> Callable[[np.ndarray, np.ndarray], 
     """
     if is_one_crs(source, target):
         return _no_change
-    return _transformer(source, target, threading.get_ident())
+    return _transformer(source, target, os.getpid(), threading.get_ident())
 
 
 @lru_cache(maxsize=256)
@@ -134,14 +134,13 @@ def is_one_crs(one: str, other: str) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _transformer(source: str, target: str, thread: int) -> Callable[[np.ndarray, np.ndarray], Points]:
-    """Returns the function of `transformer`; objects of pyproj must not be shared by threads."""
+def _transformer(source: str, target: str, process: int, thread: int) -> Callable[[np.ndarray, np.ndarray], Points]:
+    """Returns the function of `transformer`; threads, and processes after a fork, must not share objects of pyproj."""
     from pyproj import Transformer
     from pyproj.exceptions import ProjError
 
     try:
-        with warnings.catch_warnings(action="ignore"):
-            found: Any = Transformer.from_crs(source, target, always_xy=True)
+        found: Any = Transformer.from_crs(source, target, always_xy=True)
     except ProjError as error:
         raise AtrousError(
             f"there is no transformation from the coordinate reference system {source} to {target} ({error})."

@@ -7,11 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from atrous.data.mask_value_map import BACKGROUND_NAMES, ClassTable
-from atrous.data.rasters.raster_grid import file_version, grid_of, grid_text, same_grid
-from atrous.data.rasters.raster_labels import read_raster_labels
+from atrous.data.rasters.raster_grid import MOST_FILES, Version, file_version, grid_of, grid_text, same_grid
+from atrous.data.rasters.raster_labels import RasterLabels, read_raster_labels
 from atrous.data.rasters.reprojection import bounds_in
 from atrous.data.rasters.scene_windows import WindowPlace
 from atrous.data.rasters.vector_files import has_polygons_in, is_vector_file, open_layer
@@ -42,10 +40,12 @@ def has_own_grid(place: WindowPlace, scene: Path) -> bool:
     Raises:
         AtrousError: rasterio is not installed, or a file is missing or damaged.
     """
-    return is_vector_file(place.file) or not same_grid(grid_of(place.file), grid_of(scene))
+    if is_vector_file(place.file):
+        return True
+    return not _on_one_grid(place.file, file_version(place.file), scene, file_version(scene))
 
 
-def read_scene_labels(place: WindowPlace, scene: Path, classes: ClassTable | None) -> tuple[np.ndarray, int | None]:
+def read_scene_labels(place: WindowPlace, scene: Path, classes: ClassTable | None) -> RasterLabels:
     """Reads labels that have a grid of their own, or none, on the grid of a scene.
 
     The class of a polygon is the value of an attribute: the name of a class, or one of its ``segments`` in
@@ -59,17 +59,14 @@ def read_scene_labels(place: WindowPlace, scene: Path, classes: ClassTable | Non
         scene: file of the scene.
         classes: class table of the dataset, which the polygons of vector files need.
 
-    Returns:
-        H×W raw values, or H×W×3 for colours, and the value that means no data; None if there is none.
-
     Raises:
         AtrousError: as for `read_raster_labels` and `VectorLabels.window`, or the classes of polygons are not certain.
     """
     grid, window = grid_of(scene), place.window
     if not is_vector_file(place.file):
-        numbers = (
-            [] if classes is None or classes.color_coded else [int(str(one)) for row in classes.raw for one in row]
-        )
+        if classes is not None and classes.color_coded:
+            return read_raster_labels(place.file, grid, window, in_colors=True)
+        numbers = [] if classes is None else [int(str(one)) for row in classes.raw for one in row]
         return read_raster_labels(place.file, grid, window, numbers)
     if classes is None:
         raise AtrousError(
@@ -78,10 +75,16 @@ def read_scene_labels(place: WindowPlace, scene: Path, classes: ClassTable | Non
         )
     drawing = _drawing(place.file, file_version(place.file), classes)
     drawn = drawing.labels.window(grid, window, drawing.value_of, drawing.default, drawing.order)
-    return drawn.values, drawn.nodata
+    return RasterLabels(drawn.values, drawn.nodata, None)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=MOST_FILES)
+def _on_one_grid(labels: Path, version: Version, scene: Path, version_of_scene: Version) -> bool:
+    """Compares two grids; unchanged files are compared once."""
+    return same_grid(grid_of(labels), grid_of(scene))
+
+
+@lru_cache(maxsize=MOST_FILES)
 def _drawing(path: Path, version: object, classes: ClassTable) -> _Drawing:
     """Finds the attribute of the classes; an unchanged file is searched once."""
     if classes.color_coded:

@@ -104,11 +104,12 @@ def window_pixels(place: WindowPlace, pages: str = "first") -> StoredPixels:
     return picture.pixels(place.window)
 
 
-def window_mask(place: WindowPlace) -> tuple[np.ndarray, ScenePicture]:
+def window_mask(place: WindowPlace, *, any_format: bool = False) -> tuple[np.ndarray, ScenePicture]:
     """Reads the stored values in a window of a mask.
 
     Args:
-        place: the window; the mask has the grid of its scene.
+        place: the window, in pixels of the mask.
+        any_format: whether the mask may have any format that GDAL reads, besides the formats of scenes.
 
     Returns:
         H×W×C in the type of the file, and the open file, which has the palette and the nodata value.
@@ -116,7 +117,7 @@ def window_mask(place: WindowPlace) -> tuple[np.ndarray, ScenePicture]:
     Raises:
         AtrousError: as for `window_pixels`.
     """
-    picture = _opened(place.file, "first")
+    picture = _opened(place.file, "first", any_format)
     _check_inside(place, picture)
     return picture.raw_mask(place.window), picture
 
@@ -132,7 +133,7 @@ class _OpenScenes(threading.local):
 _open = _OpenScenes()
 
 
-def _opened(file: Path, pages: str) -> ScenePicture:
+def _opened(file: Path, pages: str, any_format: bool = False) -> ScenePicture:
     """Returns an open scene; a changed file is opened again."""
     try:
         found = file.stat()
@@ -143,7 +144,7 @@ def _opened(file: Path, pages: str) -> ScenePicture:
     key = (str(file), pages, found.st_ino, found.st_mtime_ns, found.st_size)
     picture = _open.pictures.get(key)
     if picture is None:
-        if file.suffix.lower() not in SCENE_SUFFIXES:
+        if not any_format and file.suffix.lower() not in SCENE_SUFFIXES:
             raise AtrousError(
                 f"{file}: windows are read from {', '.join(SCENE_SUFFIXES)} files: convert the scene to a GeoTIFF."
             )

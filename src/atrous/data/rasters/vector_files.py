@@ -1,13 +1,14 @@
 """Reads polygons and their attributes from GeoPackage, GeoJSON, shapefiles and other vector files, area by area.
 
-A file with a spatial index is opened for each area, so that no file handle outlives a call. Other files are read once
-as a whole, and the last ones stay in memory.
+A file with a spatial index is opened for each area, so that no file handle outlives a call. Other files, such as
+GeoJSON, are read as a whole. Their polygons stay in memory, however many files there are, until the polygons of all
+files together need more than `KEPT_BYTES` in a process. Then the files that were not used for the longest time are
+dropped, and are read again if they are needed. For more polygons, convert the files to GeoPackage.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from atrous.data.rasters.raster_grid import Version, file_version
+from atrous.data.rasters.library_warnings import hide_pyogrio_warnings
+from atrous.data.rasters.raster_grid import MOST_FILES, Version, file_version
 from atrous.data.rasters.reprojection import Bounds
 from atrous.errors import AtrousError, counted, missing_extra, unknown_name
 from atrous.fork_safety import ForkLock
@@ -29,11 +31,16 @@ _BESIDE_SHP = (".dbf", ".prj", ".qix", ".cpg")
 #: Suffixes of formats that have one layer.
 _ONE_LAYER = (".shp", ".geojson", ".fgb")
 _POINTS_AND_LINES = ("Point", "LineString", "MultiPoint", "MultiLineString")
+_VALID = "Valid Geometry"  # GEOS's answer for valid geometries
 _POLYGON, _COLLECTIONS = 3, (6, 7)  # shapely's numbers for Polygon, and for MultiPolygon and GeometryCollection
 #: Bounds of longitude and latitude; some files count longitudes to 360.
 _MOST_DEGREES = (361.0, 91.0)
-_KEPT_FILES = 4
+#: Largest memory in bytes of the polygons that stay in memory, estimated; one file may be larger.
+KEPT_BYTES = 2**28
+#: Approximate memory in bytes of a vertex, and of a polygon with its entry in the index, besides its vertices.
+_VERTEX_BYTES, _POLYGON_BYTES = 24, 600
 
+_loaded: OrderedDict[tuple[VectorLayer, str | None], _Loaded] = OrderedDict()
 _loading = ForkLock()
 
 
@@ -92,6 +99,14 @@ class Polygons(NamedTuple):
     texts: np.ndarray
 
 
+class _Loaded(NamedTuple):
+    """All polygons of a file, their spatial index (a shapely.STRtree), and their approximate memory in bytes."""
+
+    polygons: Polygons
+    tree: Any
+    nbytes: int
+
+
 def open_layer(path: str | Path, layer: str | None = None) -> VectorLayer:
     """Reads the description of a layer; an unchanged file is read once.
 
@@ -145,9 +160,9 @@ def read_polygons(layer: VectorLayer, attribute: str | None, bounds: Bounds) -> 
     import shapely
 
     with _loading:
-        loaded, tree = _load(layer, attribute)
+        (shapes, texts), tree, _ = _kept(layer, attribute)
     found = np.sort(tree.query(shapely.box(*bounds)))
-    return Polygons(loaded.shapes[found], loaded.texts[found])
+    return Polygons(shapes[found], texts[found])
 
 
 @contextmanager
@@ -161,8 +176,9 @@ def _reading(path: Path) -> Iterator[Any]:
         import shapely
     except ImportError:
         raise missing_extra("shapely", "geo") from None
+    hide_pyogrio_warnings()
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with np.errstate(invalid="ignore"):  # coordinates that are NaN
             yield pyogrio
     except AtrousError:
         raise
@@ -170,7 +186,7 @@ def _reading(path: Path) -> Iterator[Any]:
         raise AtrousError(f"{path}: cannot be read as a vector file ({error}).") from error
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=MOST_FILES)
 def _read_layer(path: Path, version: tuple[Version, ...], layer: str | None) -> VectorLayer:
     with _reading(path) as pyogrio:
         one_layer = layer is None and path.suffix.lower() in _ONE_LAYER  # a GeoJSON is read as a whole each time
@@ -236,13 +252,25 @@ def _counted(layer: VectorLayer) -> dict[str, tuple[tuple[str, int], ...]]:
     }
 
 
-@lru_cache(maxsize=_KEPT_FILES)
-def _load(layer: VectorLayer, attribute: str | None) -> tuple[Polygons, Any]:
-    """Reads all polygons of a file without a spatial index, and builds an index."""
-    from shapely import STRtree
+def _kept(layer: VectorLayer, attribute: str | None) -> _Loaded:
+    """Returns all polygons of a file without a spatial index, and drops other files if there are too many polygons."""
+    key = layer, attribute
+    if key not in _loaded:
+        _loaded[key] = _load(layer, attribute)
+        while len(_loaded) > 1 and sum(one.nbytes for one in _loaded.values()) > KEPT_BYTES:
+            _loaded.popitem(last=False)
+    _loaded.move_to_end(key)
+    return _loaded[key]
 
-    polygons = _read(layer, attribute, None)
-    return polygons, STRtree(polygons.shapes)
+
+def _load(layer: VectorLayer, attribute: str | None) -> _Loaded:
+    import shapely
+
+    shapes, texts = _read(layer, attribute, None)
+    once: dict[str, str] = {}
+    texts[:] = [once.setdefault(text, text) for text in texts.tolist()]
+    nbytes = int(shapely.get_num_coordinates(shapes).sum()) * _VERTEX_BYTES + len(shapes) * _POLYGON_BYTES
+    return _Loaded(Polygons(shapes, texts), shapely.STRtree(shapes), nbytes)
 
 
 def _read(layer: VectorLayer, attribute: str | None, bounds: Bounds | None) -> Polygons:
@@ -272,7 +300,8 @@ def _polygons_in(path: Path, shapes: np.ndarray) -> tuple[np.ndarray, np.ndarray
     other = ~np.isin(kinds, (_POLYGON, *_COLLECTIONS))
     if other.any():
         raise _no_area(path, shapes[np.argmax(other)].geom_type, int(other.sum()))
-    invalid = ~shapely.is_valid(shapes)
+    # shapely.is_valid replaces the filters of warnings, which is not safe for threads
+    invalid = shapely.is_valid_reason(shapes) != _VALID
     if invalid.any():
         if not np.isfinite(shapely.get_coordinates(shapes[invalid])).all():
             raise AtrousError(f"{path}: a polygon has coordinates that are not finite numbers. Remove it.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,11 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from atrous.data.formats.tiff_page import Window
+from atrous.data.rasters.library_warnings import hide_rasterio_warnings
 from atrous.data.rasters.raster_grid import RasterGrid, coordinates, crs_name, grid_text
 from atrous.data.rasters.reprojection import bounds_in, is_one_crs, transformer
 from atrous.data.rasters.vector_files import Polygons, count_values, open_layer, read_polygons
 from atrous.data.raw_values import NO_NUMBER
 from atrous.errors import AtrousError, counted, missing_extra
+from atrous.fork_safety import ForkLock
 
 #: Vertices are rounded to this part of a pixel. Then an edge through a pixel centre gives the same result in each
 #: window, whatever the rounding errors of its coordinates.
@@ -25,6 +26,9 @@ ROUNDED = 2**-10
 EDGES = 256
 #: Largest number of attribute values that a message names.
 _SHOWN = 10
+
+#: rasterio replaces the filters of warnings while it draws, which threads must not do at the same time.
+_rasterizing = ForkLock()
 
 
 class LabelWindow(NamedTuple):
@@ -163,7 +167,7 @@ def _within_scene(shapes: np.ndarray, values: np.ndarray, grid: RasterGrid, crs:
     They are cut to the surroundings of the scene, because its CRS may be unable to represent places far away. Long
     edges get more vertices, because they are curved in the other CRS. Both depend on the scene, not on the window.
     """
-    if is_one_crs(crs, grid.crs.to_string()):
+    if is_one_crs(crs, grid.crs_text):
         return shapes, values
     import shapely
 
@@ -178,7 +182,7 @@ def _within_scene(shapes: np.ndarray, values: np.ndarray, grid: RasterGrid, crs:
     return shapely.segmentize(shapes, longest), values
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _scene_area(grid: RasterGrid, crs: str) -> tuple[Any, float]:
     """Returns the bounds of a scene in another CRS as a polygon, and the longest edge that is not divided."""
     import shapely
@@ -199,7 +203,7 @@ def _in_pixels(shapes: np.ndarray, grid: RasterGrid, window: Window, crs: str) -
 
     rings, owners = shapely.get_rings(shapes, return_index=True)
     points, of_ring = shapely.get_coordinates(rings, return_index=True)
-    x, y = transformer(crs, grid.crs.to_string())(points[:, 0], points[:, 1])
+    x, y = transformer(crs, grid.crs_text)(points[:, 0], points[:, 1])
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise AtrousError(f"polygons reach places that {crs_name(grid.crs)}, the CRS of the scene, cannot represent.")
     columns, rows = coordinates(~grid.transform, x, y)
@@ -273,7 +277,8 @@ def _mask(polygons: list[list[np.ndarray]], shape: tuple[int, int]) -> np.ndarra
     except ImportError:
         raise missing_extra("rasterio", "geo") from None
 
-    with warnings.catch_warnings(action="ignore"):  # of a grid without coordinates: these are pixels
+    hide_rasterio_warnings()  # of a grid without coordinates: these are pixels
+    with _rasterizing:
         return np.asarray(rasterize(_geojson(polygons), shape, dtype="uint8"), bool)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from atrous.data.formats.tiff import TiffPicture, is_tiff
 from atrous.data.mask_value_map import IGNORE_INDEX, ClassTable
 from atrous.data.pictures import read_pixels
 from atrous.data.rasters.band_names import bands_to_read, checked_names
+from atrous.data.rasters.library_warnings import hide_rasterio_warnings
 from atrous.data.rasters.raster_grid import CACHE_MB as CACHE_MB
 from atrous.data.rasters.raster_grid import rasterio_window
 from atrous.data.sources.source import Pixels, Source
@@ -195,8 +195,8 @@ class GeoTiffSink:
         try:
             self._part = self._unfinished.enter_context(atomic_path(path))
             self._temporary = self._unfinished.enter_context(temporary_folder(path))
-            with warnings.catch_warnings(action="ignore"):  # rasters without coordinates are allowed
-                self._dataset = rasterio.open(self._temporary / "windows.tif", "w", **profile)
+            hide_rasterio_warnings()  # rasters without coordinates are allowed
+            self._dataset = rasterio.open(self._temporary / "windows.tif", "w", **profile)
         except (RasterioError, OSError) as error:
             self._unfinished.__exit__(type(error), error, None)
             raise AtrousError(f"{path}: cannot be written ({error}).") from error
@@ -255,7 +255,8 @@ class GeoTiffSink:
 
         # GDAL also writes a temporary file of the overviews, in the folder CPL_TMPDIR
         environment = rasterio.Env(GDAL_CACHEMAX=CACHE_MB, CPL_TMPDIR=str(self._temporary))
-        with environment, warnings.catch_warnings(action="ignore"):
+        hide_rasterio_warnings()
+        with environment:
             copy(self._temporary / "windows.tif", self._part, **COG)
 
     def _flush(self, count: int) -> None:
@@ -354,8 +355,9 @@ def _open(path: str | Path) -> Any:
         raise missing_extra("rasterio", "geo") from None
     from rasterio.errors import RasterioError
 
+    hide_rasterio_warnings()
     try:
-        with warnings.catch_warnings(action="ignore"), _small_cache():
+        with _small_cache():
             return rasterio.open(path)
     except RasterioError as error:
         raise AtrousError(f"{path}: cannot be read ({error}).") from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,8 @@ import numpy as np
 from atrous.data.formats.empty_bands import bands_without_data, empty_bands
 from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype
 from atrous.data.rasters.band_names import checked_names
-from atrous.data.rasters.raster_grid import CACHE_MB, rasterio_window
-from atrous.errors import AtrousError, missing_extra
+from atrous.data.rasters.open_raster import opened_raster, rasterio_errors, rasterio_window
+from atrous.errors import AtrousError
 
 
 class GdalPicture:
@@ -34,19 +32,15 @@ class GdalPicture:
         lossy: whether the compression may change values: JPEG 2000.
 
     Raises:
-        AtrousError: rasterio is not installed, or the file is missing or damaged.
+        AtrousError: as for `opened_raster`, or the bands have different types or complex numbers.
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            import rasterio
-            from rasterio.enums import ColorInterp, MaskFlags
-        except ImportError:
-            raise missing_extra("rasterio", "geo") from None
         self.name = path
-        with self._reading():
-            self._file: Any = rasterio.open(path)
-        file = self._file
+        file: Any = opened_raster(path)
+        self._file = file
+        from rasterio.enums import ColorInterp, MaskFlags
+
         if len(set(file.dtypes)) > 1 or "complex" in file.dtypes[0]:
             self._file.close()
             raise AtrousError(
@@ -91,7 +85,7 @@ class GdalPicture:
         values = as_picture_dtype(stored, self.name, None if missing is None else ~missing)
         masked = None
         if self._masks:
-            with self._reading():
+            with rasterio_errors(self.name):
                 masked = self._file.dataset_mask(window=rasterio_window(window)) == 0
         gone = bands_without_data(stored, missing)
         empty: tuple[int, ...] = ()
@@ -113,7 +107,7 @@ class GdalPicture:
         Raises:
             AtrousError: the file is damaged.
         """
-        with self._reading():
+        with rasterio_errors(self.name):
             return np.moveaxis(self._file.read(window=rasterio_window(window)), 0, 2)
 
     def close(self) -> None:
@@ -132,15 +126,3 @@ class GdalPicture:
                 values = stored[:, :, band]
                 missing[:, :, band] = np.isnan(values) if nodata != nodata else values == nodata
         return missing if missing.any() else None
-
-    @contextmanager
-    def _reading(self) -> Any:
-        """Limits GDAL's cache in a `with` block; its errors name the file."""
-        import rasterio
-        from rasterio.errors import RasterioError
-
-        try:
-            with warnings.catch_warnings(action="ignore"), rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
-                yield
-        except RasterioError as error:
-            raise AtrousError(f"{self.name}: cannot be read ({error}).") from error

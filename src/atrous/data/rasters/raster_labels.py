@@ -11,16 +11,8 @@ import numpy as np
 
 from atrous.data.formats.tiff import TiffPicture
 from atrous.data.formats.tiff_page import Window, as_nodata
-from atrous.data.rasters.raster_grid import (
-    RasterGrid,
-    coordinates,
-    grid_of,
-    grid_text,
-    is_tiff_file,
-    open_raster,
-    rasterio_window,
-    same_grid,
-)
+from atrous.data.rasters.open_raster import open_raster, rasterio_window
+from atrous.data.rasters.raster_grid import RasterGrid, coordinates, grid_of, grid_text, is_tiff_file, same_grid
 from atrous.data.rasters.reprojection import bounds_in, positions_in
 from atrous.data.raw_values import NO_NUMBER, whole_numbers
 from atrous.errors import AtrousError

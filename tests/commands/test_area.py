@@ -224,3 +224,27 @@ def test_a_split_that_shows_nothing_of_the_map_gives_no_estimate():
 )
 def test_hectares_in_words(value, words):
     assert hectares(value) == words
+
+
+def test_a_vrt_has_the_areas_and_the_mask_of_its_tiff_and_its_files_are_never_replaced(
+    model, places, picture, tmp_path, capsys
+):
+    from rasterio.shutil import copy
+
+    tiff = save(tmp_path / "one.tif", picture, **EQUAL_AREA)
+    (tmp_path / "vrts").mkdir()
+    vrt = tmp_path / "vrts" / "one.vrt"
+    copy(str(tiff), str(vrt), driver="VRT")
+    first, second = (area(model, [path], data=places, split="test", **CPU) for path in (tiff, vrt))
+    assert first["classes"] == second["classes"]
+    for path, out in ((tiff, "of_tiff"), (vrt, "of_vrt")):
+        assert main(["predict", str(model), str(path), "--out", str(tmp_path / out), "--device", "cpu"]) == 0
+    masks = [rasterio.open(tmp_path / out / "one.tif") for out in ("of_tiff", "of_vrt")]
+    assert np.array_equal(masks[0].read(), masks[1].read()) and masks[0].transform == masks[1].transform
+    assert masks[1].tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+    before = tiff.read_bytes()
+    assert main(["predict", str(model), str(vrt), "--out", str(tmp_path), "--device", "cpu", "--overwrite"]) != 0
+    assert "one.tif" in capsys.readouterr().err and tiff.read_bytes() == before
+    tiff.unlink()
+    with pytest.raises(AtrousError, match="which is missing"):
+        area(model, [vrt], data=places, split="test", **CPU)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -17,10 +17,10 @@ from atrous.data.class_colors import Color, default_colors, packed_colors, unpac
 from atrous.data.dataset import Dataset, Item, stored_mask
 from atrous.data.doctor.examine import Diagnosis
 from atrous.data.doctor.exif_rotation import TurnedPair, as_stored, mask_edges
+from atrous.data.doctor.taken_channels import TakenChannels
 from atrous.data.formats.palettes import as_colors
 from atrous.data.mask_value_map import IGNORE_INDEX, UNKNOWN, ClassTable
-from atrous.data.pictures import StoredMask, read_pixels
-from atrous.data.pixels import gives_channels
+from atrous.data.pictures import StoredMask
 from atrous.errors import AtrousError, counted
 from atrous.inference.legend import with_legend
 from atrous.inference.prediction import NO_DATA_COLOR, visible
@@ -96,7 +96,7 @@ def draw_pictures(
         that has pairs to draw.
     """
     table = _table(dataset, diagnosis)
-    reader = _Reader(pages, in_channels, diagnosis.classes, dataset.inputs[0].missing_values)
+    reader = _Reader(pages, replace(diagnosis.taken, channels=in_channels), diagnosis.classes)
     written = []
     for output in planned_pictures(dataset, folder):
         name = output.path.name.removesuffix(".png")
@@ -118,16 +118,12 @@ class _Reader:
     """Reader of pictures and masks with the doctor's options."""
 
     pages: str
-    in_channels: int | None
+    taken: TakenChannels
     classes: ClassTable | None
-    missing: tuple[float, ...]
 
     def picture(self, item: Item) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns a visible picture, H×W×3 uint8, and an H×W mask of pixels with data; None if all have data."""
-        pixels = read_pixels(item.image, self.pages)
-        given = self.in_channels
-        wanted = given if given and gives_channels(pixels.channels, pixels.kind.bands, given) else None
-        image, valid = pixels.for_model(wanted, missing_values=self.missing)
+        image, valid = self.taken.values(self.taken.read(item.image, self.pages))
         return visible(image, valid), valid
 
     def pair(self, item: Item) -> tuple[np.ndarray, np.ndarray | None, StoredMask] | None:

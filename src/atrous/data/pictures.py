@@ -30,7 +30,7 @@ from atrous.data.formats.webp import webp_is_lossless, webp_size
 from atrous.data.pixels import PictureKind, StoredPixels
 from atrous.data.pixels import to_channels as to_channels
 from atrous.data.rasters.band_names import checked_names
-from atrous.data.rasters.scene_windows import TIFF_SUFFIXES, window_kind, window_mask, window_pixels, window_place
+from atrous.data.rasters.scene_windows import TIFF_SUFFIXES, window_kind, window_mask, window_pixels, window_to_read
 from atrous.data.raw_values import NO_NUMBER as NO_NUMBER
 from atrous.data.raw_values import whole_numbers as whole_numbers
 from atrous.data.volumes.slice_pixels import read_slice_mask, slice_kind, slice_pixels
@@ -94,7 +94,7 @@ def read_kind(path: Path | str, pages: str = "first") -> PictureKind:
     path = Path(path)
     if (place := slice_place(path)) is not None:
         return slice_kind(place)
-    if (window := window_place(path)) is not None:
+    if (window := window_to_read(path)) is not None:
         return window_kind(window, pages)
     start = _start_of(path)
     if is_tiff(start):
@@ -139,7 +139,7 @@ def read_pixels(path: Path | str, pages: str = "first") -> StoredPixels:
     path = Path(path)
     if (place := slice_place(path)) is not None:
         return slice_pixels(place)
-    if (window := window_place(path)) is not None:
+    if (window := window_to_read(path)) is not None:
         return window_pixels(window, pages)
     start = _start_of(path)
     if is_tiff(start):
@@ -296,7 +296,7 @@ def read_mask(path: Path | str) -> StoredMask:
             values, nodata = whole_numbers(values, nodata, path)
         declared = None if nodata is None else int(nodata)
         return StoredMask(np.ascontiguousarray(values), None, declared, 1, False, None)
-    window = window_place(path)
+    window = window_to_read(path)
     start = b"" if window is not None else _start_of(path)
     if window is not None:
         array, tiff = window_mask(window)
@@ -336,7 +336,7 @@ def exif_orientation(path: Path | str) -> int:
     path = Path(path)
     if slice_place(path) is not None:
         return 1
-    if (window := window_place(path)) is not None:
+    if (window := window_to_read(path)) is not None:
         path = window.file
         if path.suffix.lower() not in TIFF_SUFFIXES:
             return 1
@@ -356,7 +356,7 @@ def stored_lossily(path: Path | str) -> bool:
     path = Path(path)
     if slice_place(path) is not None:
         return False
-    if (window := window_place(path)) is not None:
+    if (window := window_to_read(path)) is not None:
         path = window.file
         if path.suffix.lower() not in TIFF_SUFFIXES:
             return path.suffix.lower() == ".jp2"

@@ -151,7 +151,7 @@ def kind_of_pictures(
         shown = ", ".join(f"{dtype}: {path}" for dtype, path in sorted(first.items()))
         raise AtrousError(f"the training pictures differ in their type ({shown}): convert them to one type.")
     training = [(kind, str(item.image)) for kind, item in zip(kinds, items, strict=True)]
-    names = _bands_of(dataset.inputs[0], [kind.names for kind in (*kinds, *others)], in_channels)
+    names = bands_of_pictures(dataset.inputs[0], [kind.names for kind in (*kinds, *others)], in_channels)
     chosen = len(names or dataset.inputs[0].wavelengths) or channels_of(
         training, [(kind, str(item.image)) for kind, item in zip(others, measured, strict=True)], in_channels
     )
@@ -171,8 +171,14 @@ def kind_of_pictures(
     return PictureKind(chosen, kinds[0].dtype, max(kind.bands for kind in kinds), names=names), tuple(notes)
 
 
-def _bands_of(image: InputFiles, files: Sequence[Sequence[str]], in_channels: int | None) -> tuple[str, ...]:
-    """Returns the names of the bands that the model takes; () if it takes them by position or by wavelength."""
+def bands_of_pictures(image: InputFiles, files: Sequence[Sequence[str]], in_channels: int | None) -> tuple[str, ...]:
+    """Returns the names of the bands that a model takes; () if it takes them by position or by wavelength.
+
+    Args:
+        image: the input of the pictures, with the bands that the user lists.
+        files: names of the bands of each training and validation picture.
+        in_channels: number of channels of the model; None to derive it.
+    """
     if image.bands or image.wavelengths:
         return image.bands
     names = shared_names(files)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from atrous.data.rasters.library_warnings import hide_rasterio_warnings
+from atrous.data.rasters.open_raster import open_raster
 from atrous.data.rasters.raster_grid import coordinates
 from atrous.data.sources.source import Window
-from atrous.errors import AtrousError, missing_extra
+from atrous.errors import AtrousError
 
 #: Largest distance of a corner from a corner of a pixel of the grid, in pixels. Coordinates in files are rounded.
 TOLERANCE = 0.01
@@ -83,19 +83,9 @@ def read_raster(path: Path, name: str) -> Raster:
     Raises:
         AtrousError: rasterio is not installed, the file cannot be read, or it has no coordinate system or no transform.
     """
-    try:
-        import rasterio
-    except ImportError:
-        raise missing_extra("rasterio", "geo") from None
-    from rasterio.errors import RasterioError
-
-    hide_rasterio_warnings()  # a message is raised below
-    try:
-        with rasterio.open(path) as file:
-            raster = Raster(path, name, file.height, file.width, file.crs, file.transform)
-            has_points = bool(file.gcps[0])
-    except RasterioError as error:
-        raise AtrousError(f"{name} has no coordinates that can be read ({error}); polygons need them.") from error
+    with open_raster(path) as file:
+        raster = Raster(path, name, file.height, file.width, file.crs, file.transform)
+        has_points = bool(file.gcps[0])
     if not raster.crs or raster.transform.is_identity:
         cure = "warp it to a grid first, such as with gdalwarp" if has_points else "give rasters with coordinates"
         lack = "only ground control points" if has_points else "no coordinates on Earth"

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from atrous.data.mask_value_map import IGNORE_INDEX
-from atrous.errors import AtrousError, missing_extra
+from atrous.data.rasters.open_raster import opened_raster, rasterio_errors, rasterio_window
+from atrous.errors import missing_extra
 from atrous.inference.adjacent_rasters import GridRaster, Raster, grids_of, seams_of, windows_of
 
 #: Largest height and width of the windows in which masks are read, in pixels; a multiple of the tiles of the masks.
@@ -101,18 +102,11 @@ class _OpenMask:
         self._file: Any = None
 
     def read(self, raster: Raster, window: tuple[int, int, int, int]) -> np.ndarray:
-        import rasterio
-        from rasterio.errors import RasterioError
-        from rasterio.windows import Window
-
-        top, left, height, width = window
-        try:
+        with rasterio_errors(raster.path):
             if raster is not self._raster:
                 self.close()
-                self._file, self._raster = rasterio.open(raster.path), raster
-            return self._file.read(1, window=Window(left, top, width, height))  # type: ignore[call-arg]
-        except RasterioError as error:
-            raise AtrousError(f"{raster.path}: cannot be read ({error}).") from error
+                self._file, self._raster = opened_raster(raster.path), raster
+            return self._file.read(1, window=rasterio_window(window))
 
     def close(self) -> None:
         if self._file is not None:

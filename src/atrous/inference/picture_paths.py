@@ -15,6 +15,7 @@ from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.remote.listing import Listing, listing_of
 from atrous.data.remote.transfer import identity, local_path
 from atrous.data.skipped_files import KNOWN_ENDINGS, passed_over_notes
+from atrous.data.sources.geotiff import RASTER_SUFFIXES
 from atrous.data.unread_folders import folders_with_pictures
 from atrous.data.volumes.contrast_files import exists, is_place_of_contrasts
 from atrous.data.volumes.series_places import holds_dicom, is_dicom_file, series_in
@@ -28,6 +29,8 @@ from atrous.software_tag import is_marked
 
 #: Largest number of subfolders that the note on subfolders names.
 SUBFOLDERS = 4
+#: Suffixes of pictures and rasters.
+_SUFFIXES = PICTURE_SUFFIXES | {*RASTER_SUFFIXES}
 
 
 def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
@@ -69,7 +72,8 @@ def find_places(places: Sequence[Place], *, quiet: bool = False) -> list[Place]:
     below = "" if quiet else _pictures_below(paths, listings)
     if not found:
         here = any(isinstance(place, Path) for place in given)
-        known = ", ".join(sorted({*PICTURE_SUFFIXES, *(SUFFIXES if here else ())}))  # volumes at URLs are not read
+        # volumes and VRTs at URLs are not read
+        known = ", ".join(sorted({*_SUFFIXES, *SUFFIXES} if here else PICTURE_SUFFIXES))
         raise AtrousError(
             f"no pictures in {', '.join(map(shown_place, given))}; known suffixes are {known}. {below}".rstrip()
         )
@@ -113,7 +117,8 @@ def _in_folder(folder: Path, quiet: bool) -> list[Path]:
     if quiet:
         return found
     _say_passed_over(folder, [file.name for file, as_written in marked.items() if not as_written], len(marked))
-    for sentence in () if dicom or series else passed_over_notes([folder]):  # names of DICOM files may name a patient
+    # names of DICOM files may name a patient
+    for sentence in () if dicom or series else passed_over_notes([folder], candidates):
         console.print(escape(sentence))
     return found
 
@@ -179,5 +184,5 @@ def _is_to_predict(path: Path) -> bool:
 
 
 def _is_picture(path: Path) -> bool:
-    known = path.suffix.lower() in PICTURE_SUFFIXES or is_volume(path)
+    known = path.suffix.lower() in _SUFFIXES or is_volume(path)
     return known and not path.name.startswith(".") and path.is_file()

@@ -24,6 +24,7 @@ from atrous.data.file_headers import kinds_of
 from atrous.data.file_of_picture import file_of_picture
 from atrous.data.input_files import SceneFiles
 from atrous.data.pictures import read_pixels
+from atrous.data.rasters.open_raster import source_files
 from atrous.data.remote.transfer import as_path, below, fetched, local_path, stored
 from atrous.data.sources.geotiff import RASTER_SUFFIXES, GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
 from atrous.data.sources.joined import JoinedSource
@@ -125,8 +126,7 @@ def plan(
 
     Args:
         paths: pictures, folders of pictures, or glob patterns; paths or URLs.
-        out: folder for the masks, a path or a URL. A mask has its picture's name with the suffix .png, or .tif for
-            GeoTIFFs and for TIFFs at URLs.
+        out: folder for the masks, a path or a URL. Masks have the names of pictures, with .png, or .tif for rasters.
         spec: specification of the model.
         inputs: folders of further inputs by name, such as {"depth": "depth/"}; files have the stems of their pictures.
         raw: see `Job`.
@@ -384,7 +384,7 @@ def _needs_windows(place: Place, spec: ModelSpec) -> bool | None:
 def _files(words: str, places: Iterable[Place]) -> Iterator[tuple[str, Path]]:
     """Yields (description, file) for files on this machine that must not be overwritten."""
     here = (place for place in places if isinstance(place, Path))
-    return ((words, file) for place in here for file in stored_files(file_of_picture(place)))
+    return ((words, file) for place in here for file in (*stored_files(file_of_picture(place)), *source_files(place)))
 
 
 def _holds(question: Callable[..., bool], path: Path, *more: float) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from atrous.data.mask_value_map import ClassTable
-from atrous.data.rasters.library_warnings import hide_rasterio_warnings
+from atrous.data.rasters.open_raster import opened_raster
 from atrous.data.remote.transfer import as_path, local_path
 from atrous.data.sources.geotiff import RASTER_SUFFIXES
 from atrous.errors import AtrousError
@@ -54,7 +54,7 @@ def check_rasters(jobs: Sequence[Job]) -> None:
         name = shown_place(job.picture)
         if job.picture.suffix.lower() not in RASTER_SUFFIXES:
             raise AtrousError(
-                f"{name} is not a raster with coordinates on Earth (GeoTIFF or JPEG 2000), so its mask has no "
+                f"{name} is not a raster with coordinates on Earth (GeoTIFF, VRT or JPEG 2000), so its mask has no "
                 "polygons: give rasters only, or leave --polygons out."
             )
         if _opens(job.picture):  # a damaged file fails later, without the others
@@ -92,12 +92,8 @@ def write_mask_polygons(
 
 
 def _opens(path: Path) -> bool:
-    import rasterio
-    from rasterio.errors import RasterioError
-
-    hide_rasterio_warnings()
     try:
-        rasterio.open(path).close()
-    except RasterioError:
+        opened_raster(path).close()
+    except AtrousError:
         return False
     return True

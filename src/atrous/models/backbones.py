@@ -75,15 +75,8 @@ _CHECKED: set[str] = set()
 
 #: Errors that timm's networks raise for invalid arguments.
 TIMM_ERRORS = (
-    TypeError,
-    AssertionError,
-    AttributeError,
-    IndexError,
-    KeyError,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-    ZeroDivisionError,
+    *(TypeError, AssertionError, AttributeError, IndexError, KeyError),
+    *(NotImplementedError, RuntimeError, ValueError, ZeroDivisionError),
 )
 
 #: Families of networks made of depthwise-separable convolutions. Over such a backbone, the ASPP and the decoder are

@@ -201,3 +201,54 @@ def test_sizes_far_apart_are_compared_in_little_memory():
     sizes = (1e-8, 1.1e-8, 1.0, 1e8)
     rectangles = {Path(str(size)): Footprint("", 0, 0, size, size) for size in sizes}
     assert set(Grounds(rectangles).sharing(rectangles[Path("1.0")])) == set(rectangles)
+
+
+def write_placed(path, crs, transform, size=(40, 60)):
+    from tests.data.rasters.rasters import write_raster
+
+    return write_raster(path, np.ones(size, np.uint8), crs, transform)
+
+
+def test_a_vrt_and_a_jpeg_2000_lie_where_their_tiff_lies(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio.shutil import copy
+    from rasterio.transform import from_origin
+
+    tiff = write_placed(tmp_path / "a.tif", "EPSG:32633", from_origin(500_000, 5_000_000, 10, 10))
+    copy(str(tiff), str(tmp_path / "a.vrt"), driver="VRT")
+    copy(str(tiff), str(tmp_path / "a.jp2"), driver="JP2OpenJPEG")
+    expected = footprint_of(tiff)
+    assert expected == Footprint("EPSG:32633", 500_000, 4_999_600, 500_600, 5_000_000)
+    for name in ("a.vrt", "a.jp2"):
+        assert footprint_of(tmp_path / name) == expected
+    part = footprint_of(tmp_path / "a.vrt/window/5_6_7_8")
+    assert part == footprint_of(tmp_path / "a.tif/window/5_6_7_8") != expected
+    with rasterio.open(tmp_path / "plain.jp2", "w", driver="JP2OpenJPEG", width=9, height=9, count=1, dtype="uint8"):
+        pass
+    assert footprint_of(tmp_path / "plain.jp2") is None
+
+
+def test_the_same_ground_in_two_coordinate_systems(tmp_path):
+    pytest.importorskip("rasterio")
+    pytest.importorskip("shapely")
+    pyproj = pytest.importorskip("pyproj")
+    from rasterio.transform import from_origin
+
+    to_degrees = pyproj.Transformer.from_crs(32633, 4326, always_xy=True)
+    east, north = to_degrees.transform(500_000, 5_000_000)
+    lcc = "+proj=lcc +lat_0=45 +lon_0=15 +lat_1=40 +lat_2=50 +datum=WGS84 +units=m"  # no EPSG number
+    x, y = pyproj.Transformer.from_crs(32633, lcc, always_xy=True).transform(500_000, 5_000_000)
+    # 5 m beside the right edge of the first raster
+    beside = pyproj.Transformer.from_crs(32633, 32632, always_xy=True).transform(500_605, 4_999_800)
+    paths = [
+        write_placed(tmp_path / "utm.tif", "EPSG:32633", from_origin(500_000, 5_000_000, 10, 10)),
+        write_placed(tmp_path / "degrees.tif", "EPSG:4326", from_origin(east, north, 1e-4, 1e-4)),
+        write_placed(tmp_path / "lambert.tif", lcc, from_origin(x, y, 10, 10)),
+        write_placed(tmp_path / "beside.tif", "EPSG:32632", from_origin(beside[0], beside[1] + 20, 1, 1)),
+        write_placed(tmp_path / "far.tif", "EPSG:32632", from_origin(500_000, 5_000_000, 10, 10)),
+    ]
+    places = {path: footprint_of(path) for path in paths}
+    assert all(places.values())
+    found = {frozenset(path.stem for path in pair) for pair in overlapping(places)}
+    assert found == {frozenset(pair) for pair in (("utm", "degrees"), ("utm", "lambert"), ("degrees", "lambert"))}
+    assert places[paths[0]].shares(places[paths[1]]) == 0  # rectangles in one system alone are compared exactly

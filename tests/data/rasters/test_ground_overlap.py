@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from atrous.data.rasters.ground_overlap import overlapping_outlines
+from atrous.data.rasters.ground_overlap import _near_pairs, overlapping_outlines
 from atrous.data.rasters.pixel_area import PixelAreas
 from atrous.data.sources.geotiff import Place
 
@@ -61,3 +62,21 @@ def test_around_the_pole():
     around, beside = from_origin(-50_000, 50_000, 1000, 1000), from_origin(40_000, 40_000, 1000, 1000)
     ((_, _, shared),) = found(("EPSG:3413", around), ("EPSG:3413", beside))
     assert shared == pytest.approx(0.09, abs=0.005)
+
+
+def test_the_pairs_of_the_tree_are_those_of_comparing_all_with_all():
+    draw = np.random.default_rng(0)
+    spheres = []
+    for number in range(400):
+        around = (0, 0, 1) if number % 4 == 0 else (1, 0, 0) if number % 4 == 1 else draw.normal(size=3)
+        centre = np.array(around) + draw.normal(size=3) * 0.1
+        spheres.append((centre / np.linalg.norm(centre), float(draw.choice((0.003, 0.03, 0.3)))))
+    expected = [
+        (first, second)
+        for first in range(400)
+        for second in range(first + 1, 400)
+        if np.linalg.norm(spheres[second][0] - spheres[first][0]) < spheres[first][1] + spheres[second][1]
+    ]
+    assert _near_pairs(spheres) == expected and len(expected) > 1000
+    assert _near_pairs(spheres[:1]) == _near_pairs([]) == []
+    assert _near_pairs([spheres[0], spheres[0]]) == [(0, 1)]

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from atrous.data.channel_count import channels_of
 from atrous.data.dataset import Dataset, Item
 from atrous.data.doctor.antialiased_edges import blended_values
 from atrous.data.doctor.channels import find_channels_without_a_way, find_mixed_channels, note_without_colors
@@ -30,6 +29,7 @@ from atrous.data.doctor.propose_classes import Proposal, propose_classes, withou
 from atrous.data.doctor.readiness import few_pictures, obstacles
 from atrous.data.doctor.scan import Pair, masks_of, survey
 from atrous.data.doctor.shared_between_splits import find_shared, propose_split
+from atrous.data.doctor.taken_channels import TakenChannels, taken_channels
 from atrous.data.doctor.volume_checks import find_volume_problems, slices_by_split
 from atrous.data.doctor.volume_grids import find_wrong_contrasts, volume_notes
 from atrous.data.doctor.volume_scan import survey_volumes
@@ -38,9 +38,7 @@ from atrous.data.file_headers import kinds_of
 from atrous.data.layouts.pairing import NoClassesError
 from atrous.data.mask_value_map import IGNORE_INDEX, UNKNOWN, ClassTable, Raw
 from atrous.data.open_dataset import open_whole
-from atrous.data.pixels import PictureKind
 from atrous.data.raster_items import with_windows
-from atrous.data.splits.split_names import canonical_split
 from atrous.data.volume_items import holds_volumes, input_of_slices
 from atrous.errors import AtrousError
 from atrous.input_spec import check_slices
@@ -69,6 +67,7 @@ class Diagnosis:
             same ground, and near copies together. It is the present split if the present split already does so, and
             empty if lists or folders define the split.
         proposes_split: whether `proposed_split` differs from the split in use.
+        taken: channels of the pictures that were examined.
     """
 
     root: Path
@@ -85,6 +84,7 @@ class Diagnosis:
     slices: Mapping[str, int] = field(default_factory=dict)
     proposed_split: Mapping[str, tuple[Item, ...]] = field(default_factory=dict)
     proposes_split: bool = False
+    taken: TakenChannels = field(default_factory=TakenChannels)
 
     def raise_for_errors(self) -> None:
         """Raises an error if the examination found errors.
@@ -174,11 +174,11 @@ def examine(
         pairs = survey_volumes(items, classes, progress)
         dataset = replace(dataset, notes=(*dataset.notes, *volume_notes(pairs)))
         kinds = {pair.item.image: pair.picture.kind for pair in pairs if pair.picture}
-        channels = _channels(dataset, kinds, train, val, None)
+        taken = TakenChannels(taken_channels(dataset, kinds, train, val, None).channels)
     else:
         kinds = kinds_of((item.image for item in items), pages)
-        channels = _channels(dataset, kinds, train, val, in_channels)
-        pairs = survey(items, classes, progress, pages, channels, dataset.inputs[0].missing_values)
+        taken = taken_channels(dataset, kinds, train, val, in_channels)
+        pairs = survey(items, classes, progress, pages, taken)
     of_image = {pair.item.image: pair for pair in pairs}
     by_split = {name: [of_image[item.image] for item in part] for name, part in dataset.splits.items()}
     blended = _blended(pairs, classes)
@@ -219,7 +219,7 @@ def examine(
     return Diagnosis(
         root=dataset.root,
         layout=dataset.layout,
-        notes=(*dataset.notes, *note_without_colors(dataset, kinds, channels)),
+        notes=(*dataset.notes, *note_without_colors(dataset, kinds, taken.channels)),
         classes=classes,
         images=images,
         errors=(*errors, *(Finding(kind, message) for kind, message in unfit)),
@@ -229,7 +229,7 @@ def examine(
             *shared,
             *(finding for unknown, finding in mixed if not unknown),
             *([] if no_way else find_mixed_channels(dataset, pairs)),
-            *find_unread_parts(dataset, pairs, kinds, channels, pages),
+            *find_unread_parts(dataset, pairs, kinds, taken.by_position, pages),
             *find_void(dataset, pairs),
             *find_doubtful_alpha(dataset, pairs),
             *find_assumed_names(dataset, pairs, classes),
@@ -244,6 +244,7 @@ def examine(
         # of two proposals, one is for masks of numbers and one for masks of colours; neither fits all masks
         proposed_classes=proposals[0].classes if len(proposals) == 1 else None,
         turned=turned.doubtful,
+        taken=taken,
         proposed_split=to_write,
         proposes_split=any(_images(items) != _images(dataset.splits.get(name, ())) for name, items in to_write.items()),
     )
@@ -291,24 +292,6 @@ def open_to_examine(
         stand_in = ClassTable(("unknown",), ((0, 0, 0),), ((0,),))
         dataset = open_whole(root, layout, classes=stand_in, groups=groups, inputs=inputs)
         return with_windows(replace(dataset, notes=(*dataset.notes, *error.notes)), window), None
-
-
-def _channels(
-    dataset: Dataset, kinds: Mapping[Path, PictureKind], train: str, val: str, in_channels: int | None
-) -> int | None:
-    """Returns the number of channels that a model would take; ``in_channels`` if training cannot start."""
-    training, measured = (
-        [
-            (kinds[item.image], str(item.image))
-            for item in dataset.splits.get(name, dataset.splits.get(canonical_split(name), ()))
-            if item.image in kinds
-        ]
-        for name in (train, val)
-    )
-    try:
-        return channels_of(training, measured, in_channels) if training else in_channels
-    except AtrousError:  # reported by `find_channels_without_a_way`
-        return in_channels
 
 
 def _blended(pairs: list[Pair], classes: ClassTable | None) -> set[Raw]:

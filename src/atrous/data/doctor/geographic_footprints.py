@@ -6,20 +6,27 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from atrous.data.formats.decoder_errors import in_words
+from atrous.data.formats.jpeg2000 import is_jpeg2000
 from atrous.data.formats.pillow import opened
 from atrous.data.formats.tiff import TiffPicture, is_tiff
+from atrous.data.rasters.ground_overlap import LEAST_SHARED as LEAST_SHARED
+from atrous.data.rasters.ground_overlap import OutlinePlane, SphereTree, sphere_around
+from atrous.data.rasters.open_raster import VRT_SUFFIX
+from atrous.data.rasters.raster_grid import grid_of
+from atrous.data.rasters.reprojection import transformer
 from atrous.data.rasters.scene_windows import window_place
 from atrous.data.sources.source import Window
 from atrous.errors import AtrousError
 
-#: Two pictures overlap if they share more than this part of the smaller one's ground; tiles that only touch do not.
-LEAST_SHARED = 0.01
 #: Two photographs show the same ground if their positions differ by less than this distance along each axis, in metres.
 NEAR_METRES = 10.0
 _MOST_CELLS = 4096  # a footprint over more grid squares is compared with every other one
@@ -29,7 +36,12 @@ _METRES_PER_DEGREE = 111_320.0
 _GPS_TAG = 34853  # EXIF tag of the directory with latitude and longitude
 _PROJECTED, _GEOGRAPHIC = "ProjectedCSTypeGeoKey", "GeographicTypeGeoKey"
 _USER_DEFINED = 32767
+_EDGE_POINTS = 16  # points along each edge of a footprint, because edges are curved in other systems
 _OF_ONE_FILE = ("ModelPixelScale", "ModelTiepoint", "ModelTransformation")
+
+
+#: A coordinate system, as `Footprint.system` and as `Footprint.crs`.
+System: TypeAlias = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,7 @@ class Footprint:
         bottom: smallest y.
         right: largest x.
         top: largest y.
+        crs: the system as text that pyproj accepts; "" if positions in it cannot be compared with other systems.
     """
 
     system: str
@@ -50,6 +63,7 @@ class Footprint:
     bottom: float
     right: float
     top: float
+    crs: str = field(default="", compare=False)
 
     @property
     def area(self) -> float:
@@ -72,8 +86,8 @@ class Footprint:
 def footprint_of(path: Path) -> Footprint | None:
     """Returns the ground that a picture shows.
 
-    Its sources are, in this order: the tags of a GeoTIFF, a world file in the same folder, and the GPS position of a
-    photograph.
+    Its sources are, in this order: the tags of a GeoTIFF, or the header of a VRT or JPEG 2000 file if rasterio is
+    installed; a world file in the same folder; and the GPS position of a photograph.
 
     Args:
         path: path of a picture, or of a window of a scene.
@@ -82,11 +96,11 @@ def footprint_of(path: Path) -> Footprint | None:
         The rectangle around the ground; None if the file has no valid position. Ground control points are not read.
     """
     try:
-        corners, system = _corners_in(path)
+        corners, (system, crs) = _corners_in(path)
         if corners is None:
             return None
         xs, ys = zip(*corners, strict=True)
-        found = Footprint(system, min(xs), min(ys), max(xs), max(ys))
+        found = Footprint(system, min(xs), min(ys), max(xs), max(ys), crs)
     except (AtrousError, OSError, ValueError, TypeError, IndexError, ArithmeticError, KeyError):
         return None  # a picture with a wrong position is still usable for training
     sound = all(abs(side) < _FARTHEST for side in (found.left, found.bottom, found.right, found.top))
@@ -96,6 +110,9 @@ def footprint_of(path: Path) -> Footprint | None:
 
 class Grounds:
     """Finds pictures that show the same ground; a grid of squares avoids the comparison of all pairs of pictures.
+
+    Footprints in one coordinate system are compared exactly. Those in different systems are compared as in
+    `overlapping_outlines`, if pyproj and shapely are installed.
 
     Args:
         footprints: the footprint of each picture that has one.
@@ -117,6 +134,7 @@ class Grounds:
                 self._wide.append(one)
             for cell in cells or ():
                 self._in_cell[cell].append(one)
+        self._systems = {one.system for one in self._first if one.crs}
 
     def sharing(self, footprint: Footprint) -> Iterator[Path]:
         """Yields one picture for each footprint that overlaps with the given one or equals it.
@@ -129,6 +147,26 @@ class Grounds:
         for one in dict.fromkeys((*near, *self._wide)):
             if footprint.shares(one) > LEAST_SHARED:
                 yield self._first[one]
+        if footprint.crs and self._systems - {footprint.system} and _compares_systems():
+            yield from (self._first[one] for one in self._in_other_systems(footprint))
+
+    def _in_other_systems(self, footprint: Footprint) -> Iterator[Footprint]:
+        """Yields the footprints in other coordinate systems that overlap with a footprint."""
+        outline, (placed, tree) = _outline_of(footprint), self._placed
+        if outline is None or tree is None:
+            return
+        plane = OutlinePlane(outline)
+        for _, index in tree.near([sphere_around(outline)]):
+            one, other = placed[index]
+            if one.system != footprint.system and plane.shared(other) > LEAST_SHARED:
+                yield one
+
+    @cached_property
+    def _placed(self) -> tuple[list[tuple[Footprint, np.ndarray]], SphereTree | None]:
+        """The footprints with outlines in longitude and latitude, and a tree that finds near ones."""
+        outlines = ((one, _outline_of(one)) for one in self._first if one.crs)
+        placed = [(one, outline) for one, outline in outlines if outline is not None]
+        return placed, SphereTree([sphere_around(outline) for _, outline in placed]) if placed else None
 
     def _cells_of(self, one: Footprint) -> list[tuple[str, int, int]] | None:
         """Returns the grid squares that a rectangle overlaps; None for a rectangle much larger than the others."""
@@ -153,7 +191,29 @@ def overlapping(footprints: Mapping[Path, Footprint]) -> Iterator[tuple[Path, Pa
         yield from ((other, path) for other in grounds.sharing(one) if other != path)
 
 
-def _corners_in(path: Path) -> tuple[list[tuple[float, float]] | None, str]:
+def _compares_systems() -> bool:
+    return all(find_spec(package) is not None for package in ("pyproj", "shapely"))
+
+
+def _outline_of(footprint: Footprint) -> np.ndarray | None:
+    """Returns points along the outline of a footprint, N × (longitude, latitude) in degrees.
+
+    The result is None if less than three points are on Earth, or if the system cannot be read.
+    """
+    part = np.arange(_EDGE_POINTS) / _EDGE_POINTS
+    zero, one = np.zeros(_EDGE_POINTS), np.ones(_EDGE_POINTS)
+    across, up = np.concatenate([part, one, 1 - part, zero]), np.concatenate([zero, part, one, 1 - part])
+    x = footprint.left + across * (footprint.right - footprint.left)
+    y = footprint.bottom + up * (footprint.top - footprint.bottom)
+    try:
+        points = np.stack(transformer(footprint.crs, "EPSG:4326")(x, y), -1)
+    except (AtrousError, RuntimeError):  # pyproj's errors are RuntimeErrors
+        return None
+    points = points[np.isfinite(points).all(1)]
+    return points if len(points) > 2 else None
+
+
+def _corners_in(path: Path) -> tuple[list[tuple[float, float]] | None, System]:
     """Returns the corners of the ground in a file, or None, and their coordinate system."""
     if (place := window_place(path)) is not None:
         affine, system, _ = _header(place.file, place.file.stat().st_mtime_ns)
@@ -165,20 +225,42 @@ def _corners_in(path: Path) -> tuple[list[tuple[float, float]] | None, str]:
         size, gps = picture.size, picture.getexif().get_ifd(_GPS_TAG)
     affine = _world_file(path)
     if affine is not None:
-        return _corners(affine, Window(0, 0, size[1], size[0])), ""
-    return _around(gps), "GPS"
+        return _corners(affine, Window(0, 0, size[1], size[0])), ("", "")
+    return _around(gps), ("GPS", "")
 
 
 @lru_cache(maxsize=256)
-def _header(path: Path, changed: int) -> tuple[tuple[float, ...] | None, str, tuple[int, int]]:
-    """Returns the affine map of a GeoTIFF or None, its coordinate system, and the (H, W) of the stored picture."""
+def _header(path: Path, changed: int) -> tuple[tuple[float, ...] | None, System, tuple[int, int]]:
+    """Returns the affine map of a raster or None, its coordinate system, and the (H, W) of the stored picture."""
     with path.open("rb") as file:
-        start = file.read(4)
-    if not is_tiff(start):
-        return None, "", (0, 0)
-    with TiffPicture(path) as tiff:
-        tags, size = tiff.place_tags, tiff.stored_size
-    return _affine_of(tags), _system_of(tags), size
+        start = file.read(16)
+    if is_tiff(start):
+        with TiffPicture(path) as tiff:
+            tags, size = tiff.place_tags, tiff.stored_size
+        system = _system_of(tags)
+        crs = system if system.startswith("EPSG:") or not system else _system_in_gdal(path)[1]
+        return _affine_of(tags), (system, crs), size
+    if path.suffix.lower() == VRT_SUFFIX or is_jpeg2000(start):
+        try:
+            grid = grid_of(path)
+        except AtrousError:  # rasterio is not installed
+            return None, ("", ""), (0, 0)
+        if grid.has_place:
+            return tuple(grid.transform[:6]), _system_in_gdal(path), (grid.height, grid.width)
+    return None, ("", ""), (0, 0)
+
+
+def _system_in_gdal(path: Path) -> System:
+    """Returns the coordinate system that GDAL finds in a raster; unknown if there is none, or without rasterio."""
+    try:
+        crs = grid_of(path).crs
+    except AtrousError:
+        return "", ""
+    if crs is None:
+        return "", ""
+    code = crs.to_epsg(confidence_threshold=90)
+    text = crs.to_wkt() if code is None else f"EPSG:{code}"
+    return text, text
 
 
 def _affine_of(tags: Mapping[str, Any]) -> tuple[float, ...] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from atrous.data.dataset import Dataset
 from atrous.data.doctor.judge import SHOWN, Finding, shown
 from atrous.data.doctor.scan import Pair
 from atrous.data.input_files import InputFiles
-from atrous.data.pictures import read_pixels
+from atrous.data.sources.scene_files import read_picture_pixels
 from atrous.errors import AtrousError
 
 #: Largest share of a file's pixels without a value for which no warning is given.
@@ -51,19 +51,21 @@ def find_input_problems(dataset: Dataset, pairs: list[Pair]) -> tuple[list[Findi
     for index, files in enumerate(dataset.inputs[1:]):
         paths = [pair.item.more[index] for pair in pairs]
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            facts = list(pool.map(partial(_read, missing=files.missing_values), paths))
+            facts = list(pool.map(partial(_read, files=files), paths))
         found = [(pair, path, fact) for pair, path, fact in zip(pairs, paths, facts, strict=True)]
         errors += _errors(dataset, files.name, found)
         warnings += _mostly_void(dataset, files, [(path, fact) for _, path, fact in found])
     return errors, warnings
 
 
-def _read(path: Path, missing: Sequence[float]) -> InputFacts | str | None:
+def _read(path: Path, files: InputFiles) -> InputFacts | str | None:
     """Returns the properties of a file, or a sentence if it cannot be read, or None if it does not exist."""
     if not path.exists():
         return None
     try:
-        values, valid = read_pixels(path).for_model(missing_values=missing)
+        values, valid, _ = read_picture_pixels(
+            path, None, "first", missing=files.missing_values, bands=files.bands, wavelengths=files.wavelengths
+        )
     except AtrousError as error:
         return str(error)
     except Exception as error:  # an error of a decoder, or no memory: one file must not end the examination

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,16 +16,19 @@ from atrous.data.class_colors import Color, packed_colors, unpacked_color
 from atrous.data.dataset import Item, stored_mask
 from atrous.data.doctor.antialiased_edges import EdgeCounts, count_edges
 from atrous.data.doctor.geographic_footprints import Footprint, footprint_of
+from atrous.data.doctor.taken_channels import TakenChannels
 from atrous.data.doctor.volume_facts import VolumeFacts
 from atrous.data.file_of_picture import file_of_picture
 from atrous.data.formats.palettes import as_colors
 from atrous.data.mask_value_map import UNKNOWN, ClassTable, Raw
-from atrous.data.pictures import StoredMask, exif_orientation, read_pixels, stored_lossily
-from atrous.data.pixels import PictureKind, StoredPixels, fill_missing, gives_channels
+from atrous.data.pictures import StoredMask, exif_orientation, stored_lossily
+from atrous.data.pixels import PictureKind, StoredPixels, fill_missing
 from atrous.data.rasters.scene_windows import window_place
 from atrous.data.value_counts import value_counts
 from atrous.errors import AtrousError
 
+#: All bands of the files except alpha.
+ALL_CHANNELS = TakenChannels()
 _THUMBNAIL = 16  # side in pixels
 _PLACES = 5  # largest number of values per mask whose place is stored
 _VALUES = 1024  # largest number of values stored per mask; a colour JPEG has 10⁵, but 255 classes are the limit
@@ -144,8 +147,7 @@ def survey(
     classes: ClassTable | None,
     progress: Callable[[int, int], None] | None = None,
     pages: str = "first",
-    channels: int | None = None,
-    missing: Sequence[float] = (),
+    taken: TakenChannels = ALL_CHANNELS,
 ) -> list[Pair]:
     """Reads all pictures and their masks, with several threads.
 
@@ -154,14 +156,12 @@ def survey(
         classes: the table that maps values to labels, or None.
         progress: called after each item with the number of items read and the total.
         pages: as in `read_pixels`.
-        channels: number of channels C that a model takes, because it decides which pixels hold data; None for all
-            bands except alpha.
-        missing: values that mean "no data" in pictures, as in `StoredPixels.for_model`.
+        taken: channels that a model takes, because they decide which pixels hold data.
 
     Returns:
         One pair per item, in their order. Damaged files raise no error, but become `Pair.problems`.
     """
-    return read_all(items, lambda item: _read_pair(item, classes, pages, channels, missing), progress, _READERS)
+    return read_all(items, lambda item: _read_pair(item, classes, pages, taken), progress, _READERS)
 
 
 def read_all(
@@ -188,15 +188,11 @@ def read_all(
     return pairs
 
 
-def _read_pair(
-    item: Item, classes: ClassTable | None, pages: str, channels: int | None, missing: Sequence[float]
-) -> Pair:
+def _read_pair(item: Item, classes: ClassTable | None, pages: str, taken: TakenChannels) -> Pair:
     picture, mask, valid, problems = None, None, None, []
     if file_of_picture(item.image).exists():
         try:
-            pixels = read_pixels(item.image, pages)
-            wanted = channels if channels and gives_channels(pixels.channels, pixels.kind.bands, channels) else None
-            picture, valid = _describe_picture(pixels, wanted, missing)
+            picture, valid = _describe_picture(taken.read(item.image, pages), taken)
             picture = replace(picture, footprint=footprint_of(item.image))
         except Exception as error:  # an error of a decoder, or no memory: one file must not end the examination
             problems.append(file_error(item.image, error))
@@ -244,11 +240,9 @@ def file_error(path: Path, error: Exception) -> str:
     return str(error) if isinstance(error, AtrousError) else f"{path}: cannot be read ({type(error).__name__}: {error})"
 
 
-def _describe_picture(
-    pixels: StoredPixels, channels: int | None, missing: Sequence[float]
-) -> tuple[PictureFacts, np.ndarray | None]:
+def _describe_picture(pixels: StoredPixels, taken: TakenChannels) -> tuple[PictureFacts, np.ndarray | None]:
     """Returns the facts, and H×W booleans, True where the picture has data, or None if it has data everywhere."""
-    image, valid = pixels.for_model(channels, missing_values=missing)
+    image, valid = taken.values(pixels)
     height, width = image.shape[:2]
     digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
     known = image[:, :, :3] if valid is None else _without_void(image[:, :, :3], valid)
@@ -264,7 +258,7 @@ def _describe_picture(
     contrast = 0.0 if flat else length / (_THUMBNAIL * level)
     void = 0.0 if valid is None else 1 - float(valid.mean())
     bands = pixels.values.shape[2]
-    doubtful = channels != bands and pixels.alpha_may_be_a_channel
+    doubtful = taken.converted(pixels) != bands and pixels.alpha_may_be_a_channel
     facts = PictureFacts(
         (height, width), pixels.channels, bands, image.dtype.name, void, doubtful, digest, thumbnail.ravel(), contrast
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,8 @@ from atrous.data.formats.band_scaling import band_scaling
 from atrous.data.formats.empty_bands import SearchedFile, empty_bands, version_of
 from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype
 from atrous.data.rasters.band_names import checked_names
-from atrous.data.rasters.library_warnings import hide_rasterio_warnings
-from atrous.data.rasters.raster_grid import CACHE_MB, rasterio_window
-from atrous.errors import AtrousError, missing_extra
+from atrous.data.rasters.open_raster import opened_raster, rasterio_errors, rasterio_window
+from atrous.errors import AtrousError
 
 
 class GdalPicture:
@@ -38,19 +36,15 @@ class GdalPicture:
         scaling: scale and offset of the bands; None if the stored numbers are the measured values.
 
     Raises:
-        AtrousError: rasterio is not installed, or the file is missing or damaged.
+        AtrousError: as for `opened_raster`, or the bands have different types or complex numbers.
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            import rasterio
-            from rasterio.enums import ColorInterp, MaskFlags
-        except ImportError:
-            raise missing_extra("rasterio", "geo") from None
         self.name = path
-        with self._reading():
-            self._file: Any = rasterio.open(path)
-        file = self._file
+        file: Any = opened_raster(path)
+        self._file = file
+        from rasterio.enums import ColorInterp, MaskFlags
+
         if len(set(file.dtypes)) > 1 or "complex" in file.dtypes[0]:
             self._file.close()
             raise AtrousError(
@@ -98,7 +92,7 @@ class GdalPicture:
         values = as_picture_dtype(stored, self.name, None if missing is None else ~missing)
         masked = None
         if self._masks:
-            with self._reading():
+            with rasterio_errors(self.name):
                 masked = self._file.dataset_mask(window=rasterio_window(window)) == 0
         empty = () if self.alpha is not None else empty_bands(stored, missing, self._searched)
         declares = self.nodata is not None
@@ -122,7 +116,7 @@ class GdalPicture:
         Raises:
             AtrousError: the file is damaged.
         """
-        with self._reading():
+        with rasterio_errors(self.name):
             return np.moveaxis(self._file.read(window=rasterio_window(window)), 0, 2)
 
     def close(self) -> None:
@@ -143,19 +137,6 @@ class GdalPicture:
                 values = stored[:, :, band]
                 missing[:, :, band] = np.isnan(values) if nodata != nodata else values == nodata
         return missing if missing.any() else None
-
-    @contextmanager
-    def _reading(self) -> Any:
-        """Limits GDAL's cache in a `with` block; its errors name the file."""
-        import rasterio
-        from rasterio.errors import RasterioError
-
-        hide_rasterio_warnings()
-        try:
-            with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
-                yield
-        except RasterioError as error:
-            raise AtrousError(f"{self.name}: cannot be read ({error}).") from error
 
 
 def _colors_of(table: dict[int, tuple[int, ...]]) -> tuple[Color, ...]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -13,13 +11,11 @@ from typing import Any
 import numpy as np
 
 from atrous.data.formats.tiff import TiffPicture, is_tiff
-from atrous.data.rasters.library_warnings import hide_rasterio_warnings
-from atrous.errors import AtrousError, missing_extra
+from atrous.data.rasters.open_raster import open_raster
+from atrous.errors import AtrousError
 
 #: Largest distance of the corners of two rasters on one grid, as a part of a pixel.
 TOLERANCE = 1e-3
-#: Size of GDAL's cache of blocks in MB; GDAL's default is 5 % of the memory.
-CACHE_MB = 128
 
 #: Largest number of files of which caches keep a small record, such as their grid.
 MOST_FILES = 2**16
@@ -85,48 +81,6 @@ def file_version(path: str | Path) -> Version:
     except OSError as error:
         raise AtrousError(f"{path}: cannot be read ({error.strerror}).") from error
     return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-@contextmanager
-def open_raster(path: str | Path) -> Iterator[Any]:
-    """Opens a raster with rasterio for a `with` block.
-
-    Args:
-        path: the file.
-
-    Yields:
-        The rasterio dataset.
-
-    Raises:
-        AtrousError: rasterio is not installed, or the file is missing or damaged.
-    """
-    try:
-        import rasterio
-    except ImportError:
-        raise missing_extra("rasterio", "geo") from None
-    from rasterio.errors import RasterioError
-
-    hide_rasterio_warnings()
-    try:
-        with (
-            rasterio.Env(GDAL_CACHEMAX=CACHE_MB),
-            rasterio.open(path) as dataset,
-        ):
-            yield dataset
-    except RasterioError as error:
-        raise AtrousError(f"{path}: cannot be read ({error}).") from error
-
-
-def rasterio_window(window: tuple[int, int, int, int]) -> Any:
-    """Returns a window as an object of rasterio.
-
-    Args:
-        window: (top, left, height, width) in pixels.
-    """
-    from rasterio.windows import Window
-
-    top, left, height, width = window
-    return Window(left, top, width, height)  # type: ignore[call-arg]
 
 
 def is_tiff_file(path: str | Path) -> bool:

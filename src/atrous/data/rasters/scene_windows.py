@@ -19,6 +19,7 @@ import numpy as np
 from atrous.data.formats.tiff import TiffPicture
 from atrous.data.pixels import PictureKind, StoredPixels
 from atrous.data.rasters.gdal_picture import GdalPicture
+from atrous.data.rasters.open_raster import VRT_SUFFIX
 from atrous.data.sources.source import Window
 from atrous.errors import AtrousError
 
@@ -26,7 +27,7 @@ from atrous.errors import AtrousError
 FOLDER = "window"
 #: Suffixes of TIFF files, and of scenes that are read window by window; the others are read through GDAL.
 TIFF_SUFFIXES = (".tif", ".tiff")
-SCENE_SUFFIXES = (*TIFF_SUFFIXES, ".vrt", ".jp2")
+SCENE_SUFFIXES = (*TIFF_SUFFIXES, VRT_SUFFIX, ".jp2")
 #: Number of scenes that each thread keeps open. Opening one reads the positions of all its tiles.
 KEPT_OPEN = 64
 #: An open scene.
@@ -61,6 +62,20 @@ def window_place(path: Path) -> WindowPlace | None:
     if path.parent.name != FOLDER or (numbers := _NUMBERS.fullmatch(path.name)) is None:
         return None
     return WindowPlace(path.parent.parent, Window(*map(int, numbers.groups())))
+
+
+def window_to_read(path: Path) -> WindowPlace | None:
+    """Returns the window that a path names, or the window of a whole VRT; None for a path that is read in another way.
+
+    Args:
+        path: any path.
+
+    Raises:
+        AtrousError: as for `scene_size`, for a VRT.
+    """
+    if path.suffix.lower() == VRT_SUFFIX:
+        return WindowPlace(path, Window(0, 0, *scene_size(path)))
+    return window_place(path)
 
 
 def scene_size(file: Path) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from urllib.request import url2pathname
 
 from atrous.atomic_write import atomic_path
 from atrous.data.pictures import PICTURE_SUFFIXES
+from atrous.data.rasters.open_raster import VRT_SUFFIX
 from atrous.data.remote.filesystems import WEB, errors_named, filesystem_of, open_web, put, scheme_of
 from atrous.errors import AtrousError, counted
 from atrous.paths import Place, is_url, shown_place
@@ -153,11 +154,16 @@ def fetch(url: str, folder: Path, stopped: Callable[[], bool] = lambda: False) -
 
     Raises:
         AtrousError: the file does not exist, cannot be accessed, is a web page or another text, ends too early or is
-            larger than the free disk space; an extra is not installed; or ``stopped`` returned True.
+            larger than the free disk space; it is a VRT; an extra is not installed; or ``stopped`` returned True.
     """
     kind = ""
     with errors_named(url):
         target = folder / _name_of(url)
+    if target.suffix.lower() == VRT_SUFFIX:
+        raise AtrousError(
+            f"{shown_place(url)}: a VRT takes its pixels from other files, and only single files are fetched. Download "
+            "the VRT and its files, or give the URL of a GeoTIFF."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free - RESERVE
     with atomic_path(target) as part, part.open("wb") as file, errors_named(url):

@@ -17,11 +17,11 @@ from atrous.data.formats.tiff import TiffPicture, is_tiff
 from atrous.data.mask_value_map import IGNORE_INDEX, ClassTable
 from atrous.data.pictures import read_pixels
 from atrous.data.rasters.band_names import bands_to_read, checked_names
-from atrous.data.rasters.library_warnings import hide_rasterio_warnings
-from atrous.data.rasters.raster_grid import CACHE_MB as CACHE_MB
-from atrous.data.rasters.raster_grid import rasterio_window
+from atrous.data.rasters.gdal_picture import GdalPicture
+from atrous.data.rasters.open_raster import CACHE_MB as CACHE_MB
+from atrous.data.rasters.open_raster import VRT_SUFFIX, open_raster, opened_raster, rasterio_errors, rasterio_window
 from atrous.data.sources.source import Pixels, Source
-from atrous.errors import AtrousError, missing_extra
+from atrous.errors import AtrousError
 from atrous.software_tag import UNSEALED, seal
 
 #: Height and width, in pixels, of the blocks in which masks are compressed.
@@ -32,9 +32,10 @@ COG: dict[str, Any] = {
     "driver": "COG", "BLOCKSIZE": BLOCK, "COMPRESS": "DEFLATE", "OVERVIEW_RESAMPLING": "MODE", "BIGTIFF": "IF_SAFER"
 }  # fmt: skip
 #: Suffixes of files that may have coordinates on Earth.
-RASTER_SUFFIXES = (".tif", ".tiff", ".jp2")
+RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", VRT_SUFFIX)
 #: The identifier of the JPEG 2000 box that contains GeoTIFF tags.
 GEO_JP2 = bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03")
+_NOT_WRITTEN = "cannot be written"
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,10 @@ class Place:
 class GeoTiffSource:
     """A raster with coordinates, read window by window with the same values as `read_pixels`.
 
-    rasterio reads only the coordinates. A JPEG 2000 file is decoded as a whole.
+    rasterio reads the coordinates, and the pixels of a VRT. A JPEG 2000 file is decoded as a whole.
 
     Args:
-        path: a TIFF or JPEG 2000 file.
+        path: a TIFF, VRT or JPEG 2000 file.
         channels: number of channels C that the model takes, 1 or more. If the file has more than four bands, the first
             C are read. The bands of other files are converted as in `to_channels`. An alpha band is left out unless C
             is the number of all bands. A file with one band is also accepted for C = 3, and is read as one channel.
@@ -89,19 +90,21 @@ class GeoTiffSource:
         fill: Sequence[float] | None = None,
     ) -> None:
         self.path, self._channels, self._missing, self._fill = Path(path), channels, tuple(missing), fill
-        with _open(path) as dataset:
+        with open_raster(path) as dataset:
             crs, transform, (points, points_crs) = dataset.crs, dataset.transform, dataset.gcps
             descriptions = dataset.descriptions
-        self._tiff, self._whole = None, None
-        if _is_tiff(path):
-            self._tiff = TiffPicture(path, pages=pages)
-            height, width, self.bands = self._tiff.shape
-            alpha, orientation = self._tiff.alpha, self._tiff.orientation
+        self._file: TiffPicture | GdalPicture | None = None
+        self._whole = None
+        is_vrt = self.path.suffix.lower() == VRT_SUFFIX
+        if is_vrt or _is_tiff(path):
+            self._file = GdalPicture(self.path) if is_vrt else TiffPicture(path, pages=pages)
+            height, width, self.bands = self._file.shape
+            alpha, orientation = self._file.alpha, self._file.orientation
         else:
             self._whole = read_pixels(path, pages)
             height, width, self.bands = self._whole.values.shape
             alpha, orientation = self._whole.alpha, 1
-        own = self._tiff.band_names if self._tiff is not None else checked_names(descriptions)
+        own = self._file.band_names if self._file is not None else checked_names(descriptions)
         try:
             self._chosen = bands_to_read(own, names, wavelengths, self.bands - (alpha is not None))
         except AtrousError as error:
@@ -140,8 +143,8 @@ class GeoTiffSource:
             AtrousError: the file is damaged.
         """
         window = tuple(window)  # pyright: ignore[reportAssignmentType]
-        if self._tiff is not None:
-            stored = self._tiff.pixels(window)
+        if self._file is not None:
+            stored = self._file.pixels(window)
         else:
             assert self._whole is not None
             stored = self._whole.window(window)
@@ -152,8 +155,8 @@ class GeoTiffSource:
 
     def close(self) -> None:
         """Closes the file."""
-        if self._tiff is not None:
-            self._tiff.close()
+        if self._file is not None:
+            self._file.close()
 
 
 class GeoTiffSink:
@@ -175,7 +178,6 @@ class GeoTiffSink:
 
     def __init__(self, path: str | Path, source: Source, table: ClassTable, raw: bool = False) -> None:
         import rasterio
-        from rasterio.errors import RasterioError
 
         height, width, _ = source.shape
         like = source.geometry or Place(None, rasterio.Affine.identity(), (), None)
@@ -193,13 +195,13 @@ class GeoTiffSink:
             "BIGTIFF": "IF_SAFER",
         }  # fmt: skip
         try:
-            self._part = self._unfinished.enter_context(atomic_path(path))
-            self._temporary = self._unfinished.enter_context(temporary_folder(path))
-            hide_rasterio_warnings()  # rasters without coordinates are allowed
-            self._dataset = rasterio.open(self._temporary / "windows.tif", "w", **profile)
-        except (RasterioError, OSError) as error:
+            with rasterio_errors(path, _NOT_WRITTEN):
+                self._part = self._unfinished.enter_context(atomic_path(path))
+                self._temporary = self._unfinished.enter_context(temporary_folder(path))
+                self._dataset = rasterio.open(self._temporary / "windows.tif", "w", **profile)
+        except AtrousError as error:
             self._unfinished.__exit__(type(error), error, None)
-            raise AtrousError(f"{path}: cannot be written ({error}).") from error
+            raise
         self._dataset.update_tags(TIFFTAG_SOFTWARE=UNSEALED)
         if like.points:
             self._dataset.gcps = (list(like.points), like.points_crs)
@@ -246,7 +248,7 @@ class GeoTiffSink:
                 seal(self._part)
         except Exception as failed:
             self._unfinished.__exit__(type(failed), failed, failed.__traceback__)
-            raise AtrousError(f"{self.path}: cannot be written ({failed}).") from failed
+            raise AtrousError(f"{self.path}: {_NOT_WRITTEN} ({failed}).") from failed
         self._unfinished.__exit__(kind, error, trace)
 
     def _copy_with_overviews(self) -> None:
@@ -255,21 +257,15 @@ class GeoTiffSink:
 
         # GDAL also writes a temporary file of the overviews, in the folder CPL_TMPDIR
         environment = rasterio.Env(GDAL_CACHEMAX=CACHE_MB, CPL_TMPDIR=str(self._temporary))
-        hide_rasterio_warnings()
         with environment:
             copy(self._temporary / "windows.tif", self._part, **COG)
 
     def _flush(self, count: int) -> None:
-        from rasterio.errors import RasterioError
-
         if not count:
             return
         place = rasterio_window((self._top, 0, count, self._rows.shape[1]))
-        try:
-            with _small_cache():
-                self._dataset.write(self._rows[:count], 1, window=place)
-        except RasterioError as error:
-            raise AtrousError(f"{self.path}: cannot be written ({error}).") from error
+        with rasterio_errors(self.path, _NOT_WRITTEN):
+            self._dataset.write(self._rows[:count], 1, window=place)
         self._rows, self._top = self._rows[count:].copy(), self._top + count
 
     def _values(self, mask: np.ndarray) -> np.ndarray:
@@ -279,22 +275,22 @@ class GeoTiffSink:
 def needs_windows(path: str | Path, most_bytes: float) -> bool:
     """Returns whether a picture must be read with `GeoTiffSource`.
 
-    It must if it has coordinates, more than four bands, or more than ``most_bytes`` bytes.
+    It must if it is a VRT, or has coordinates, more than four bands, or more than ``most_bytes`` bytes.
 
     Args:
-        path: path of a file; only TIFF and JPEG 2000 are opened, and only if rasterio is installed.
+        path: path of a file; only TIFF, VRT and JPEG 2000 are opened, and only if rasterio is installed.
         most_bytes: largest number of bytes of the decoded pixels that does not require windows.
     """
     if Path(path).suffix.lower() not in RASTER_SUFFIXES:
         return False
     try:
-        dataset = _open(path)
+        dataset = opened_raster(path)
     except AtrousError:
         return False
     with dataset:
         placed = bool(dataset.crs or dataset.gcps[0]) or not dataset.transform.is_identity
         size = dataset.height * dataset.width * dataset.count * np.dtype(dataset.dtypes[0]).itemsize
-        return placed or dataset.count > 4 or size > most_bytes
+        return placed or dataset.driver == "VRT" or dataset.count > 4 or size > most_bytes
 
 
 def place_of(path: str | Path) -> tuple[Place, tuple[int, int]]:
@@ -308,7 +304,7 @@ def place_of(path: str | Path) -> tuple[Place, tuple[int, int]]:
     Raises:
         AtrousError: rasterio is not installed, or the file cannot be read.
     """
-    with _open(path) as dataset:
+    with open_raster(path) as dataset:
         points, points_crs = dataset.gcps
         return Place(dataset.crs, dataset.transform, tuple(points), points_crs), (dataset.height, dataset.width)
 
@@ -322,7 +318,7 @@ def has_place_tags(path: str | Path) -> bool:
         path: path of a file; only TIFF and JPEG 2000 are opened.
     """
     path = Path(path)
-    if path.suffix.lower() not in RASTER_SUFFIXES:
+    if path.suffix.lower() not in RASTER_SUFFIXES or path.suffix.lower() == VRT_SUFFIX:
         return False
     try:
         if not _is_tiff(path):
@@ -346,25 +342,3 @@ def _moved(point: Any, matrix: np.ndarray) -> Any:
     """Returns a ground control point, moved from its stored pixel to its upright pixel."""
     column, row, _ = matrix @ (point.col, point.row, 1.0)
     return type(point)(row=row, col=column, x=point.x, y=point.y, z=point.z, id=point.id, info=point.info)
-
-
-def _open(path: str | Path) -> Any:
-    try:
-        import rasterio
-    except ImportError:
-        raise missing_extra("rasterio", "geo") from None
-    from rasterio.errors import RasterioError
-
-    hide_rasterio_warnings()
-    try:
-        with _small_cache():
-            return rasterio.open(path)
-    except RasterioError as error:
-        raise AtrousError(f"{path}: cannot be read ({error}).") from error
-
-
-def _small_cache() -> Any:
-    """Returns a rasterio environment with a small cache; GDAL reads the size only once, when it caches a block."""
-    import rasterio
-
-    return rasterio.Env(GDAL_CACHEMAX=CACHE_MB)

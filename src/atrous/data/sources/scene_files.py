@@ -42,7 +42,7 @@ def read_scene(files: Sequence[Path], inputs: Sequence[Input]) -> Pixels:
 def open_windows(files: Sequence[Path], inputs: Sequence[Input]) -> JoinedSource | StandardisedSource | GeoTiffSource:
     """Opens a scene to read it window by window.
 
-    The picture must be a TIFF or JPEG 2000 file. Further inputs in other formats are read as a whole.
+    The picture must be a TIFF, VRT or JPEG 2000 file. Further inputs in other formats are read as a whole.
 
     Args:
         files: one file per input.

@@ -10,6 +10,7 @@ from PIL import Image
 from atrous.commands.doctor import doctor
 from atrous.data.class_colors import default_colors
 from atrous.data.doctor import scan as survey_module
+from atrous.data.doctor import taken_channels
 from atrous.data.doctor.examine import Diagnosis, examine
 from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
@@ -402,15 +403,17 @@ FAULTS = [MemoryError(), KeyError("tag"), RuntimeError("no codec")]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
-@pytest.mark.parametrize("reader", ["read_pixels", "stored_mask"])
-def test_whatever_a_decoder_raises_is_one_unreadable_file(data, monkeypatch, reader, fault):
+@pytest.mark.parametrize(
+    ("module", "reader"), [(taken_channels, "read_pixels"), (survey_module, "stored_mask")], ids=["picture", "mask"]
+)
+def test_whatever_a_decoder_raises_is_one_unreadable_file(data, monkeypatch, module, reader, fault):
     def read(path, *more):
         if path.name == "a.png":
             raise fault
         return real(path, *more)
 
-    real = getattr(survey_module, reader)
-    monkeypatch.setattr(survey_module, reader, read)
+    real = getattr(module, reader)
+    monkeypatch.setattr(module, reader, read)
     diagnosis = examine(data)
     (finding,) = [each for each in diagnosis.errors if each.kind == "unreadable"]
     assert finding.count == 1

@@ -9,6 +9,7 @@ import pytest
 from tests.data.rasters.rasters import write_raster
 
 from atrous.data.doctor.scan import survey
+from atrous.data.doctor.taken_channels import TakenChannels
 from atrous.data.input_files import InputFiles, read_input_files
 from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
@@ -104,7 +105,7 @@ def test_training_and_the_doctor_agree(tmp_path):
     items = [item for part in data.splits.values() for item in part]
     assert [np.unique(data.read(item).label[:25]).tolist() for item in items] == [[255]]
     assert (data.read(items[0]).label[25:] == 1).all()
-    pair = survey(items, data.classes, missing=data.inputs[0].missing_values)[0]
+    pair = survey(items, data.classes, taken=TakenChannels(missing=data.inputs[0].missing_values))[0]
     assert (pair.picture.void, pair.mask.unknown, pair.mask.values) == (0.25, 0, (1,))
     (root / "inputs.yaml").write_text("inputs:\n  image: {missing: []}\n", encoding="utf-8")
     data = open_dataset(root, window=64)

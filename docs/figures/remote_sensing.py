@@ -154,7 +154,7 @@ def drawn(path: Path, east: float, attribute: str, area: str | None = None) -> I
             continue
         ring = [((x - east) * scale, (NORTH - y) * scale) for x, y in feature["geometry"]["coordinates"][0]]
         draw.polygon(ring, fill=COLORS[name], outline=EDGE)
-        hectares = 0.0 if area is None else feature["properties"][area]
+        hectares = feature["properties"][area] if area else 0.0
         if hectares > 40:
             middle = np.mean([np.min(ring, axis=0), np.max(ring, axis=0)], axis=0)
             draw.text(middle, f"{hectares:.0f} ha", fill=EDGE, anchor="mm", font=ImageFont.load_default(size=12))

@@ -60,3 +60,18 @@ def test_sums_in_blocks_are_those_of_float64_and_need_little_memory():
     np.testing.assert_allclose(total, np.nansum(exact, 0), rtol=1e-12)
     np.testing.assert_allclose(squares, np.nansum(exact**2, 0), rtol=1e-12)
     np.testing.assert_allclose(statistics._sums(pixels, None, limits)[0], np.isfinite(pixels).sum(0))
+
+
+def test_class_pixels_leave_out_missing_values_of_photographs(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    picture, mask = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
+    picture[:4] = 9
+    mask[:, :2] = 1
+    for name in "abc":
+        Image.fromarray(picture).save(tmp_path / f"images/{name}.png")
+        Image.fromarray(mask).save(tmp_path / f"masks/{name}.png")
+    (tmp_path / "classes.yaml").write_text("classes:\n  - {name: land}\n  - {name: water}\n", encoding="utf-8")
+    (tmp_path / "inputs.yaml").write_text("inputs: {image: {missing: [0]}}\n", encoding="utf-8")
+    dataset = open_dataset(tmp_path)
+    assert class_pixels(dataset, "val") == [24, 8]

@@ -145,11 +145,12 @@ class StoredPixels:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns the channels for a model, and the pixels that hold data.
 
-        A pixel holds no data if it is masked or transparent, or if any band is NaN or infinite. A pixel of floats also
-        holds no data if any band has the nodata value. For whole numbers, all bands must have the nodata value, because
-        a single 0 or 255 may be part of a colour. If there are more than four bands, the first C are used. An alpha
-        band is a channel only if the model takes all bands. Bands that are empty in the whole file do not count. Values
-        are compared with "no data" as stored; then scale and offset of the bands are applied.
+        A pixel holds no data if it is masked or transparent, or if any band is NaN or infinite. A pixel of floats, or
+        of numbers with scale and offset, also holds no data if any band has the nodata value. For other whole numbers,
+        all bands must have the nodata value, because a single 0 or 255 may be part of a colour. If there are more than
+        four bands, the first C are used. An alpha band is a channel only if the model takes all bands. Bands that are
+        empty in the whole file do not count. Values are compared with "no data" as stored; then scale and offset of the
+        bands are applied.
 
         Args:
             channels: number of channels C of the model; None for all bands except alpha.
@@ -165,7 +166,8 @@ class StoredPixels:
         Raises:
             AtrousError: no conversion from the picture's bands to ``channels`` is defined.
         """
-        values, missing, gaps, is_float = self.values, self.missing, self.masked, self.values.dtype.kind == "f"
+        values, missing, gaps = self.values, self.missing, self.masked
+        is_float = values.dtype.kind == "f" or self.scaling is not None
         bands = [*range(values.shape[2])]
         channels = channels or self.channels
         if self.alpha is not None and channels != values.shape[2]:
@@ -186,7 +188,7 @@ class StoredPixels:
             gaps = _either(gaps, missing.any(axis=2) if is_float else missing.all(axis=2))
         if _representable(missing_values, values.dtype):  # photographs of 8 bits need no comparison
             with_data = np.delete(values, empty, axis=2) if len(empty) < values.shape[2] and empty else values
-            gaps = _either(gaps, has_missing_value(with_data, missing_values))
+            gaps = _either(gaps, has_missing_value(with_data, missing_values, is_float))
         if is_float:
             finite = np.isfinite(values)
             if not finite.all():
@@ -194,7 +196,8 @@ class StoredPixels:
                 values = np.where(finite, values, np.float32(0))
         gaps = None if gaps is None or not gaps.any() else gaps
         if self.scaling is not None:
-            values, is_float = self.scaling.choosing(bands).measured(values), True
+            values = self.scaling.choosing(bands).measured(values)
+            values[:, :, empty] = 0
         if gaps is not None:
             values = np.where(gaps[:, :, None], values.dtype.type(0), values)
         values = np.ascontiguousarray(to_channels(values, channels))
@@ -231,18 +234,21 @@ def fill_missing(image: np.ndarray, valid: np.ndarray | None, mean: Sequence[flo
     return np.where(valid[:, :, None], image, fill.astype(image.dtype))
 
 
-def has_missing_value(values: np.ndarray, missing: Sequence[float]) -> np.ndarray:
+def has_missing_value(values: np.ndarray, missing: Sequence[float], one_is_enough: bool | None = None) -> np.ndarray:
     """Finds the pixels with given "no data" values.
 
     Args:
         values: H×W×C.
         missing: the values. Values that the type of ``values`` cannot represent do not occur.
+        one_is_enough: whether one channel with such a value makes the pixel one without data, or only all channels
+            together; None for one channel of floats, and all channels of whole numbers.
 
     Returns:
-        H×W booleans, True if any channel of floats has one of the values, or if all channels of whole numbers have one.
+        H×W booleans, True for pixels without data.
     """
+    one_is_enough = values.dtype.kind == "f" if one_is_enough is None else one_is_enough
     gaps = np.isin(values, np.asarray(_representable(missing, values.dtype), values.dtype))
-    return np.asarray(gaps.any(axis=2) if values.dtype.kind == "f" else gaps.all(axis=2))
+    return np.asarray(gaps.any(axis=2) if one_is_enough else gaps.all(axis=2))
 
 
 def _representable(values: Sequence[float], dtype: np.dtype) -> list[float]:

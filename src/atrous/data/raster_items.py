@@ -45,9 +45,10 @@ def with_windows(dataset: Dataset, side: int | None = None) -> Dataset:
     """Returns a dataset whose items are the windows of its scenes; other datasets are returned unchanged.
 
     The windows of a scene have nearly the same size and do not overlap. If split lists name the scenes, or if there are
-    enough scenes, all windows of a scene are in one split. Otherwise the scenes are divided into rectangular places,
-    and whole places are assigned to splits at random. Scenes that overlap on the ground are divided along common lines,
-    so that the same ground is in one split. The splits do not depend on the size of the windows.
+    enough scenes, all windows of a scene are in one split; without lists, also those of scenes that overlap on the
+    ground. Otherwise the scenes are divided into rectangular places, and whole places are assigned to splits at random.
+    Scenes that overlap are divided along common lines, so that the same ground is in one split. The splits do not
+    depend on the size of the windows.
 
     Args:
         dataset: dataset whose items are whole scenes.
@@ -72,26 +73,44 @@ def with_windows(dataset: Dataset, side: int | None = None) -> Dataset:
     sizes = {item.image: scene_size(item.image) for item in _items(dataset) if item.image.exists()}
     _check_further_inputs(dataset)
     dataset = replace(dataset, notes=(*dataset.notes, *_notes_on_polygons(dataset)))
-    groups = {item.image if item.group is None else item.group for item in dataset.unlisted}
-    divided = dataset.groups_from not in ("file", "pattern")  # groups that the user gives stay together
-    if dataset.unlisted and len(groups) < LEAST_SCENES and divided:
-        # The places, and so the splits, do not depend on the size of the windows.
-        places = _places(dataset.unlisted, sizes)
-        length = max(side for place in places for side in (place.region or ())[2:])
-        splits, note = seeded_split(places)
-        _, before = seeded_split(dataset.unlisted)
-        count = len({place.group for place in places})
-        note = f"The scenes are divided into {count} places of at most {length}×{length} pixels. {note}"
-        own = {item.image for item in dataset.unlisted}
-        others = {name: items for name, items in dataset.splits.items() if not own & {item.image for item in items}}
-        notes = tuple(note if old == before else old for old in dataset.notes)
-        dataset = replace(dataset, splits={**splits, **others}, unlisted=places, notes=notes)
+    if dataset.unlisted and dataset.groups_from not in ("file", "pattern"):  # groups that the user gives stay together
+        dataset = _by_ground(dataset, sizes)
 
     def windows(items: Iterable[Item]) -> tuple[Item, ...]:
         return tuple(one for item in items for one in _windows_of(item, sizes.get(item.image), side or WINDOW))
 
     splits = {name: windows(items) for name, items in dataset.splits.items()}
     return replace(dataset, splits=splits, unlisted=windows(dataset.unlisted))
+
+
+def _by_ground(dataset: Dataset, sizes: Mapping[Path, tuple[int, int]]) -> Dataset:
+    """Returns a dataset without lists whose splits share no ground: of whole scenes, or of places if these are few.
+
+    The splits do not depend on the size of the windows.
+    """
+    items = dataset.unlisted
+    grids = [_known_grid(item.image) for item in items]
+    together = overlapping(grids)
+    names = [item.name if item.group is None else item.group for item in items]
+    for members in together:
+        shared = {names[index] for index in members}
+        names = [names[members[0]] if name in shared else name for name in names]
+    if len(set(names)) < LEAST_SCENES:
+        items = _places(items, sizes, grids, together)
+        length = max(side for place in items for side in (place.region or ())[2:])
+        count = len({place.group for place in items})
+        how = f"The scenes are divided into {count} places of at most {length}×{length} pixels. "
+    elif together:
+        items = tuple(replace(item, group=name) for item, name in zip(items, names, strict=True))
+        how = "Scenes that overlap on the ground are one group. "
+    else:
+        return dataset
+    splits, note = seeded_split(items)
+    _, before = seeded_split(dataset.unlisted)
+    own = {item.image for item in dataset.unlisted}
+    others = {name: part for name, part in dataset.splits.items() if not own & {item.image for item in part}}
+    notes = tuple(how + note if old == before else old for old in dataset.notes)
+    return replace(dataset, splits={**splits, **others}, unlisted=items, notes=notes)
 
 
 def moved(item: Item, *, seed: int, epoch: int, index: int) -> Item:
@@ -199,10 +218,16 @@ def _check_further_inputs(dataset: Dataset) -> None:
                 )
 
 
-def _places(items: Sequence[Item], sizes: Mapping[Path, tuple[int, int]]) -> tuple[Item, ...]:
-    """Divides scenes into places; the side of a place is the largest power of two that gives enough places."""
-    grids = [_known_grid(item.image) for item in items]
-    together = overlapping(grids)
+def _places(
+    items: Sequence[Item],
+    sizes: Mapping[Path, tuple[int, int]],
+    grids: Sequence[RasterGrid | None],
+    together: Sequence[Sequence[int]],
+) -> tuple[Item, ...]:
+    """Divides scenes into places; the side of a place is the largest power of two that gives enough places.
+
+    The arguments are those of `_places_of_side`.
+    """
     side = LARGEST_PLACE
     while True:
         places = _places_of_side(items, sizes, grids, together, side)

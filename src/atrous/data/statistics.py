@@ -113,7 +113,7 @@ def class_pixels(dataset: Dataset, split: str) -> list[int]:
     kinds = kinds_of((item.image for item in items), dataset.pages)
     for item in items:
         kind = kinds.get(item.image)
-        whole = kind is not None and not kind.may_lack_data
+        whole = kind is not None and not kind.may_lack_data and not dataset.inputs[0].missing
         label = (
             dataset.read_label(item.mask, item.image) if whole and item.mask is not None else dataset.read(item).label
         )

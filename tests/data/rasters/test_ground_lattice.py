@@ -81,3 +81,25 @@ def test_no_ground_is_in_two_splits(tmp_path):
     assert set(dataset.splits) == {"train", "val", "test"}
     assert {group.split("@")[0] for group in groups} == {"a", "c"}  # b has the places of a
     assert f"divided into {len(groups)} places" in " ".join(dataset.notes)
+
+
+@pytest.mark.parametrize(("sites", "dates", "places"), [(1, 12, True), (12, 2, False)])
+def test_dates_of_one_site_are_one_scene(tmp_path, sites, dates, places):
+    """Twelve dates of one site are divided into places; two dates of twelve sites are drawn together."""
+    for folder in ("scenes", "labels"):
+        (tmp_path / folder).mkdir()
+    for site in range(sites):
+        for date in range(dates):
+            transform = rasterio.Affine(10, 0, 5e5 + 5000 * site, 0, -10, 5e6)
+            for folder in ("scenes", "labels"):
+                values = np.zeros((80, 80), np.uint8)
+                write_raster(tmp_path / folder / f"s{site:02d}_{date:02d}x.tif", values, "EPSG:32632", transform)
+    (tmp_path / "classes.yaml").write_text("classes:\n  - {name: land}\n  - {name: water}\n", encoding="utf-8")
+    dataset = open_dataset(tmp_path, window=64)
+    ground = {}
+    for name, items in dataset.splits.items():
+        for item in items:
+            assert (item.region != (0, 0, 80, 80)) == places
+            scene = file_of_picture(item.image).stem.split("_")[0]
+            assert ground.setdefault((scene, item.region), name) == name
+    assert {"train", "val"} <= set(dataset.splits)

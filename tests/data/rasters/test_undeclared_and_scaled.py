@@ -182,3 +182,24 @@ def test_scale_and_offset_beside_a_jpeg_2000(tmp_path):
     for place in (path, path / "window" / "0_0_16_16"):
         assert np.array_equal(read_input(place, one).values, truth)
         assert read_kind(place).dtype == "float32"
+
+
+def test_one_band_without_data_is_enough_for_scaled_numbers(tmp_path):
+    """As in Landsat Collection 2: numbers without a sign, of which 0 is no data, mean the same as reflectances."""
+    values = np.array([[[0, 20000], [8000, 9000]]], np.uint16)
+    path = write(tmp_path / "a.tif", values, (2.75e-5,) * 2, (-0.2,) * 2, nodata=0)
+    measured = np.where(values > 0, values * 2.75e-5 - 0.2, np.nan).astype(np.float32)
+    found = [read_pixels(one).for_model() for one in (path, write(tmp_path / "b.tif", measured))]
+    assert [valid.tolist() for _, valid in found] == [[[False, True]]] * 2
+    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-6)
+    counted = read_pixels(write(tmp_path / "c.tif", values)).for_model(missing_values=(0.0,))
+    assert counted[1] is None  # without scale, a 0 may be a dark colour
+
+
+def test_a_scaled_band_that_is_empty_is_zero(tmp_path):
+    values = np.ones((30, 30, 2), np.int16)
+    values[..., 1] = -32768
+    path = write(tmp_path / "a.tif", values, (0.5,) * 2, (10.0,) * 2, nodata=-32768)
+    found, valid = read_pixels(path).for_model()
+    assert valid is None
+    assert (found[0, 0].tolist(), found.dtype) == ([10.5, 0.0], np.float32)

@@ -21,7 +21,7 @@ from atrous.data.formats.tiff import TiffPicture, is_tiff
 from atrous.data.rasters.ground_overlap import LEAST_SHARED as LEAST_SHARED
 from atrous.data.rasters.ground_overlap import OutlinePlane, SphereTree, sphere_around
 from atrous.data.rasters.open_raster import VRT_SUFFIX
-from atrous.data.rasters.raster_grid import grid_of
+from atrous.data.rasters.raster_grid import epsg_code, grid_of
 from atrous.data.rasters.reprojection import transformer
 from atrous.data.rasters.scene_windows import window_place
 from atrous.data.sources.source import Window
@@ -253,13 +253,11 @@ def _header(path: Path, changed: int) -> tuple[tuple[float, ...] | None, System,
 def _system_in_gdal(path: Path) -> System:
     """Returns the coordinate system that GDAL finds in a raster; unknown if there is none, or without rasterio."""
     try:
-        crs = grid_of(path).crs
+        grid = grid_of(path)
     except AtrousError:
         return "", ""
-    if crs is None:
-        return "", ""
-    code = crs.to_epsg(confidence_threshold=90)
-    text = crs.to_wkt() if code is None else f"EPSG:{code}"
+    code = None if grid.crs is None else epsg_code(grid.crs)
+    text = grid.crs_text if code is None else f"EPSG:{code}"
     return text, text
 
 

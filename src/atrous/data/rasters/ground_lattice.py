@@ -44,9 +44,14 @@ def overlapping(grids: Sequence[RasterGrid | None]) -> list[list[int]]:
         Indices of the scenes of each group of two or more scenes.
     """
     group = [*range(len(grids))]
+    unknown = [[math.nan, math.nan]] * 2  # is near no other rectangle
+    bounds = np.array([unknown if grid is None else _bounds(grid) for grid in grids]).reshape(-1, 2, 2)
     for first, one in enumerate(grids):
-        for second, other in enumerate(grids[:first]):
-            if one is not None and other is not None and _overlap(one, other):
+        before = bounds[:first]
+        near = (before[:, :, 0] < bounds[first, :, 1]) & (bounds[first, :, 0] < before[:, :, 1])
+        for second in np.flatnonzero(near.all(axis=1)).tolist():
+            other = grids[second]
+            if one is not None and other is not None and group[first] != group[second] and _overlap(one, other):
                 old, new = group[first], group[second]
                 group = [new if number == old else number for number in group]
     found = [[index for index, number in enumerate(group) if number == own] for own in dict.fromkeys(group)]

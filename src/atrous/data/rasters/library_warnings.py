@@ -1,4 +1,4 @@
-"""Hides warnings of rasterio and pyogrio, about which messages of this package say more.
+"""Hides warnings of rasterio and pyogrio; the messages of this package explain these cases.
 
 `warnings.catch_warnings` replaces the filters of the whole process, and puts them back when its block ends. If blocks
 of several threads overlap, the filter of one thread may stay for ever and hide all warnings. So the filters here are

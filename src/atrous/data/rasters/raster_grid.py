@@ -141,8 +141,8 @@ def same_crs(one: Any, other: Any) -> bool:
     """
     if one == other:
         return True
-    code = _epsg_code(one)
-    return code is not None and code == _epsg_code(other)
+    code = epsg_code(one)
+    return code is not None and code == epsg_code(other)
 
 
 # PROJ compares a system without an EPSG code with its whole database, which takes a second.
@@ -152,7 +152,12 @@ def _crs_text(crs: Any) -> str:
 
 
 @lru_cache(maxsize=_MOST_SYSTEMS)
-def _epsg_code(crs: Any) -> int | None:
+def epsg_code(crs: Any) -> int | None:
+    """Returns the EPSG code of a coordinate reference system of rasterio; None if no code is certain.
+
+    Args:
+        crs: the system.
+    """
     return crs.to_epsg(confidence_threshold=90)
 
 

@@ -84,7 +84,7 @@ def _unscaled(proxy: Any) -> np.ndarray:
         return np.asanyarray(proxy.get_unscaled())
     values = np.empty(proxy.shape, proxy.dtype, order="F")
     content, at = values.reshape(-1, order="F").view(np.uint8).data, 0
-    with gzip.open(proxy.file_like, "rb") as file:
+    with gzip.GzipFile(proxy.file_like, "rb") as file:
         file.seek(proxy.offset)
         while at < len(content):
             count = file.readinto(content[at : at + _AT_ONCE])

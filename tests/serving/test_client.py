@@ -133,25 +133,33 @@ def test_no_answer_is_lost_when_the_server_is_killed_and_started_again(start, se
     client = Client(server.address, patience=60)
     expected = [segmenter(picture).mask for picture in streets]
     ended = threading.Event()
+    answered = [0] * 6
 
-    def ask(worker: int) -> int:
-        count = 0
+    def ask(worker: int) -> None:
         while not ended.is_set():
-            index = (worker + count) % len(streets)
+            index = (worker + answered[worker]) % len(streets)
             assert np.array_equal(client.segment(streets[index]).mask, expected[index])
-            count += 1
-        return count
+            answered[worker] += 1
+
+    def wait_for_answers() -> None:
+        """Waits until each worker has a further answer, at most for a minute, however slow the machine is."""
+        before, limit = list(answered), time.monotonic() + 60
+        while time.monotonic() < limit and not all(now > then for now, then in zip(answered, before, strict=True)):
+            time.sleep(0.05)
 
     with ThreadPoolExecutor(6) as pool:
-        answered = [pool.submit(ask, worker) for worker in range(6)]
+        asking = [pool.submit(ask, worker) for worker in range(6)]
         try:
-            time.sleep(1)
+            wait_for_answers()
             server.kill()
+            at_restart = list(answered)
             server = start(ZOO, port=server.port)
-            time.sleep(1)
+            wait_for_answers()
         finally:
             ended.set()
-        assert all(one.result(90) > 1 for one in answered)
+        for one in asking:
+            one.result(90)
+    assert all(now > then > 0 for now, then in zip(answered, at_restart, strict=True))
     server.stop()
 
 

@@ -187,6 +187,24 @@ def test_zero_can_be_ignored(tmp_path, given, expected):
     assert ClassTable.from_yaml(path).ignore == expected
 
 
+def test_ignored_numbers_in_quotes_are_refused(tmp_path):
+    path = tmp_path / "classes.yaml"
+    path.write_text("classes: [{name: a}]\nignore: [fallow, '255']\n")
+    with pytest.raises(AtrousError, match=r"'255' is a whole number, given as text.*without quotes: 255"):
+        ClassTable.from_yaml(path)
+    path.write_text("classes: [{name: a}]\nignore: [fallow, '007', '1.5', '', '98765432109876543210', 255]\n")
+    table = ClassTable.from_yaml(path)
+    assert table.ignored_values == ("fallow", "007", "1.5", "", "98765432109876543210")  # no number has such a text
+    assert table.ignore == (255,)
+
+
+def test_listed_numbers_contain_ignored_ones_and_are_computed_once():
+    table = ClassTable(("a", "b"), default_colors(2), ((-9999, 3), (1,)), ignore=(255,))
+    assert table.listed_numbers == {-9999, 1, 3, 255}
+    assert table.listed_numbers is table.listed_numbers
+    assert ClassTable(("a",), default_colors(1), (((1, 2, 3),),)).listed_numbers == frozenset()
+
+
 def test_yaml_nested_beyond_reason_is_an_error(tmp_path):
     path = tmp_path / "classes.yaml"
     path.write_text("classes: " + "[" * 100_000)

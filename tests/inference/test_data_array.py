@@ -46,6 +46,52 @@ def test_names_in_long_name_scaling_and_fill_value():
     assert values[0, 1].tolist() == [1.5, 7.5]
 
 
+def numbered(count, **attributes):
+    """A raster of bands with the numbers 1 to `count`, whose band n contains the value n."""
+    values = np.repeat(np.arange(1.0, count + 1), 12).reshape(count, 3, 4)
+    return xarray.DataArray(values, {"band": range(1, count + 1)}, ("band", "y", "x"), attrs=attributes)
+
+
+@pytest.mark.parametrize("lost", [np.nan, -9999.0, 77.0])
+def test_a_band_without_data_does_not_make_the_others_missing(lost):
+    array = numbered(5, _FillValue=77.0)
+    array[2] = lost
+    stored = pixels_of_data_array(array)
+    assert stored.empty == (2,)
+    values, valid = stored.for_model(5, [0, 0, 9, 0, 0])
+    assert valid is None
+    assert values[1, 2].tolist() == [1, 2, 9, 4, 5]
+    array[:] = lost
+    assert pixels_of_data_array(array).empty == ()
+
+
+def test_names_and_scales_follow_the_numbers_of_selected_bands():
+    names, scales, offsets = ("B2", "B3", "B4"), (0.5, 0.25, 0.125), np.array([10, 20, 30])
+    array = numbered(3, long_name=names, scales=scales, offsets=offsets)
+    for chosen in ([0, 1, 2], [2, 1, 0], [2, 0], [1], 2):
+        stored = pixels_of_data_array(array.isel(band=chosen))
+        bands = np.atleast_1d(chosen)
+        assert stored.names == tuple(names[band] for band in bands)
+        assert stored.measured[0, 0].tolist() == [(band + 1) * scales[band] + offsets[band] for band in bands]
+    unnumbered = pixels_of_data_array(array.drop_vars("band"))
+    assert unnumbered.names == names
+    assert pixels_of_data_array(array.assign_coords(band=["a", "b", "c"])).names == ("a", "b", "c")
+
+
+def test_numbers_of_bands_that_do_not_fit():
+    array = numbered(3, long_name=("B2", "B3", "B4")).assign_coords(band=[0, 1, 2])
+    assert pixels_of_data_array(array).names == ()
+    with pytest.raises(AtrousError, match=r"the attribute scales must be .*the bands 0, 1, 2"):
+        pixels_of_data_array(array.assign_attrs(scales=(1, 2, 3)))
+    with pytest.raises(AtrousError, match=r"the attribute offsets must be .*3 bands"):
+        pixels_of_data_array(array.drop_vars("band").assign_attrs(offsets=[1, 2]))
+
+
+@pytest.mark.parametrize("scale", [0.5, np.array(0.5), np.array([0.5]), [0.5, 0.5, 0.5], "0.5"])
+def test_one_scale_of_all_bands(scale):
+    assert pixels_of_data_array(numbered(3, scale_factor=scale)).measured[0, 0].tolist() == [0.5, 1, 1.5]
+
+
 def test_the_mask_keeps_coordinates_and_the_reference():
     mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
     array = picture(grid_mapping="spatial_ref", units="1", long_name=("a", "b"))

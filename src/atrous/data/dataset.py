@@ -344,10 +344,9 @@ def stored_mask(path: Path, image: Path | None, classes: ClassTable | None) -> S
 
 
 def _with_undeclared_void(stored: StoredMask, classes: ClassTable | None) -> StoredMask:
-    if classes is None or classes.color_coded or stored.values.ndim == 3:
+    if stored.values.dtype.kind != "i" or stored.values.ndim == 3 or classes is None or classes.color_coded:
         return stored
-    listed = {int(str(one)) for values in (*classes.raw, classes.ignore) for one in values}
-    values, nodata = with_undeclared_void(stored.values, stored.nodata, listed)
+    values, nodata = with_undeclared_void(stored.values, stored.nodata, classes.listed_numbers)
     return stored._replace(values=values, nodata=nodata)
 
 

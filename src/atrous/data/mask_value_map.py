@@ -14,7 +14,7 @@ from atrous.checked_arguments import checked, checked_fields
 from atrous.data.class_codes import Codes, check_codes
 from atrous.data.class_colors import Color, packed_colors, unpacked_color
 from atrous.data.class_yaml import table_fields, table_text
-from atrous.data.raw_values import Raw, is_triple, is_whole, smallest_dtype, tupled
+from atrous.data.raw_values import Raw, is_number_text, is_triple, is_whole, numbers_of, smallest_dtype, tupled
 from atrous.data.text_files import read_text_file
 from atrous.errors import AtrousError, counted, named, shown
 from atrous.json_yaml import parse_yaml
@@ -116,6 +116,11 @@ class ClassTable:
             )
         if not all(isinstance(value, str) for value in self.ignored_values):
             raise AtrousError(f"ignored_values must be a tuple of texts, got {shown(self.ignored_values)}.")
+        for value in filter(is_number_text, self.ignored_values):
+            raise AtrousError(
+                f"the ignored value {value!r} is a whole number, given as text. Give a number, in classes.yaml under "
+                f"ignore: without quotes: {value}"
+            )
         owners: dict[str, str] = dict.fromkeys(self.ignored_values, "ignore")
         for name, labels in zip(self.names, self.segments, strict=False):
             for label in labels:
@@ -130,6 +135,11 @@ class ClassTable:
     def color_coded(self) -> bool:
         """Whether masks are H×W×3 colours rather than H×W numbers."""
         return is_triple(self.raw[0][0])
+
+    @cached_property
+    def listed_numbers(self) -> frozenset[int]:
+        """All raw values, also those that are ignored; none if the masks are colour coded."""
+        return frozenset(numbers_of(value for values in (*self.raw, self.ignore) for value in values))
 
     @checked
     def encode(self, raw_mask: np.ndarray, nodata: int | None = None, corner: tuple[int, int] = (0, 0)) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -36,6 +36,23 @@ def is_triple(value: Any) -> bool:
     return all(is_whole(part) and 0 <= part <= 0xFFFF for part in value)
 
 
+def numbers_of(values: Iterable[Raw]) -> tuple[int, ...]:
+    """Returns the raw values that are numbers; none of a colour-coded mask is.
+
+    Args:
+        values: raw values of a class table.
+    """
+    return tuple(value for value in values if isinstance(value, int))
+
+
+def is_number_text(text: str) -> bool:
+    """Returns whether a text is a whole number of at most 64 bits, as Python and YAML write it: "7", but not "007"."""
+    try:
+        return str(number := int(text)) == text and is_whole(number)
+    except ValueError:
+        return False
+
+
 def smallest_dtype(values: Sequence[Raw]) -> np.dtype:
     """Returns the smallest integer type that can represent all values, and all channels of colours."""
     low, high = np.min(values), np.max(values)
@@ -65,7 +82,8 @@ def with_undeclared_void(
     """
     if values.dtype.kind != "i":
         return values, nodata
-    found = [int(one) for one in UNDECLARED_MISSING if int(one) not in (nodata, *listed) and (values == one).any()]
+    unlisted = [int(one) for one in UNDECLARED_MISSING if int(one) != nodata and int(one) not in listed]
+    found = [one for one in unlisted if (values == one).any()]
     if not found:
         return values, nodata
     void = found[0] if nodata is None or nodata in listed else nodata

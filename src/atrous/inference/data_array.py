@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from atrous.data.formats.band_scaling import band_scaling
+from atrous.data.formats.empty_bands import bands_without_data
 from atrous.data.formats.tiff_page import as_nodata
 from atrous.data.mask_value_map import IGNORE_INDEX
 from atrous.data.pixels import StoredPixels, as_picture_dtype
@@ -16,8 +17,12 @@ from atrous.errors import AtrousError, shown
 
 #: Names of the dimension along the rows and along the columns of a raster, as rioxarray knows them.
 _ROWS, _COLUMNS = ("y", "latitude", "lat"), ("x", "longitude", "lon")
-#: The attributes of scale and offset, with their defaults.
-_SCALING = (("scale_factor", 1.0), ("add_offset", 0.0))
+#: The attributes of scale and offset, with their defaults. rioxarray uses the first name if the bands differ.
+_SCALING = (("scales", "scale_factor", 1.0), ("offsets", "add_offset", 0.0))
+#: Largest number of bands that a message names.
+_SHOWN = 12
+
+_T = TypeVar("_T")
 
 
 def is_data_array(value: Any) -> bool:
@@ -33,15 +38,20 @@ def is_data_array(value: Any) -> bool:
 def pixels_of_data_array(array: Any) -> StoredPixels:
     """Returns the pixels of a DataArray, with the names, the scaling and the "no data" of its bands.
 
-    Names are taken from the coordinate of the bands or from the attribute ``long_name``, scaling from ``scale_factor``
-    and ``add_offset``, and "no data" from ``_FillValue``, as rioxarray stores them. NaN is no data, too.
+    Names are taken from the coordinate of the bands or from the attribute ``long_name``, scaling from ``scales`` and
+    ``offsets`` or ``scale_factor`` and ``add_offset``, and "no data" from ``_FillValue``, as rioxarray stores them. NaN
+    is no data, too. If the coordinate of the bands contains whole numbers, they are the positions of the bands in these
+    attributes, from 1, because xarray does not change attributes when bands are selected.
+
+    The array is the whole picture: a band that has no data in it is empty, as in `empty_bands`.
 
     Args:
         array: DataArray with the dimensions y and x, and at most one further dimension, that of the bands. The
             dimensions may have any order.
 
     Raises:
-        AtrousError: the array has other dimensions, is empty, or contains no numbers.
+        AtrousError: the array has other dimensions, is empty, or contains no numbers; or its scales or offsets do not
+            belong to its bands.
     """
     rows, columns, band = _dimensions(array)
     values = np.asarray(array.transpose(rows, columns, *band).values)
@@ -51,11 +61,15 @@ def pixels_of_data_array(array: Any) -> StoredPixels:
     attributes, bands = array.attrs, values.shape[2]
     missing = _missing(values, attributes.get("_FillValue", attributes.get("missing_value")))
     converted = as_picture_dtype(values, "the DataArray", None if missing is None else ~missing)
-    scales, offsets = (_per_band(attributes, name, default, bands) for name, default in _SCALING)
+    gone = bands_without_data(values, missing)
+    coordinate = _band_coordinate(array, band, bands)
+    numbers = _band_numbers(coordinate)
+    scales, offsets = (_per_band(attributes, names, default, numbers, bands) for *names, default in _SCALING)
     return StoredPixels(
         np.ascontiguousarray(converted),
         missing=missing,
-        names=checked_names(_names(array, band, bands)),
+        names=checked_names(_names(coordinate, numbers, attributes.get("long_name"), bands)),
+        empty=() if gone is None or gone.all() else tuple(np.flatnonzero(gone).tolist()),
         scaling=band_scaling(scales, offsets),
     )
 
@@ -98,26 +112,59 @@ def _missing(values: np.ndarray, fill: Any) -> np.ndarray | None:
     return missing if missing.any() else None
 
 
-def _per_band(attributes: Mapping[str, Any], name: str, default: float, bands: int) -> list[float]:
-    given = attributes.get(name, default)
-    each = list(given) if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str) else [given] * bands
+def _band_coordinate(array: Any, band: Sequence[str], bands: int) -> np.ndarray | None:
+    """Returns the coordinate of the bands, one value per band; None if there is none."""
+    name = band[0] if band else "band"  # a single band that was selected keeps its number or name
+    found = np.atleast_1d(array.coords[name].values) if name in array.coords else None
+    return found if found is not None and found.shape == (bands,) else None
+
+
+def _band_numbers(coordinate: np.ndarray | None) -> list[int] | None:
+    """Returns the numbers of the bands in the file, from 1; None if the coordinate does not contain whole numbers."""
+    if coordinate is None or coordinate.dtype.kind not in "iuf":
+        return None
+    return [int(one) for one in coordinate] if all(float(one).is_integer() for one in coordinate) else None
+
+
+def _of_bands(values: Sequence[_T], numbers: Sequence[int] | None, bands: int) -> list[_T] | None:
+    """Chooses the values of the bands by their numbers, or all values without numbers; None if they do not fit."""
+    numbers = range(1, len(values) + 1) if numbers is None else numbers
+    fits = len(numbers) == bands and all(1 <= number <= len(values) for number in numbers)
+    return [values[number - 1] for number in numbers] if fits else None
+
+
+def _per_band(
+    attributes: Mapping[str, Any], names: Sequence[str], default: float, numbers: Sequence[int] | None, bands: int
+) -> list[float]:
+    name = next((one for one in names if one in attributes), None)
+    if name is None:
+        return [default] * bands
+    given = attributes[name]
     try:
-        found = [float(one) for one in each]
+        each = [float(one) for one in np.atleast_1d(given).tolist()]
     except (TypeError, ValueError):
-        found = []
-    if len(found) != bands:
-        raise AtrousError(f"the attribute {name} must be one number, or one number per band, got {shown(given)}.")
+        each = []
+    found = each * bands if len(each) == 1 else _of_bands(each, numbers, bands)
+    if found is None:
+        has = f"{bands} bands" if numbers is None else f"the bands {', '.join(map(str, numbers[:_SHOWN]))}"
+        raise AtrousError(
+            f"the attribute {name} must be one number, or one number per band, got {shown(given)}; the array has "
+            f"{has}. Numbers of bands in the coordinate are positions in this attribute, from 1."
+        )
     return found
 
 
-def _names(array: Any, band: Sequence[str], bands: int) -> list[str | None]:
+def _names(
+    coordinate: np.ndarray | None, numbers: Sequence[int] | None, described: Any, bands: int
+) -> list[str | None]:
     """Returns the name of each band, None for a band without one."""
-    coordinate = [*np.asarray(array.coords[band[0]].values).tolist()] if band and band[0] in array.coords else []
-    described = array.attrs.get("long_name")
-    described = [described] if isinstance(described, str) else described
-    for names in (coordinate, described):
-        if isinstance(names, list | tuple) and len(names) == bands and all(isinstance(one, str) for one in names):
-            return list(names)
+    own = [] if coordinate is None else coordinate.tolist()
+    if own and all(isinstance(one, str) for one in own):
+        return own
+    if isinstance(described, str):
+        return [described] * bands
+    if isinstance(described, list | tuple) and all(one is None or isinstance(one, str) for one in described):
+        return _of_bands(described, numbers, bands) or [None] * bands
     return [None] * bands
 
 

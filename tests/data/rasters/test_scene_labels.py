@@ -143,6 +143,21 @@ def test_values_of_polygons_are_ignored(root):
     assert ClassTable.from_yaml(root / "again.yaml") == classes
 
 
+@pytest.mark.parametrize(
+    "classes",
+    [
+        f"ignore: [fallow]\nclasses:\n{BACKGROUND}  - {{name: field}}\n",
+        "classes:\n  - {name: background, segments: [fallow]}\n  - {name: field}\n",
+    ],
+)
+def test_values_in_the_class_table_exclude_that_all_polygons_are_one_class(root, classes):
+    kinds = [square(10 * i, 0, 10 * i + 10, 10, kind=kind) for i, kind in enumerate(("field", "fallow", "pond"))]
+    with pytest.raises(AtrousError, match=r"no attribute has only values.*Write attribute: NAME.*kind \("):
+        label(root, kinds, classes)
+    with pytest.raises(AtrousError, match="the attribute kind has the values 'pond', which belong to no class"):
+        label(root, kinds, f"attribute: kind\n{classes}")
+
+
 def test_rasters_on_another_grid(root):
     (root / "labels").mkdir()
     coarse = np.arange(9).reshape(3, 3, 1).astype(np.int16) - 1  # -1 is void; pixels of 200 m

@@ -67,7 +67,7 @@ def empty_bands(stored: np.ndarray, missing: np.ndarray | None, file: SearchedFi
         missing: H×W×C booleans, True for the nodata value; None if no value is missing.
         file: the file of the window.
     """
-    gone = _without_data(stored, missing)
+    gone = bands_without_data(stored, missing)
     if gone is None or stored.shape[2] < 2 or not gone.any() or gone.all():
         return ()
     bands = np.flatnonzero(gone).tolist()
@@ -97,7 +97,7 @@ def _search(file: SearchedFile) -> frozenset[int]:
     empty: np.ndarray | None = None
     for window in _parts(file):
         stored = file.read(window)
-        gone = _without_data(stored, file.missing(stored))
+        gone = bands_without_data(stored, file.missing(stored))
         if gone is None:
             return frozenset()
         empty = gone if empty is None else empty & gone
@@ -117,11 +117,15 @@ def _parts(file: SearchedFile) -> Iterator[Window]:
             yield top, left, min(rows, height - top), min(columns, width - left)
 
 
-def _without_data(stored: np.ndarray, missing: np.ndarray | None) -> np.ndarray | None:
+def bands_without_data(stored: np.ndarray, missing: np.ndarray | None) -> np.ndarray | None:
     """Returns, for each band, whether all of its values are missing, NaN or infinite; None if no band is without data.
 
     The numbers that mean "no data" without being declared, `UNDECLARED_MISSING`, count as missing: a band that has only
     them contains no information in any case.
+
+    Args:
+        stored: H×W×C stored values.
+        missing: H×W×C booleans, True for the nodata value; None if no value is missing.
     """
     # few bands are without data, so the first pixel excludes most of them
     first = np.flatnonzero(_lost(stored[:1, :1], None if missing is None else missing[:1, :1]))

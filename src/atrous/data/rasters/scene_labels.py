@@ -14,7 +14,7 @@ from atrous.data.rasters.reprojection import bounds_in
 from atrous.data.rasters.scene_windows import WindowPlace
 from atrous.data.rasters.vector_files import has_polygons_in, is_vector_file, open_layer
 from atrous.data.rasters.vector_labels import VectorLabels
-from atrous.data.raw_values import NO_NUMBER, Raw
+from atrous.data.raw_values import NO_NUMBER, numbers_of
 from atrous.errors import AtrousError
 
 #: Largest number of attributes and values that a message names.
@@ -51,8 +51,8 @@ def read_scene_labels(place: WindowPlace, scene: Path, classes: ClassTable | Non
     The class of a polygon is the value of an attribute: the name of a class, or one of its ``segments`` in
     classes.yaml. ``attribute`` in classes.yaml names the attribute, whose values may then also be raw values. Without
     it, the one attribute is used whose values are all names or segments of classes, or ignored. If there is no such
-    attribute, and one class besides the background, all polygons belong to that class. Pixels outside all polygons are
-    background; without a class background, they have no class.
+    attribute, one class besides the background, and no segments and no ignored values, all polygons belong to that
+    class. Pixels outside all polygons are background; without a class background, they have no class.
 
     Args:
         place: window of the labels, in pixels of the scene.
@@ -66,8 +66,7 @@ def read_scene_labels(place: WindowPlace, scene: Path, classes: ClassTable | Non
     if not is_vector_file(place.file):
         if classes is not None and classes.color_coded:
             return read_raster_labels(place.file, grid, window, in_colors=True)
-        numbers = [] if classes is None else [int(str(one)) for row in classes.raw for one in row]
-        return read_raster_labels(place.file, grid, window, numbers)
+        return read_raster_labels(place.file, grid, window, () if classes is None else classes.listed_numbers)
     if classes is None:
         raise AtrousError(
             f"{place.file}: the polygons need a classes.yaml that names the classes. The file has "
@@ -90,7 +89,7 @@ def _drawing(path: Path, version: object, classes: ClassTable) -> _Drawing:
     if classes.color_coded:
         raise AtrousError(f"{path}: polygons have no colours: list numbers, or no raw values, in classes.yaml.")
     labels = VectorLabels(path, classes.attribute or None)
-    values = [int(str(raw[0])) for raw in classes.raw]
+    values = [numbers_of(raw)[0] for raw in classes.raw]
     background = next((i for i, name in enumerate(classes.names) if name.strip().lower() in BACKGROUND_NAMES), None)
     default = None if background is None else values[background]
     order = tuple(reversed(values)) if classes.overlap == "last" else ()
@@ -101,13 +100,14 @@ def _drawing(path: Path, version: object, classes: ClassTable) -> _Drawing:
     if len(fitting) == 1:
         return _Drawing(VectorLabels(path, fitting[0]), texts, default, order)
     objects = [value for index, value in enumerate(values) if index != background]
-    if not fitting and background is not None and len(objects) == 1:
+    lists_values = bool(classes.segments or classes.ignored_values)
+    if not fitting and not lists_values and background is not None and len(objects) == 1:
         return _Drawing(labels, {"": objects[0]}, default, order)
     which = "no attribute has only values that belong to classes" if not fitting else f"{', '.join(fitting)} all fit"
     raise AtrousError(
         f"{path}: it is not certain which attribute names the class of a polygon: {which}. Write attribute: NAME into "
-        f"classes.yaml, and its values as names of classes or under segments: of a class. The file has "
-        f"{_described(labels)}."
+        f"classes.yaml, and its values as names of classes, under segments: of a class, or under ignore: of the file. "
+        f"The file has {_described(labels)}."
     )
 
 
@@ -120,14 +120,11 @@ def _texts_of(classes: ClassTable, *, numbers: bool) -> dict[str, int]:
             chance, so they count only if the attribute is named.
     """
     found: dict[str, int] = {}
-    rows: list[tuple[tuple[Raw, ...], tuple[str, ...]]] = [
-        (classes.ignore or (NO_NUMBER,), classes.ignored_values),
-    ]
     segments = classes.segments or ((),) * len(classes)
-    rows += [(raw, (name, *texts)) for name, raw, texts in zip(classes.names, classes.raw, segments, strict=True)]
-    for raw, texts in rows:
+    named = [(raw, (name, *texts)) for name, raw, texts in zip(classes.names, classes.raw, segments, strict=True)]
+    for raw, texts in [(classes.ignore or (NO_NUMBER,), classes.ignored_values), *named]:
         for text in (*texts, *(map(str, raw) if numbers else ())):
-            found.setdefault(text, int(str(raw[0])))
+            found.setdefault(text, numbers_of(raw)[0])
     return found
 
 

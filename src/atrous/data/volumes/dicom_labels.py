@@ -11,6 +11,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from atrous.data.mask_value_map import BACKGROUND_NAMES, ClassTable
+from atrous.data.raw_values import numbers_of
 from atrous.data.volumes.dicom_files import one_file, read_dataset
 from atrous.data.volumes.dicom_seg_read import DESCRIBING, SEGMENTATIONS, described_seg, read_dicom_seg
 from atrous.data.volumes.read_volume import Key, Stamp, kept, read_volume, stamp, volume_shape
@@ -172,7 +173,7 @@ def class_values(path: Path, segments: Mapping[int, Segment], classes: ClassTabl
             f"{path}: these segments belong to no class: {_listed(lost)}. List each name under segments: of its class "
             f"in classes.yaml; those that are not needed under the class background.{unnamed}"
         )
-    values = {number: int(str(classes.raw[index][0])) for number, index in indices.items()}
+    values = {number: numbers_of(classes.raw[index])[0] for number, index in indices.items()}
     for number, index in indices.items():
         name = classes.names[index]
         if values[number] == 0 and name.strip().lower() not in BACKGROUND_NAMES:

@@ -17,7 +17,7 @@ from atrous.data.formats.decoder_errors import in_words
 from atrous.data.formats.empty_bands import SearchedFile, empty_bands, version_of
 from atrous.data.formats.exif_orientation import ORIENTATION_TAG, stored_window, upright, upright_size
 from atrous.data.formats.gdal_aux_xml import nodata_beside
-from atrous.data.formats.tiff_colors import check_colours, color_table, colors_of_indices, rgb_of_cmyk
+from atrous.data.formats.tiff_colors import STRETCH, check_colours, color_table, colors_of_indices, rgb_of_cmyk
 from atrous.data.formats.tiff_header_checks import Directory, directories
 from atrous.data.formats.tiff_page import JPEG, StoredPage, Window, as_nodata, check_size, nodata_of, page_at
 from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype
@@ -38,7 +38,6 @@ _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _MOST_MASKS = 16
 _WHITE_IS_ZERO, _PALETTE, _CMYK = 0, 3, 5  # PhotometricInterpretation
 _GREY = (0, 1)  # WhiteIsZero, BlackIsZero
-_STRETCH = {1: 255, 2: 85, 4: 17}  # by bits per value: factor that scales grey values to 0…255, as Pillow does for PNG
 
 
 def is_tiff(start: bytes) -> bool:
@@ -370,8 +369,8 @@ class TiffPicture:
         if self._is_cmyk:
             return rgb_of_cmyk(stored)
         bits = self._page.bitspersample
-        if stored.dtype == np.uint8 and bits in _STRETCH and self._page.sampleformat == 1:
-            return stored * np.uint8(_STRETCH[bits])
+        if stored.dtype == np.uint8 and bits in STRETCH and self._page.sampleformat == 1:
+            return stored * np.uint8(STRETCH[bits])
         return as_picture_dtype(stored, self.name, present)
 
     @property

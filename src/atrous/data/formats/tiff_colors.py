@@ -12,6 +12,8 @@ from atrous.errors import AtrousError
 if TYPE_CHECKING:
     from tifffile import TiffPage
 
+#: Factor that scales grey values to 0…255, by bits per value, as Pillow does for PNG.
+STRETCH = {1: 255, 2: 85, 4: 17}
 _PALETTE, _YCBCR = 3, 6  # PhotometricInterpretation
 _COLOUR_SPACES = {6: "YCbCr", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32844: "LogL", 32845: "LogLuv"}
 

@@ -10,64 +10,82 @@ import numpy as np
 from atrous.data.class_colors import Color
 from atrous.data.formats.band_scaling import band_scaling
 from atrous.data.formats.empty_bands import SearchedFile, empty_bands, version_of
+from atrous.data.formats.tiff_colors import STRETCH
 from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype
 from atrous.data.rasters.band_names import checked_names
-from atrous.data.rasters.open_raster import opened_raster, rasterio_errors, rasterio_window
+from atrous.data.rasters.open_raster import VRT_SUFFIX, opened_raster, rasterio_errors, rasterio_window
 from atrous.errors import AtrousError
+
+_Table = dict[int, tuple[int, ...]]
 
 
 class GdalPicture:
     """A raster that is open for reading, with the methods of `TiffPicture` that windows of scenes need.
 
-    A band may have a nodata value of its own, as in a VRT of several files.
+    A band may have a nodata value of its own, as in a VRT of several files. Values are converted as in `TiffPicture`:
+    indices of a colour table become colours, and grey values of one, two or four bits are scaled to 0…255.
 
     Args:
         path: a file that rasterio reads.
 
     Attributes:
-        shape: (H, W, bands).
+        shape: (H, W, C); C is 3 for a file with a colour table.
         nodata: the nodata value of the first band; None if it has none.
         pages: 1.
-        palette: the colours by index, for one band of ``uint8`` with a colour table; None for other files. `pixels`
-            returns the indices.
+        palette: the colours by index, for one band of ``uint8`` with a colour table; None for other files.
+            `raw_mask` returns the indices.
         white_is_zero: None.
         orientation: 1.
         lossy: whether the compression may change values: JPEG 2000.
         scaling: scale and offset of the bands; None if the stored numbers are the measured values.
 
     Raises:
-        AtrousError: as for `opened_raster`, or the bands have different types or complex numbers.
+        AtrousError: as for `opened_raster`, or the bands have different types or complex numbers, or the colours
+            are CMYK.
     """
 
     def __init__(self, path: Path) -> None:
         self.name = path
-        file: Any = opened_raster(path)
-        self._file = file
+        self._file: Any = opened_raster(path)
+        try:
+            self._open(path)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self, path: Path) -> None:
         from rasterio.enums import ColorInterp, MaskFlags
 
+        file = self._file
         if len(set(file.dtypes)) > 1 or "complex" in file.dtypes[0]:
-            self._file.close()
             raise AtrousError(
                 f"{path}: the bands are of the types {', '.join(dict.fromkeys(file.dtypes))}: convert them to one type "
                 "of real numbers."
             )
-        self.shape = (file.height, file.width, file.count)
+        if ColorInterp.cyan in file.colorinterp:
+            raise AtrousError(f"{path}: colours in CMYK, which is not supported; convert the file to RGB.")
         self.nodata, self.pages, self.white_is_zero, self.orientation = file.nodata, 1, None, 1
-        has_table = file.count == 1 and file.dtypes[0] == "uint8" and file.colorinterp[0] == ColorInterp.palette
-        self.palette = _colors_of(file.colormap(1)) if has_table else None
-        self.lossy = path.suffix.lower() != ".vrt"
+        table, bits = _table_of(file), _bits_of(file)
+        if table is not None and _is_grey(table):
+            table, bits = None, len(table).bit_length() - 1
+        self.palette = None if table is None or file.dtypes[0] != "uint8" else _colors_of(table)
+        self._colors = None if table is None else _array_of(table, file.dtypes[0])
+        self._stretch = STRETCH.get(bits, 1) if table is None and path.suffix.lower() == VRT_SUFFIX else 1
+        self._stored_shape = file.height, file.width, file.count
+        self.shape = (file.height, file.width, file.count if table is None else 3)
+        self.lossy = path.suffix.lower() != VRT_SUFFIX
         alphas = [index for index, kind in enumerate(file.colorinterp) if kind == ColorInterp.alpha]
         self.alpha = alphas[0] if alphas and alphas[0] > 0 else None
         flags = file.mask_flag_enums[0]
         self._masks = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
-        self.band_names = checked_names(file.descriptions)
-        self.scaling = band_scaling(file.scales, file.offsets)
+        self.band_names = checked_names(file.descriptions) if table is None else ()
+        self.scaling = band_scaling(file.scales, file.offsets) if table is None else None
         self._version = version_of(path)
 
     @property
     def kind(self) -> PictureKind:
         """The kind of the picture, from the header."""
-        dtype = as_picture_dtype(np.zeros((1, 1, 1), self._file.dtypes[0]), self.name).dtype.name
+        dtype = self._values(np.zeros((1, 1, 1), self._file.dtypes[0])).dtype.name
         marked = self.alpha is not None or self._masks or any(one is not None for one in self._file.nodatavals)
         bands = self.shape[2]
         return PictureKind(
@@ -89,13 +107,16 @@ class GdalPicture:
         """
         stored = self.raw_mask(window)
         missing = self._missing(stored)
-        values = as_picture_dtype(stored, self.name, None if missing is None else ~missing)
+        values = self._values(stored, None if missing is None else ~missing)
         masked = None
         if self._masks:
             with rasterio_errors(self.name):
                 masked = self._file.dataset_mask(window=rasterio_window(window)) == 0
         empty = () if self.alpha is not None else empty_bands(stored, missing, self._searched)
         declares = self.nodata is not None
+        if missing is not None and self._colors is not None:  # the nodata value is an index of the colour table
+            gone = missing[:, :, 0]
+            masked, missing = gone if masked is None else masked | gone, None
         return StoredPixels(
             np.ascontiguousarray(values),
             self.alpha,
@@ -108,7 +129,7 @@ class GdalPicture:
         )
 
     def raw_mask(self, window: tuple[int, int, int, int]) -> np.ndarray:
-        """Reads the stored values of a window, H×W×C.
+        """Reads the stored values of a window, H×W×bands.
 
         Args:
             window: (top, left, height, width) in pixels.
@@ -127,10 +148,20 @@ class GdalPicture:
     def _searched(self) -> SearchedFile:
         file = self._file
         dtype, block, reading = np.dtype(file.dtypes[0]), file.block_shapes[0], repr(file.nodatavals)
-        return SearchedFile(self._version, self.shape, dtype, block, reading, self.raw_mask, self._missing)
+        return SearchedFile(self._version, self._stored_shape, dtype, block, reading, self.raw_mask, self._missing)
+
+    def _values(self, stored: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
+        """Converts stored values to the values of a picture, as `TiffPicture` does."""
+        if self._colors is not None:
+            return self._colors[stored[:, :, 0]]
+        if self._stretch != 1:
+            return stored * np.uint8(self._stretch)
+        return as_picture_dtype(stored, self.name, present)
 
     def _missing(self, stored: np.ndarray) -> np.ndarray | None:
         """Returns H×W×C booleans, True for the nodata value of each band; None if there are none."""
+        if all(one is None for one in self._file.nodatavals):
+            return None
         missing = np.zeros(stored.shape, bool)
         for band, nodata in enumerate(self._file.nodatavals):
             if nodata is not None and band != self.alpha:
@@ -139,7 +170,44 @@ class GdalPicture:
         return missing if missing.any() else None
 
 
-def _colors_of(table: dict[int, tuple[int, ...]]) -> tuple[Color, ...]:
+def _table_of(file: Any) -> _Table | None:
+    """Returns the colour table of a file of one band; None if it has none."""
+    from rasterio.enums import ColorInterp
+
+    if file.count > 1 or file.dtypes[0] not in ("uint8", "uint16") or file.colorinterp[0] != ColorInterp.palette:
+        return None
+    try:
+        return file.colormap(1)
+    except ValueError:  # "NULL color table": a VRT may declare a palette and have no colour table
+        return None
+
+
+def _is_grey(table: _Table) -> bool:
+    """Returns whether GDAL made the table itself, for grey TIFFs of one bit and for those in which 0 is white."""
+    if len(table) not in (2, 4, 16, 256):
+        return False
+    values = [number * 255 // (len(table) - 1) for number in range(len(table))]
+    colors = [color[:3] for _, color in sorted(table.items())]
+    falling = [(value, value, value) for value in reversed(values)]
+    return colors == falling or (len(table) == 2 and colors == falling[::-1])
+
+
+def _bits_of(file: Any) -> int:
+    """Returns 1, 2 or 4 if all bands declare so many bits per value, else 8."""
+    declared = {file.tags(band, ns="IMAGE_STRUCTURE").get("NBITS") for band in file.indexes}
+    known = {str(bits): bits for bits in STRETCH}
+    return known.get(declared.pop() or "", 8) if len(declared) == 1 and file.dtypes[0] == "uint8" else 8
+
+
+def _colors_of(table: _Table) -> tuple[Color, ...]:
     """Returns the colours of GDAL's colour table by index, without alpha; an index without an entry is black."""
     colors = (table.get(index, (0, 0, 0)) for index in range(max(table, default=-1) + 1))
     return tuple((red, green, blue) for red, green, blue, *_ in colors)
+
+
+def _array_of(table: _Table, dtype: str) -> np.ndarray:
+    """Returns the colours of all numbers of an integer type, N×3 ``uint8``."""
+    colors = np.zeros((np.iinfo(dtype).max + 1, 3), np.uint8)
+    known = _colors_of(table)[: len(colors)]
+    colors[: len(known)] = np.reshape(known, (-1, 3))
+    return colors

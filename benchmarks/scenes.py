@@ -34,12 +34,14 @@ LAYOUTS = {
 }
 CHILD = """
 import json, resource, sys
+sys.path.insert(0, sys.argv[3])
+from peak_memory import peak_of_process
 from atrous.commands.train import train
 from atrous.learning.recipe import read_recipe
 small = {"model.backbone": "mobilenetv2_035", "model.pretrained": False, "data.check": False, "train.epochs": 1}
 train(read_recipe("quickstart", {"data.root": sys.argv[1], "augment.crop": [257, 257], **small}), out=sys.argv[2])
-peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print("PEAKS", json.dumps(peaks))
+largest_child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+print("PEAKS", json.dumps([peak_of_process() / 2**20, largest_child]))
 """
 
 
@@ -108,7 +110,7 @@ def memory(folder: Path, side: int) -> str:
             file.write(np.full((1, height, side), top // CROP % 2, np.uint8), window=part_of(0, top, side, height))
     (root / "classes.yaml").write_text("classes:\n  - {name: even}\n  - {name: odd}\n", encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(root), str(folder / "run")],
+        [sys.executable, "-c", CHILD, str(root), str(folder / "run"), str(Path(__file__).parent)],
         capture_output=True,
         text=True,
         encoding="utf-8",

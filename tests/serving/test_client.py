@@ -141,20 +141,17 @@ def test_no_answer_is_lost_when_the_server_is_killed_and_started_again(start, se
             assert np.array_equal(client.segment(streets[index]).mask, expected[index])
             answered[worker] += 1
 
-    def wait_for_answers() -> None:
-        """Waits until each worker has a further answer, at most for a minute, however slow the machine is."""
-        before, limit = list(answered), time.monotonic() + 60
-        while time.monotonic() < limit and not all(now > then for now, then in zip(answered, before, strict=True)):
-            time.sleep(0.05)
+    def each_has_a_further_answer(before: list[int]) -> bool:
+        return all(now > then for now, then in zip(answered, before, strict=True))
 
     with ThreadPoolExecutor(6) as pool:
         asking = [pool.submit(ask, worker) for worker in range(6)]
         try:
-            wait_for_answers()
+            wait_until(lambda: each_has_a_further_answer([0] * 6))
             server.kill()
             at_restart = list(answered)
             server = start(ZOO, port=server.port)
-            wait_for_answers()
+            wait_until(lambda: each_has_a_further_answer(at_restart))
         finally:
             ended.set()
         for one in asking:

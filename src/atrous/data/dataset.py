@@ -33,9 +33,6 @@ from atrous.data.volumes.slices import is_dicom_label, is_volume_place, slice_pl
 from atrous.errors import AtrousError, nearest, shown
 from atrous.input_spec import Input, Spacing, spacing_in_words
 
-#: The word for the file of an item, by the word for the item in `Dataset.nouns`, if they differ.
-FILE_NOUNS = {"window": "scene"}
-
 
 @dataclass(frozen=True)
 class Item:
@@ -118,7 +115,7 @@ class Dataset:
     @property
     def file_noun(self) -> str:
         """The word for the file of an item in messages: "picture", "scene" or "volume"."""
-        return FILE_NOUNS.get(self.nouns[0], self.nouns[0])
+        return file_noun(self.nouns[0])
 
     @checked
     def split(self, name: str) -> tuple[Item, ...]:
@@ -308,6 +305,15 @@ class Dataset:
             if color != first_color:
                 raise AtrousError(palettes_differ(index, first_color, str(first_path), color, str(path)))
         return raw_mask, nodata
+
+
+def file_noun(noun: str) -> str:
+    """Returns the word for the file of an item in messages: "scene" for a window, else the word for the item.
+
+    Args:
+        noun: word for the item, as in `Dataset.nouns`.
+    """
+    return "scene" if noun == "window" else noun
 
 
 def stored_mask(path: Path, image: Path | None, classes: ClassTable | None) -> StoredMask:

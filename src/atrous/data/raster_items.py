@@ -91,7 +91,7 @@ def _by_ground(dataset: Dataset, sizes: Mapping[Path, tuple[int, int]]) -> Datas
     items = dataset.unlisted
     grids = [_known_grid(item.image) for item in items]
     together = overlapping(grids)
-    names = [item.name if item.group is None else item.group for item in items]
+    names = [_group_of(item) for item in items]
     for members in together:
         shared = {names[index] for index in members}
         names = [names[members[0]] if name in shared else name for name in names]
@@ -253,7 +253,7 @@ def _places_of_side(
         side: largest side of a place in pixels.
     """
     parts = [_parts(Window(0, 0, *sizes[item.image]), side) for item in items]
-    names = [item.name if item.group is None else item.group for item in items]
+    names = [_group_of(item) for item in items]
     for members in together:
         shared = {index: grid for index in members if (grid := grids[index]) is not None}
         lattice = lattice_of([*shared.values()], side)
@@ -264,6 +264,10 @@ def _places_of_side(
         for item, name, own in zip(items, names, parts, strict=True)
         for (row, column), region in own.items()
     )
+
+
+def _group_of(item: Item) -> str:
+    return item.name if item.group is None else item.group
 
 
 def _known_grid(scene: Path) -> RasterGrid | None:
@@ -282,7 +286,7 @@ def _windows_of(item: Item, size: tuple[int, int] | None, side: int) -> tuple[It
         replace(
             with_window(item, window),
             name=f"{file_of_picture(item.image).stem}_{window.top:05d}_{window.left:05d}",
-            group=item.name if item.group is None else item.group,
+            group=_group_of(item),
             region=tuple(region),
         )
         for window in _parts(region, side).values()

@@ -10,7 +10,6 @@ still cover the same positions of the picture. Two dilation rules exist for the 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
@@ -28,6 +27,7 @@ from atrous.models.backbone_features import Features
 from atrous.models.foreign_quirks import ForeignQuirks
 from atrous.models.layers import Norm, multiply_rate, set_norm, set_rate
 from atrous.models.meta_device import meta_copy, on_meta_device
+from atrous.models.output_stride_check import check_last_feature_map
 from atrous.models.paper_arguments import DILATION_RULES, check_channels, check_output_stride
 from atrous.models.tensorflow_same_padding import SameConv2d
 from atrous.models.vgg import VGG16, vgg16
@@ -66,17 +66,17 @@ RESERVED = (
     "in_chans",
 )
 
-#: Side in pixels of the picture that tests the output stride. With this side, feature maps have odd sides at every
-#: stride, and the picture is large enough for every kernel.
-PROBE_SIDE = 129
-
-#: Settings of the backbones whose output stride was tested in this process.
-_CHECKED: set[str] = set()
-
 #: Errors that timm's networks raise for invalid arguments.
 TIMM_ERRORS = (
-    *(TypeError, AssertionError, AttributeError, IndexError, KeyError),
-    *(NotImplementedError, RuntimeError, ValueError, ZeroDivisionError),
+    TypeError,
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    ZeroDivisionError,
 )
 
 #: Families of networks made of depthwise-separable convolutions. Over such a backbone, the ASPP and the decoder are
@@ -163,9 +163,7 @@ class Backbone(nn.Module):
         check_output_stride(output_stride)
         self._set_geometry(output_stride)
         settings = (self.name, output_stride, self.dilation_rule, self.multi_grid, self.peculiarities, self._arguments)
-        if repr(settings) not in _CHECKED:
-            _check_geometry(self.net, self.name, self.in_channels, output_stride)
-            _CHECKED.add(repr(settings))
+        check_last_feature_map(self.net, self.name, self.in_channels, output_stride, repr(settings))
 
     def _set_geometry(self, output_stride: int) -> None:
         self._take_geometry(output_stride)
@@ -339,28 +337,6 @@ def _exists(name: str, output_stride: int) -> bool:
     except TIMM_ERRORS:
         return False
     return True
-
-
-def _check_geometry(net: nn.Module, name: str, in_channels: int, output_stride: int) -> None:
-    """Checks the last feature map's size on the meta device; some networks keep a stride or accept only one size."""
-    expected = -(-PROBE_SIDE // output_stride)
-    images = torch.empty(2, in_channels, PROBE_SIDE, PROBE_SIDE, device="meta")
-    try:
-        with warnings.catch_warnings(), torch.no_grad(), on_meta_device():
-            warnings.simplefilter("ignore")  # the real forward pass gives these warnings too
-            side: int = meta_copy(net)(images)[-1].shape[-1]
-    except NotImplementedError:  # an operation is not implemented on the meta device
-        return
-    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        found = f"it fails ({type(error).__name__})"
-    else:
-        if abs(side - expected) <= 1:
-            return
-        found = f"its last feature map has {side}×{side} pixels, not {expected}×{expected}"
-    raise AtrousError(
-        f"backbone '{name}' cannot have output stride {output_stride}: for a picture of {PROBE_SIDE}×{PROBE_SIDE} px "
-        f"{found}. Use a ResNet, MobileNet, EfficientNet, RegNet or Xception, such as resnet50 or mobilenetv2_100."
-    )
 
 
 def plain_blocks(net: nn.Module) -> list[nn.Module]:

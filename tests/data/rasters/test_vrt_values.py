@@ -103,7 +103,7 @@ def test_a_refused_file_is_closed(tmp_path, monkeypatch):
     function = gdal_picture.opened_raster
     monkeypatch.setattr(gdal_picture, "opened_raster", lambda path: [opened.append(function(path)), opened[-1]][1])
     vrt = as_vrt(write_raster(tmp_path / "a.tif", INDICES, *PLACE))
-    monkeypatch.setattr(gdal_picture, "version_of", lambda path: path.stat().missing)
+    monkeypatch.setattr(gdal_picture, "file_version", lambda path: path.stat().missing)
     with pytest.raises(AttributeError):
         GdalPicture(vrt)
     assert opened[0].closed

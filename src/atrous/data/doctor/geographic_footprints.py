@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from atrous.data.file_version import Version, file_version
 from atrous.data.formats.decoder_errors import in_words
 from atrous.data.formats.jpeg2000 import is_jpeg2000
 from atrous.data.formats.pillow import opened
@@ -216,9 +217,9 @@ def _outline_of(footprint: Footprint) -> np.ndarray | None:
 def _corners_in(path: Path) -> tuple[list[tuple[float, float]] | None, System]:
     """Returns the corners of the ground in a file, or None, and their coordinate system."""
     if (place := window_place(path)) is not None:
-        affine, system, _ = _header(place.file, place.file.stat().st_mtime_ns)
+        affine, system, _ = _header(place.file, file_version(place.file))
         return None if affine is None else _corners(affine, place.window), system
-    affine, system, size = _header(path, path.stat().st_mtime_ns)
+    affine, system, size = _header(path, file_version(path))
     if affine is not None:
         return _corners(affine, Window(0, 0, *size)), system
     with in_words(path), opened(path) as picture:
@@ -230,7 +231,7 @@ def _corners_in(path: Path) -> tuple[list[tuple[float, float]] | None, System]:
 
 
 @lru_cache(maxsize=256)
-def _header(path: Path, changed: int) -> tuple[tuple[float, ...] | None, System, tuple[int, int]]:
+def _header(path: Path, version: Version) -> tuple[tuple[float, ...] | None, System, tuple[int, int]]:
     """Returns the affine map of a raster or None, its coordinate system, and the (H, W) of the stored picture."""
     with path.open("rb") as file:
         start = file.read(16)

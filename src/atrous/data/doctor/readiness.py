@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from atrous.data.dataset import FILE_NOUNS
+from atrous.data.dataset import file_noun
 from atrous.data.mask_value_map import ClassTable
 from atrous.data.splits.split_names import canonical_split
 from atrous.errors import counted, nearest
@@ -31,7 +31,7 @@ def obstacles(
         val: the split to choose the best weights on.
         nouns: names of an item and of its smallest part in sentences, as in `Dataset.nouns`.
     """
-    (item, part), file = nouns, FILE_NOUNS.get(nouns[0], nouns[0])
+    (item, part), file = nouns, file_noun(nouns[0])
     there = ", ".join(f"{name} {count}" for name, count in pictures.items()) or "none"
     for wanted, purpose in ((train, "to learn from"), (val, "to choose the best weights on")):
         name = wanted if wanted in pictures else canonical_split(wanted)
@@ -81,7 +81,7 @@ def few_pictures(
         yield (
             "few_pictures",
             f"The split '{val}' has {counted(count, nouns[0])}: too few for a reliable score and a "
-            f"reliable choice of the best weights. Add labelled {FILE_NOUNS.get(nouns[0], nouns[0])}s to it.",
+            f"reliable choice of the best weights. Add labelled {file_noun(nouns[0])}s to it.",
         )
 
 

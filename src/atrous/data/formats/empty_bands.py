@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from atrous.data.file_version import MOST_FILES
 from atrous.data.pixels import UNDECLARED_MISSING
 from atrous.fork_safety import ForkLock
 
 #: Largest size in bytes of a part of a file that is read at once, if one row of its blocks is not larger.
 PART_BYTES = 2**25
-#: Largest number of files whose result is kept.
-MOST_FILES = 2**16
 
 Window = tuple[int, int, int, int]
 
@@ -26,7 +24,7 @@ class SearchedFile(NamedTuple):
     """An open file in which bands without data are searched.
 
     Attributes:
-        version: version of the file from `version_of`, when it was opened; None if it has no path, and its result is
+        version: path and `file_version` of the file when it was opened; None if it has no path, and its result is
             not kept.
         shape: (H, W, C) of the stored values.
         dtype: data type of the stored values.
@@ -44,16 +42,6 @@ class SearchedFile(NamedTuple):
     reading: Hashable
     read: Callable[[Window], np.ndarray]
     missing: Callable[[np.ndarray], np.ndarray | None]
-
-
-def version_of(path: Path) -> Hashable:
-    """Returns the path, the time of the last change and the size of a file.
-
-    Args:
-        path: a file that exists.
-    """
-    found = path.stat()
-    return str(path), found.st_mtime_ns, found.st_size
 
 
 def empty_bands(stored: np.ndarray, missing: np.ndarray | None, file: SearchedFile) -> tuple[int, ...]:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from atrous.data.class_colors import Color
+from atrous.data.file_version import file_version
 from atrous.data.formats.band_scaling import BandScaling, scaling_in_metadata
 from atrous.data.formats.decoder_errors import in_words
-from atrous.data.formats.empty_bands import SearchedFile, empty_bands, version_of
+from atrous.data.formats.empty_bands import SearchedFile, empty_bands
 from atrous.data.formats.exif_orientation import ORIENTATION_TAG, stored_window, upright, upright_size
 from atrous.data.formats.gdal_aux_xml import nodata_beside
 from atrous.data.formats.tiff_colors import STRETCH, check_colours, color_table, colors_of_indices, rgb_of_cmyk
@@ -100,7 +101,7 @@ class TiffPicture:
                 self._directories = directories(header, self.name, strangers=most_pixels is not None)
             content = io.BytesIO(file) if isinstance(file, bytes) else str(file)
             self._file, self._beside, self._strangers = TiffFile(content), None, most_pixels is not None
-            self._version = None if isinstance(file, bytes) else version_of(Path(file))
+            self._version = None if isinstance(file, bytes) else (str(file), *file_version(file))
             try:
                 self._open(pages, most_pixels)
                 self._masks = self._mask_pages(most_pixels)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from atrous.data.class_colors import Color
+from atrous.data.file_version import file_version
 from atrous.data.formats.band_scaling import band_scaling
-from atrous.data.formats.empty_bands import SearchedFile, empty_bands, version_of
+from atrous.data.formats.empty_bands import SearchedFile, empty_bands
 from atrous.data.formats.tiff_colors import STRETCH
 from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype
 from atrous.data.rasters.band_names import checked_names
@@ -80,13 +82,14 @@ class GdalPicture:
         self._masks = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
         self.band_names = checked_names(file.descriptions) if table is None else ()
         self.scaling = band_scaling(file.scales, file.offsets) if table is None else None
-        self._version = version_of(path)
+        self._nodata_of_bands = tuple(file.nodatavals)
+        self._version = (str(path), *file_version(path))
 
     @property
     def kind(self) -> PictureKind:
         """The kind of the picture, from the header."""
         dtype = self._values(np.zeros((1, 1, 1), self._file.dtypes[0])).dtype.name
-        marked = self.alpha is not None or self._masks or any(one is not None for one in self._file.nodatavals)
+        marked = self.alpha is not None or self._masks or any(one is not None for one in self._nodata_of_bands)
         bands = self.shape[2]
         return PictureKind(
             bands - (self.alpha is not None),
@@ -144,10 +147,10 @@ class GdalPicture:
         """Closes the file."""
         self._file.close()
 
-    @property
+    @cached_property
     def _searched(self) -> SearchedFile:
         file = self._file
-        dtype, block, reading = np.dtype(file.dtypes[0]), file.block_shapes[0], repr(file.nodatavals)
+        dtype, block, reading = np.dtype(file.dtypes[0]), file.block_shapes[0], repr(self._nodata_of_bands)
         return SearchedFile(self._version, self._stored_shape, dtype, block, reading, self.raw_mask, self._missing)
 
     def _values(self, stored: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
@@ -160,10 +163,10 @@ class GdalPicture:
 
     def _missing(self, stored: np.ndarray) -> np.ndarray | None:
         """Returns H×W×C booleans, True for the nodata value of each band; None if there are none."""
-        if all(one is None for one in self._file.nodatavals):
+        if all(one is None for one in self._nodata_of_bands):
             return None
         missing = np.zeros(stored.shape, bool)
-        for band, nodata in enumerate(self._file.nodatavals):
+        for band, nodata in enumerate(self._nodata_of_bands):
             if nodata is not None and band != self.alpha:
                 values = stored[:, :, band]
                 missing[:, :, band] = np.isnan(values) if nodata != nodata else values == nodata

@@ -10,20 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from atrous.data.file_version import MOST_FILES, Version, file_version
 from atrous.data.formats.tiff import TiffPicture, is_tiff
 from atrous.data.rasters.open_raster import open_raster
 from atrous.errors import AtrousError
 
 #: Largest distance of the corners of two rasters on one grid, as a part of a pixel.
 TOLERANCE = 1e-3
-
-#: Largest number of files of which caches keep a small record, such as their grid.
-MOST_FILES = 2**16
 #: Largest number of coordinate reference systems whose texts and codes are kept.
 _MOST_SYSTEMS = 1024
-
-#: A file's inode, time of the last change in ns, and size in bytes.
-Version = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -65,22 +60,6 @@ def grid_of(path: str | Path) -> RasterGrid:
             upright.
     """
     return _read_grid(Path(path), file_version(path))
-
-
-def file_version(path: str | Path) -> Version:
-    """Returns the version of a file, as a key for caches.
-
-    Args:
-        path: a file.
-
-    Raises:
-        AtrousError: the file is missing.
-    """
-    try:
-        found = Path(path).stat()
-    except OSError as error:
-        raise AtrousError(f"{path}: cannot be read ({error.strerror}).") from error
-    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def is_tiff_file(path: str | Path) -> bool:

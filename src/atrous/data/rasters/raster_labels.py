@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from atrous.data.class_colors import Color
+from atrous.data.file_version import MOST_FILES
 from atrous.data.formats.palettes import as_colors
 from atrous.data.formats.tiff_page import Window, as_nodata
 from atrous.data.rasters.gdal_picture import GdalPicture
-from atrous.data.rasters.raster_grid import MOST_FILES, RasterGrid, coordinates, grid_of, grid_text, same_grid
+from atrous.data.rasters.raster_grid import RasterGrid, coordinates, grid_of, grid_text, same_grid
 from atrous.data.rasters.reprojection import bounds_in, positions_in
 from atrous.data.rasters.scene_windows import WindowPlace, window_mask
 from atrous.data.raw_values import NO_NUMBER, whole_numbers

@@ -7,8 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from atrous.data.file_version import MOST_FILES, Version, file_version
 from atrous.data.mask_value_map import BACKGROUND_NAMES, ClassTable
-from atrous.data.rasters.raster_grid import MOST_FILES, Version, file_version, grid_of, grid_text, same_grid
+from atrous.data.rasters.raster_grid import grid_of, grid_text, same_grid
 from atrous.data.rasters.raster_labels import RasterLabels, read_raster_labels
 from atrous.data.rasters.reprojection import bounds_in
 from atrous.data.rasters.scene_windows import WindowPlace

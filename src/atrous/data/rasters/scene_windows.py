@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from atrous.data.file_version import file_version
 from atrous.data.formats.tiff import TiffPicture
 from atrous.data.pixels import PictureKind, StoredPixels
 from atrous.data.rasters.gdal_picture import GdalPicture
@@ -150,13 +151,9 @@ _open = _OpenScenes()
 
 def _opened(file: Path, pages: str, any_format: bool = False) -> ScenePicture:
     """Returns an open scene; a changed file is opened again."""
-    try:
-        found = file.stat()
-    except OSError as error:
-        raise AtrousError(f"{file}: cannot be read ({error.strerror}).") from error
+    key = (str(file), pages, *file_version(file))
     if _open.process != os.getpid():
         _open.process, _open.pictures = os.getpid(), OrderedDict()
-    key = (str(file), pages, found.st_ino, found.st_mtime_ns, found.st_size)
     picture = _open.pictures.get(key)
     if picture is None:
         if not any_format and file.suffix.lower() not in SCENE_SUFFIXES:

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from atrous.data.file_version import MOST_FILES, Version, file_version
 from atrous.data.rasters.library_warnings import hide_pyogrio_warnings
-from atrous.data.rasters.raster_grid import MOST_FILES, Version, file_version
 from atrous.data.rasters.reprojection import Bounds
 from atrous.errors import AtrousError, counted, missing_extra, unknown_name
 from atrous.fork_safety import ForkLock

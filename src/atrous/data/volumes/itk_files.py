@@ -7,7 +7,6 @@ Sources: teem.sourceforge.net/nrrd/format.html and itk.org/Wiki/ITK/MetaIO/Docum
 
 from __future__ import annotations
 
-import os
 import re
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from atrous.data.file_version import Version, version_from
 from atrous.data.volumes.grid import Grid, reorientation
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError, missing_extra
@@ -109,20 +109,11 @@ def voxel_file(path: Path) -> Path:
     """
     if path.suffix.lower() not in _DETACHED:
         return path
-    return _voxel_file(path, file_version(path.stat()))
-
-
-def file_version(found: os.stat_result) -> tuple[int, int, int]:
-    """Returns the inode, the time of the last change in ns, and the size; copied files often share time and size.
-
-    Args:
-        found: status of a file.
-    """
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return _voxel_file(path, version_from(path.stat()))
 
 
 @lru_cache(maxsize=4096)
-def _voxel_file(path: Path, version: tuple[int, int, int]) -> Path:
+def _voxel_file(path: Path, version: Version) -> Path:
     """Reads the name of the file from a version of a header once, because each slice needs it."""
     name = name_of_voxels(path).removeprefix("./")
     is_plain = PurePosixPath(name).name == name == PureWindowsPath(name).name and "%" not in name

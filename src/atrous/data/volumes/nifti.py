@@ -77,8 +77,9 @@ def _scaled(proxy: Any, stored: Grid) -> np.ndarray:
 
 
 def _unscaled(proxy: Any) -> np.ndarray:
-    """Returns the stored values of a file. Compressed values are read in parts into the array, for which nibabel keeps
-    two copies.
+    """Returns the stored values of a file.
+
+    Compressed values are read in parts, because nibabel would keep two copies of them.
     """
     if not str(proxy.file_like).lower().endswith(".gz"):
         return np.asanyarray(proxy.get_unscaled())

@@ -18,10 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from atrous.data.file_version import version_from
 from atrous.data.volumes.contrast_files import contrasts_shape, is_place_of_contrasts, read_contrasts, stored_files
 from atrous.data.volumes.dicom_series import read_series, series_shape
 from atrous.data.volumes.grid import Grid
-from atrous.data.volumes.itk_files import file_version, voxel_file
+from atrous.data.volumes.itk_files import voxel_file
 from atrous.data.volumes.resampling import resampled, target_grid
 from atrous.data.volumes.scratch import open_scratch, with_scratch
 from atrous.data.volumes.series_places import chosen_series, is_series
@@ -164,7 +165,7 @@ def _stamp(path: Path) -> Stamp:
     only after `TRUSTED` seconds, or if a file was added, removed or renamed, which changes its folder.
     """
     if not path.is_dir():
-        return file_version(path.stat())
+        return version_from(path.stat())
     known = _stamps.get(path)
     if known is None or monotonic() - known.seen > TRUSTED or known.folders != _changed(known.folders):
         known = _stamps[path] = _folder_stamp(path)
@@ -176,7 +177,7 @@ def _folder_stamp(path: Path) -> _FolderStamp:
     folders = _changed([folder for folder, _, _ in os.walk(path)])  # before the files, which may change meanwhile
     for folder in folders:
         with os.scandir(folder) as entries:
-            versions += [(entry.path, *file_version(entry.stat())) for entry in entries if entry.is_file()]
+            versions += [(entry.path, *version_from(entry.stat())) for entry in entries if entry.is_file()]
     digest = hashlib.blake2b(repr((folders, sorted(versions))).encode(), digest_size=16).hexdigest()
     return _FolderStamp(folders, (digest,), seen)
 

@@ -1,0 +1,38 @@
+"""The version of a file, as a key for caches: a changed file has another version."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from atrous.errors import AtrousError
+
+#: Largest number of files of which caches keep a small record, such as their grid.
+MOST_FILES = 2**16
+
+#: A file's inode, time of the last change in ns, and size in bytes; copied files often share time and size.
+Version = tuple[int, int, int]
+
+
+def file_version(path: str | Path) -> Version:
+    """Returns the version of a file.
+
+    Args:
+        path: a file.
+
+    Raises:
+        AtrousError: the file is missing.
+    """
+    try:
+        return version_from(Path(path).stat())
+    except OSError as error:
+        raise AtrousError(f"{path}: cannot be read ({error.strerror}).") from error
+
+
+def version_from(found: os.stat_result) -> Version:
+    """Returns the version of a file from its status.
+
+    Args:
+        found: status of the file.
+    """
+    return found.st_ino, found.st_mtime_ns, found.st_size

@@ -75,7 +75,23 @@ def test_the_areas_are_those_of_the_predicted_masks_corrected_by_the_errors_of_t
     said = capsys.readouterr().out
     assert json.loads((tmp_path / "area.json").read_text()) == found
 
-    assert main(["predict", str(model), str(one), str(other), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    assert (
+        main(
+            [
+                "predict",
+                str(model),
+                str(one),
+                str(other),
+                "--out",
+                str(tmp_path / "out"),
+                "--device",
+                "cpu",
+                "--precision",
+                "float32",
+            ]
+        )
+        == 0
+    )
     masks = [rasterio.open(tmp_path / "out" / name).read(1) for name in ("one.tif", "other.tif")]
     counts = np.sum([np.bincount(mask.ravel(), minlength=256) for mask in masks], 0)
     mapped = [entry["mapped_ha"] for entry in found["classes"]]

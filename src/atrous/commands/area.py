@@ -127,7 +127,7 @@ def area(
         "no_data_ha": float(sum(one[IGNORE_INDEX] for one in areas.values()) / HECTARE),
         **area_results(total, groups, names, items, split, dataset.groups_from),
     }
-    _print(results)
+    _print(results, dataset.nouns[0])
     if json is not None:
         write_json(results, json)
     return results
@@ -171,7 +171,7 @@ def _map(worker: Worker, paths: Sequence[Path]) -> dict[Path, np.ndarray]:
     return found
 
 
-def _print(results: dict[str, Any]) -> None:
+def _print(results: dict[str, Any], noun: str) -> None:
     heads = ("class", "mapped (ha)", "estimated (ha)", "95 % interval (ha)", "user's accuracy", "producer's accuracy")
     table = Table(*heads, box=None, header_style="bold")
     units = results["intervals"]["units"]
@@ -199,7 +199,7 @@ def _print(results: dict[str, Any]) -> None:
         console.print(
             f"overall accuracy {results['overall_accuracy']:.3f}"
             + (f", 95 % interval {interval_in_words(interval)}" if interval else "")
-            + f" ({counted(results['images'], 'picture')}, {escape(results['split'])}); intervals over "
+            + f" ({counted(results['images'], noun)}, {escape(results['split'])}); intervals over "
             + units_in_words(results)
         )
     if any(entry["interval_ha"] and entry["groups"] < FEW <= units for entry in results["classes"]):

@@ -120,7 +120,7 @@ def calibrate(
         "pixels": len(labels),
         **{name: _plain(*each) for name, each in found.items()},
     }
-    _print(results)
+    _print(results, dataset.nouns[0])
     if chart is not None:
         panels = [
             (f"T = {heat:.3f} ({name}), error {100 * one.ece:.1f} points", one.pixels, one.confidence, one.accuracy)
@@ -192,7 +192,7 @@ def _plain(temperature: float, measured: Reliability) -> dict[str, Any]:
     return {"temperature": temperature, "ece": measured.ece, "nll": measured.nll, **bins}
 
 
-def _print(results: dict[str, Any]) -> None:
+def _print(results: dict[str, Any], noun: str) -> None:
     table = Table("", "temperature", "calibration error", "−log p", box=None, header_style="bold")
     for name in ("stored", "fitted"):
         each = results[name]
@@ -203,5 +203,5 @@ def _print(results: dict[str, Any]) -> None:
     console.print(
         f"The model is {state}: confidence and accuracy differ by {100 * stored['ece']:.1f} points on average, "
         f"and by {100 * fitted['ece']:.1f} at the fitted temperature ({counted(results['pixels'], 'pixel')} drawn from "
-        f"{counted(results['images'], 'picture')}, {escape(results['split'])})."
+        f"{counted(results['images'], noun)}, {escape(results['split'])})."
     )

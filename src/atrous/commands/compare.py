@@ -122,7 +122,7 @@ def compare(
         **compared(measured[0], measured[1], sides[0].classes),
         "groups_from": dataset.groups_from,
     }
-    _print(results)
+    _print(results, dataset.nouns[0])
     if json is not None and current_group().first:
         write_json(results, json)
     return results
@@ -221,7 +221,7 @@ def _warn_of_other_options(sides: Sequence[_Side]) -> None:
         )
 
 
-def _print(results: Mapping[str, Any]) -> None:
+def _print(results: Mapping[str, Any], noun: str) -> None:
     table = Table("IoU", "A", "B", "B − A", "95 % interval", "p", box=None, header_style="bold")
     for entry in results["classes"]:
         table.add_row(escape(entry["name"]), *_cells(entry))
@@ -230,7 +230,7 @@ def _print(results: Mapping[str, Any]) -> None:
     for sentence in results["verdict"]:
         console.print(escape(sentence), highlight=False)
     units = counted(results["units"], results["over"][:-1])
-    console.print(f"({counted(results['images'], 'picture')}, {units}, {escape(results['split'])})", highlight=False)
+    console.print(f"({counted(results['images'], noun)}, {units}, {escape(results['split'])})", highlight=False)
     for remark in results["remarks"]:
         console.print(f"[yellow]note:[/] {escape(remark)}", highlight=False)
 

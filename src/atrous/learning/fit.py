@@ -18,6 +18,7 @@ from atrous.checked_arguments import as_dict, checked, checked_field_names
 from atrous.console import console
 from atrous.data.dataset import Dataset
 from atrous.data.file_of_picture import word_of_picture
+from atrous.data.rasters.scene_windows import close_scenes
 from atrous.device import pick_device, pick_precision, precision_name
 from atrous.errors import AtrousError, counted, shown
 from atrous.inference.segment_volume import check_crf
@@ -218,6 +219,7 @@ def fit(
         _say_start(run, parts, dataset)
         if resume is not None:
             _say_finished(run, trainer)
+        close_scenes()  # the processes of the data loader open their own
         ended = trainer.train(epochs_now)
     progress = trainer.progress
     measured = progress.best_miou >= 0

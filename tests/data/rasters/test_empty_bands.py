@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from tests.data.rasters.test_band_names import write
 
-from atrous.data.formats import empty_bands, tiff_page
+from atrous.data.formats import decoded_blocks, empty_bands
 from atrous.data.formats.empty_bands import SearchedFile
 from atrous.data.formats.tiff import TiffPicture
 from atrous.data.formats.tiff_page import StoredPage
@@ -106,7 +108,7 @@ WINDOW = (3, 5, 20, 30)
 @pytest.mark.parametrize("kind", [{"blockysize": 4}, {"tiled": True, "blockxsize": 32, "blockysize": 16}])
 def test_each_block_is_decoded_once_in_the_search(tmp_path, monkeypatch, kind):
     path = wide_scene(tmp_path / "a.tif", interleave="pixel", **kind)
-    monkeypatch.setattr(tiff_page, "CACHE_BYTES", 0)
+    monkeypatch.setattr(decoded_blocks, "MOST_BYTES", 0)
     monkeypatch.setattr(empty_bands, "PART_BYTES", 640 * 20 * 6)
     with TiffPicture(path) as tiff:
         before = tiff.pixels((3, 5, 1, 1))
@@ -154,3 +156,22 @@ def test_parts_have_the_full_width_unless_a_row_of_blocks_is_too_large(monkeypat
     assert parts((25, 10, 10), (4, 10)) == [(0, 0, 8, 10), (8, 0, 8, 10), (16, 0, 8, 10), (24, 0, 1, 10)]
     assert parts((4, 50, 10), (4, 10)) == [(0, 0, 4, 20), (0, 20, 4, 20), (0, 40, 4, 10)]
     assert parts((40, 50, 10), (40, 50)) == [(0, 0, 40, 50)]  # one strip
+
+
+def test_threads_that_need_the_same_file_search_it_once(tmp_path, monkeypatch):
+    values = np.random.default_rng(0).integers(1, 900, (64, 64, 3)).astype(np.int16)
+    values[:, :, 1] = NODATA
+    path = write(tmp_path / "scene.tif", values, ["a", "b", "c"], nodata=NODATA)
+    searched, search = [], empty_bands._search
+
+    def slow(file):
+        searched.append(file.version)
+        time.sleep(0.2)
+        return search(file)
+
+    monkeypatch.setattr(empty_bands, "_search", slow)
+    windows = [path / "window" / f"{row * 8}_0_8_8" for row in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        found = [pixels.empty for pixels in pool.map(read_pixels, windows)]
+    assert found == [(1,)] * 8
+    assert len(searched) == 1

@@ -203,3 +203,24 @@ def test_a_scaled_band_that_is_empty_is_zero(tmp_path):
     found, valid = read_pixels(path).for_model()
     assert valid is None
     assert (found[0, 0].tolist(), found.dtype) == ([10.5, 0.0], np.float32)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_scale_and_offset_beside_a_tiff_are_those_of_gdal(tmp_path, inside):
+    """GDAL takes both numbers of a band from the file beside the TIFF if it lists one of them, else from the TIFF."""
+    import rasterio
+
+    numbers = np.random.default_rng(0).integers(0, 900, (4, 5, 4)).astype(np.uint16)
+    stored = ((2.0, 3.0, 4.0, 5.0), (1.0, 2.0, 3.0, 4.0)) if inside else (None, None)
+    path = write(tmp_path / "a.tif", numbers, *stored)
+    listed = {1: "<Scale>0.5</Scale>", 2: "<Offset>-3</Offset>", 3: "<Scale>0.25</Scale><Offset>7</Offset>", 4: ""}
+    bands = "".join(f'<PAMRasterBand band="{band}">{text}</PAMRasterBand>' for band, text in listed.items())
+    path.with_name("a.tif.aux.xml").write_text(f"<PAMDataset>{bands}</PAMDataset>", encoding="utf-8")
+    with rasterio.open(path) as file:
+        scales, offsets = np.array(file.scales, np.float32), np.array(file.offsets, np.float32)
+    for place in (path, path / "window" / "0_0_4_5"):
+        assert np.array_equal(read_pixels(place).measured, numbers * scales + offsets)
+        assert read_kind(place).dtype == "float32"
+    source = GeoTiffSource(path, 4)
+    assert np.array_equal(whole(source).values, numbers * scales + offsets)
+    source.close()

@@ -17,6 +17,7 @@ PART_BYTES = 2**25
 Window = tuple[int, int, int, int]
 
 _found: dict[Hashable, frozenset[int]] = {}
+_searching: dict[Hashable, ForkLock] = {}
 _found_lock = ForkLock()
 
 
@@ -70,14 +71,24 @@ def _in_file(file: SearchedFile) -> frozenset[int]:
         return _search(file)
     key = file.version, file.reading
     with _found_lock:
-        known = _found.get(key)
-    if known is None:
-        known = _search(file)
+        if (known := _found.get(key)) is not None:
+            return known
+        searching = _searching.setdefault(key, ForkLock())
+    with searching:  # other threads that need this file wait, and do not search it as well
         with _found_lock:
-            _found[key] = known
-            if len(_found) > MOST_FILES:
-                del _found[next(iter(_found))]
+            known = _found.get(key)
+        if known is None:
+            known = _search(file)
+            _keep(key, known)
     return known
+
+
+def _keep(key: Hashable, bands: frozenset[int]) -> None:
+    with _found_lock:
+        _found[key] = bands
+        _searching.pop(key, None)
+        if len(_found) > MOST_FILES:
+            del _found[next(iter(_found))]
 
 
 def _search(file: SearchedFile) -> frozenset[int]:

@@ -29,21 +29,32 @@ def descriptions_beside(path: Path | str, bands: int) -> list[str | None]:
     return [None if text is None else html.unescape(text) for text in _elements(path, "Description", bands)]
 
 
-def scaling_beside(path: Path | str, bands: int) -> BandScaling | None:
+def scaling_beside(path: Path | str, bands: int, inside: BandScaling | None = None) -> BandScaling | None:
     """Reads scale and offset of the bands from ``PATH.aux.xml``.
 
     Args:
         path: a picture file.
         bands: number of bands of the file.
+        inside: scale and offset that the file itself stores. As in GDAL, they count for bands that have neither in
+            ``PATH.aux.xml``.
 
     Returns:
         As for `band_scaling`.
     """
     scales, offsets = (_elements(path, name, bands) for name in ("Scale", "Offset"))
+    beside = [(_number(scale, 1.0), _number(offset, 0.0)) for scale, offset in zip(scales, offsets, strict=True)]
+    if inside is not None:
+        listed = [scale is not None or offset is not None for scale, offset in zip(scales, offsets, strict=True)]
+        stored = zip(inside.scales, inside.offsets, strict=True)
+        beside = [one if known else other for one, other, known in zip(beside, stored, listed, strict=True)]
+    return band_scaling(*zip(*beside, strict=True))
+
+
+def _number(text: str | None, default: float) -> float:
     try:
-        return band_scaling([float(one or 1) for one in scales], [float(one or 0) for one in offsets])
+        return default if text is None else float(text)
     except ValueError:
-        return None
+        return default
 
 
 def _elements(path: Path | str, name: str, bands: int) -> list[str | None]:

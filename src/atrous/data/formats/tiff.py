@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from atrous.data.class_colors import Color
-from atrous.data.file_version import file_version
+from atrous.data.file_version import raster_version
 from atrous.data.formats.band_scaling import BandScaling, scaling_in_metadata
 from atrous.data.formats.decoder_errors import in_words
 from atrous.data.formats.empty_bands import SearchedFile, empty_bands
 from atrous.data.formats.exif_orientation import ORIENTATION_TAG, stored_window, upright, upright_size
-from atrous.data.formats.gdal_aux_xml import nodata_beside
+from atrous.data.formats.gdal_aux_xml import nodata_beside, scaling_beside
 from atrous.data.formats.tiff_colors import STRETCH, check_colours, color_table, colors_of_indices, rgb_of_cmyk
 from atrous.data.formats.tiff_header_checks import Directory, directories
 from atrous.data.formats.tiff_page import JPEG, StoredPage, Window, as_nodata, check_size, nodata_of, page_at
@@ -101,7 +101,9 @@ class TiffPicture:
                 self._directories = directories(header, self.name, strangers=most_pixels is not None)
             content = io.BytesIO(file) if isinstance(file, bytes) else str(file)
             self._file, self._beside, self._strangers = TiffFile(content), None, most_pixels is not None
-            self._version = None if isinstance(file, bytes) else (str(file), *file_version(file))
+            self._path = None if isinstance(file, bytes) else file
+            self._stored, self._masks = list[StoredPage](), list[StoredPage]()
+            self._version = None if isinstance(file, bytes) else (str(file), *raster_version(file))
             try:
                 self._open(pages, most_pixels)
                 self._masks = self._mask_pages(most_pixels)
@@ -119,6 +121,8 @@ class TiffPicture:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+        for page in (*self._stored, *self._masks):
+            page.close()
         if self._beside is not None:
             self._beside.close()
 
@@ -187,14 +191,20 @@ class TiffPicture:
     @cached_property
     def scaling(self) -> BandScaling | None:
         """Scale and offset of the bands, as GDAL stores them; None if there are none, or several pages are read."""
-        return scaling_in_metadata(self._metadata, self.shape[2])
+        inside = scaling_in_metadata(self._metadata, self.shape[2])
+        path = self._path if self._bands_as_stored else None
+        return inside if path is None else scaling_beside(path, self.shape[2], inside)
 
     @property
     def _metadata(self) -> str:
         """GDAL's metadata of the bands, XML; "" if there is none for the bands that are read."""
         text = self._page.tags.valueof(_GDAL_METADATA)
-        one_page = len(self._stored) == 1 and self.shape[2] == self._stored[0].shape[2]
-        return text if one_page and isinstance(text, str) else ""
+        return text if self._bands_as_stored and isinstance(text, str) else ""
+
+    @property
+    def _bands_as_stored(self) -> bool:
+        """Whether the bands of the picture are those of the first page, and not of several pages or of a palette."""
+        return len(self._stored) == 1 and self.shape[2] == self._stored[0].shape[2]
 
     @property
     def dtype(self) -> np.dtype:

@@ -6,7 +6,6 @@ import math
 import os
 import re
 import threading
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from atrous.data.formats.decoded_blocks import drop_blocks, keep_block, kept_block, new_page
 from atrous.data.formats.decoder_errors import TooLarge, in_words
 from atrous.data.formats.tiff_header_checks import Directory
 from atrous.data.many_channels import MOST_CHANNELS
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 #: Largest number of bytes per pixel of a picture from an untrusted source: eight bands of float64.
 MOST_BYTES_PER_PIXEL = 64
-#: Largest number of bytes of decoded strips and tiles in the cache, which overlapping windows use again.
-CACHE_BYTES = 128e6
 #: Windows of fewer bytes are decoded in one thread, because starting more threads takes longer, and because small files
 #: are often read in many processes at once.
 THREADED_BYTES = 4 * 2**20
@@ -115,10 +113,14 @@ class StoredPage:
             and page.bitspersample in (8, 16, 32, 64) and page.dtype.itemsize * 8 == page.bitspersample
         )  # fmt: skip
         self._lock = threading.Lock()
-        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._number = new_page()
         self._checked = False
         if min(self._tall, self._wide) < 1:
             raise AtrousError(f"{name}: tiles of {self._wide}×{self._tall} px; the file is damaged.")
+
+    def close(self) -> None:
+        """Frees the memory of the decoded strips and tiles."""
+        drop_blocks(self._number)
 
     @property
     def block(self) -> tuple[int, int]:
@@ -218,17 +220,11 @@ class StoredPage:
             stored = self.page.dtype.newbyteorder(self.page.parent.byteorder)  # type: ignore[union-attr]
             values = np.frombuffer(self._bytes(offset + first * line, (last - first) * line), stored)
             return values.reshape(last - first, self._wide, self._together).astype(self.dtype, copy=False)
-        with self._lock:
-            values = self._cache.get(index)
-            if values is not None:
-                self._cache.move_to_end(index)
+        values = kept_block(self._number, index)
         if values is None:
             values = self._decoded(index, offset, count, min(self._tall, self.shape[0] - row * self._tall))
             if keep:
-                with self._lock:
-                    self._cache[index] = values
-                    while len(self._cache) > 1 and sum(one.nbytes for one in self._cache.values()) > CACHE_BYTES:
-                        self._cache.popitem(last=False)
+                keep_block(self._number, index, values)
         return values[first:last]
 
     def _decoded(self, index: int, offset: int, count: int, rows: int) -> np.ndarray:

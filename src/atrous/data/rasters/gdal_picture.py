@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from atrous.data.class_colors import Color
-from atrous.data.file_version import file_version
+from atrous.data.file_version import Version, file_version, raster_version
 from atrous.data.formats.band_scaling import band_scaling
 from atrous.data.formats.empty_bands import SearchedFile, empty_bands
 from atrous.data.formats.tiff_colors import STRETCH
 from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype
 from atrous.data.rasters.band_names import checked_names
-from atrous.data.rasters.open_raster import VRT_SUFFIX, opened_raster, rasterio_errors, rasterio_window
+from atrous.data.rasters.open_raster import VRT_SUFFIX, files_of, opened_raster, rasterio_errors, rasterio_window
 from atrous.errors import AtrousError
 
 _Table = dict[int, tuple[int, ...]]
@@ -83,7 +83,13 @@ class GdalPicture:
         self.band_names = checked_names(file.descriptions) if table is None else ()
         self.scaling = band_scaling(file.scales, file.offsets) if table is None else None
         self._nodata_of_bands = tuple(file.nodatavals)
-        self._version = (str(path), *file_version(path))
+        self._sources = _versions_of_sources(path, file)
+        self._version = (str(path), *raster_version(path), *self._sources.items())
+
+    @property
+    def sources_changed(self) -> bool:
+        """Whether a file from which a VRT takes its pixels was changed since the VRT was opened."""
+        return any(file_version(path) != version for path, version in self._sources.items())
 
     @property
     def kind(self) -> PictureKind:
@@ -171,6 +177,11 @@ class GdalPicture:
                 values = stored[:, :, band]
                 missing[:, :, band] = np.isnan(values) if nodata != nodata else values == nodata
         return missing if missing.any() else None
+
+
+def _versions_of_sources(path: Path, file: Any) -> dict[Path, Version]:
+    """Returns the files from which a VRT takes its pixels, and their versions."""
+    return {one: file_version(one) for one in files_of(file) if one != path and one.is_file()}
 
 
 def _table_of(file: Any) -> _Table | None:

@@ -45,7 +45,8 @@ def rasterio_errors(path: object, failed: str = "cannot be read") -> Iterator[An
     hide_rasterio_warnings()
     try:
         # GDAL reads the size of its cache only once, when it caches the first block
-        with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+        # with shared sources, a VRT would read the old content of a changed file that another VRT has open
+        with rasterio.Env(GDAL_CACHEMAX=CACHE_MB, VRT_SHARED_SOURCE=0):
             yield rasterio
     except (RasterioError, OSError) as error:
         # "Read failed. See previous exception for details."
@@ -112,18 +113,23 @@ def source_files(path: str | Path) -> list[Path]:
         return []
     try:
         with rasterio_errors(path) as rasterio, rasterio.open(path) as dataset:
-            return [one for one in _files_of(dataset) if one != Path(path)]
+            return [one for one in files_of(dataset) if one != Path(path)]
     except AtrousError:
         return []
 
 
-def _files_of(dataset: Any) -> list[Path]:
+def files_of(dataset: Any) -> list[Path]:
+    """Returns the files of this machine that belong to an open raster, such as the sources of a VRT.
+
+    Args:
+        dataset: the rasterio dataset.
+    """
     return [Path(one) for one in dataset.files if not _NO_FILE.match(one)]
 
 
 def _check_source_files(path: str | Path, dataset: Any) -> None:
     """Checks that the sources of a VRT exist, because GDAL notices a missing one only when it reads its pixels."""
-    missing = [one for one in _files_of(dataset) if not one.exists()] if dataset.driver == "VRT" else []
+    missing = [one for one in files_of(dataset) if not one.exists()] if dataset.driver == "VRT" else []
     if missing:
         more = f" and from {len(missing) - 1} more files, which are" if len(missing) > 1 else ", which is"
         raise AtrousError(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from atrous.data.file_version import MOST_FILES, Version, file_version
+from atrous.data.file_version import MOST_FILES, RasterVersion, raster_version
 from atrous.data.formats.tiff import TiffPicture, is_tiff
 from atrous.data.rasters.open_raster import open_raster
 from atrous.errors import AtrousError
@@ -59,7 +59,7 @@ def grid_of(path: str | Path) -> RasterGrid:
         AtrousError: rasterio is not installed; the file is missing or damaged; or it is a TIFF that is not stored
             upright.
     """
-    return _read_grid(Path(path), file_version(path))
+    return _read_grid(Path(path), raster_version(path))
 
 
 def is_tiff_file(path: str | Path) -> bool:
@@ -73,7 +73,7 @@ def is_tiff_file(path: str | Path) -> bool:
 
 
 @lru_cache(maxsize=MOST_FILES)
-def _read_grid(path: Path, version: Version) -> RasterGrid:
+def _read_grid(path: Path, version: RasterVersion) -> RasterGrid:
     with open_raster(path) as dataset:
         grid = RasterGrid(dataset.crs or None, dataset.transform, dataset.height, dataset.width)
     if is_tiff_file(path):

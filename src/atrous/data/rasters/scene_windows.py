@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from atrous.data.file_version import file_version
+from atrous.data.file_version import raster_version
 from atrous.data.formats.tiff import TiffPicture
 from atrous.data.pixels import PictureKind, StoredPixels
 from atrous.data.rasters.gdal_picture import GdalPicture
@@ -143,7 +143,7 @@ class _OpenScenes(threading.local):
 
     def __init__(self) -> None:
         self.process = os.getpid()
-        self.pictures: OrderedDict[tuple[str | int, ...], ScenePicture] = OrderedDict()
+        self.pictures: OrderedDict[tuple[object, ...], ScenePicture] = OrderedDict()
 
 
 _open = _OpenScenes()
@@ -151,10 +151,13 @@ _open = _OpenScenes()
 
 def _opened(file: Path, pages: str, any_format: bool = False) -> ScenePicture:
     """Returns an open scene; a changed file is opened again."""
-    key = (str(file), pages, *file_version(file))
+    key = (str(file), pages, *raster_version(file))
     if _open.process != os.getpid():
         _open.process, _open.pictures = os.getpid(), OrderedDict()
     picture = _open.pictures.get(key)
+    if isinstance(picture, GdalPicture) and picture.sources_changed:
+        _open.pictures.pop(key).close()
+        picture = None
     if picture is None:
         if not any_format and file.suffix.lower() not in SCENE_SUFFIXES:
             raise AtrousError(
@@ -166,6 +169,12 @@ def _opened(file: Path, pages: str, any_format: bool = False) -> ScenePicture:
             _open.pictures.popitem(last=False)[1].close()
     _open.pictures.move_to_end(key)
     return picture
+
+
+def close_scenes() -> None:
+    """Closes the scenes that this thread has open, which frees the memory of their tiles; reading opens them again."""
+    while _open.process == os.getpid() and _open.pictures:
+        _open.pictures.popitem()[1].close()
 
 
 def _check_inside(place: WindowPlace, picture: ScenePicture) -> None:

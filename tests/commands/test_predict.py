@@ -137,8 +137,8 @@ def test_raw_values_are_those_of_the_training_masks(model, segmenter, photos, tm
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "raw",
-    [((0, 0, 0), (255, 0, 0), (0, 0, 255)), (0, 1, 2), (0, 40_000, 65_535), (-1024, 0, 7), (0, 1, 70_000)],
-    ids=["colours", "small", "large", "negative", "very large"],
+    [((0, 0, 0), (255, 0, 0), (0, 0, 255)), (0, 40_000, 65_535), (-1024, 0, 70_000)],
+    ids=["colours", "large", "negative and very large"],
 )
 def test_any_raw_values_read_back(model, segmenter, photos, tmp_path, raw):
     loaded = model_file.load(model)

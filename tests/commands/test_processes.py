@@ -164,13 +164,13 @@ def test_a_schedulers_variables_alone_start_nothing(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_scores_are_the_same_on_one_two_and_four_processes(model, shapes, tmp_path):
+def test_the_scores_are_the_same_on_one_process_and_on_four(model, shapes, tmp_path):
     found = []
-    for count in (1, 2, 4):  # there are 3 pictures: with 4, one process has none
+    for count in (1, 4):  # there are 3 pictures: with 4, one process has none
         file = tmp_path / f"{count}.json"
         words = ["-m", "atrous", "evaluate", str(model), str(shapes), "--json", str(file), "--device", "cpu"]
         done = torchrun(count, *words)
         assert done.returncode == 0, done.stderr
         found.append(json.loads(file.read_text()))
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]
     assert found[0]["images"] == len(found[0]["per_image"]) == 3

@@ -141,12 +141,22 @@ def test_the_config_is_the_resolved_recipe_and_repeats_the_run(run, tmp_path):
         ({"train__batch_size": 3, "train__epochs": 2}, 6),
         ({"train__batch_size": 1, "optim__accumulate": 3, "train__epochs": 2}, 6),
         ({"train__batch_size": 2, "optim__accumulate": 99}, 1),
-        ({"optim__name": "sgd", "optim__clip": 0.0, "schedule__warmup": 0.0}, 2),
         ({"model__backbone": "resnet18", "augment__crop": [33, 33], "train__batch_size": 1}, 8),
-        ({"train__ema": 0.9, "loss__class_weights": "median_frequency", "loss__label_smoothing": 0.1}, 2),
-        ({"train__enlarge": 1.5, "train__precision": "bfloat16", "train__channels_last": False}, 2),
+        (
+            {
+                **{"optim__name": "sgd", "optim__clip": 0.0, "schedule__warmup": 0.0, "train__ema": 0.9},
+                **{"loss__class_weights": "median_frequency", "loss__label_smoothing": 0.1},
+            },
+            2,
+        ),
         ({"augment__crop": None, "augment__scale": [1, 1], "model__in_channels": 1, "data__statistics": "fit"}, 2),
-        ({"data__workers": 1, "data__check": True}, 2),
+        (
+            {
+                **{"train__enlarge": 1.5, "train__precision": "bfloat16", "train__channels_last": False},
+                **{"data__workers": 1, "data__check": True},
+            },
+            2,
+        ),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )

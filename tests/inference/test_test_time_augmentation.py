@@ -103,7 +103,7 @@ def test_labels_are_the_best_probabilities():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
-@pytest.mark.parametrize("size", [(1, 1), (5, 1), (1, 5)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 5)])
 def test_a_picture_of_one_column(model, engine, size):
     """Mirrored, a single column counts as contiguous, but its step is negative, which torch does not take."""
     picture = np.full((*size, 3), 90, np.uint8)

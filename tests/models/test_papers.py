@@ -212,10 +212,10 @@ def test_compiles_in_one_graph(model):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler")
-@pytest.mark.parametrize("variant", ["v1", "v3", "v3plus"])  # a minute each; all variants are traced by the test above
-def test_compiles_to_machine_code(variant):
+def test_compiles_to_machine_code():
+    """All variants are traced by the test above; one suffices here, because the compiler takes a minute."""
     torch.compiler.reset()
-    model, images = build(variant, dropout=0.0).train(), picture(2, 3, 65, 97)
+    model, images = build("v3plus", dropout=0.0).train(), picture(2, 3, 65, 97)
     expected = model.scores(images)["main"]
     torch.testing.assert_close(torch.compile(model.scores)(images)["main"], expected, atol=1e-3, rtol=1e-3)
 

@@ -1,7 +1,7 @@
 """Measures random windows of large scenes, as training reads them, against rasterio; and the memory of a training.
 
     python benchmarks/scenes.py [SIDE]              # windows per second; SIDE pixels, 20000 by default
-    python benchmarks/scenes.py [SIDE] --train      # also trains a few steps on the scene, and prints the peak memory
+    python benchmarks/scenes.py [SIDE] --train      # also trains an epoch on a scene, and prints the peak memory
 
 The values of all windows are compared. rasterio keeps its file open, with the same limit on its cache.
 """
@@ -39,10 +39,19 @@ from peak_memory import peak_of_process
 from atrous.commands.train import train
 from atrous.learning.recipe import read_recipe
 small = {"model.backbone": "mobilenetv2_035", "model.pretrained": False, "data.check": False, "train.epochs": 1}
-train(read_recipe("quickstart", {"data.root": sys.argv[1], "augment.crop": [257, 257], **small}), out=sys.argv[2])
-largest_child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-print("PEAKS", json.dumps([peak_of_process() / 2**20, largest_child]))
+changes = {"data.root": sys.argv[1], "augment.crop": [257, 257], **small, **json.loads(sys.argv[4])}
+train(read_recipe("quickstart", changes), out=sys.argv[2])
+largest_child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
+print("PEAKS", json.dumps([peak_of_process() / 1e9, largest_child]))
 """
+
+
+#: Trainings whose memory is measured, by the words that describe them.
+TRAININGS = {
+    "as the recipe quickstart": {},
+    "in float32": {"train.precision": "float32"},
+    "in float32 with train.recompute": {"train.precision": "float32", "train.recompute": True},
+}
 
 
 def main() -> None:
@@ -59,7 +68,12 @@ def main() -> None:
             print(f"| {name} | {ours:.1f} | {theirs:.1f} | {ours / theirs:.2f} |", flush=True)
             path.unlink()
         if options.train:
-            print(memory(Path(folder), options.side))
+            root = write_dataset(Path(folder) / "data", options.side)
+            print(f"\n| one epoch on {options.side:,}×{options.side:,}×3 | main process, GB | largest worker, GB |")
+            print("|---|---|---|")
+            for number, (words, changes) in enumerate(TRAININGS.items()):
+                own, worker = memory(root, Path(folder) / f"run{number}", changes)
+                print(f"| {words} | {own:.2f} | {worker:.2f} |", flush=True)
 
 
 def write(path: Path, side: int, bands: int, dtype: type, layout: dict) -> Path:
@@ -95,9 +109,8 @@ def rates(path: Path, side: int) -> tuple[float, float]:
     return tuple((WINDOWS / seconds).tolist())
 
 
-def memory(folder: Path, side: int) -> str:
-    """Trains one epoch on a scene in a child process, and returns a sentence with the peak memory."""
-    root = folder / "data"
+def write_dataset(root: Path, side: int) -> Path:
+    """Writes a dataset of one scene with labels, and returns its folder."""
     for name in ("scenes", "labels"):
         (root / name).mkdir(parents=True)
     tiles = LAYOUTS["tiles of 512, deflate"]
@@ -109,18 +122,20 @@ def memory(folder: Path, side: int) -> str:
             height = min(CROP, side - top)
             file.write(np.full((1, height, side), top // CROP % 2, np.uint8), window=part_of(0, top, side, height))
     (root / "classes.yaml").write_text("classes:\n  - {name: even}\n  - {name: odd}\n", encoding="utf-8")
+    return root
+
+
+def memory(root: Path, run: Path, changes: dict) -> tuple[float, float]:
+    """Trains one epoch in a child process, and returns the peak memory in GB of this process and of its workers."""
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(root), str(folder / "run"), str(Path(__file__).parent)],
+        [sys.executable, "-c", CHILD, str(root), str(run), str(Path(__file__).parent), json.dumps(changes)],
         capture_output=True,
         text=True,
         encoding="utf-8",
         check=True,
     )
-    main_mb, worker_mb = json.loads(done.stdout.split("PEAKS")[1])
-    return (
-        f"one epoch on a scene of {side:,}×{side:,}×3: peak memory {main_mb:.0f} MB in the main process, "
-        f"{worker_mb:.0f} MB in the largest child process"
-    )
+    own, worker = json.loads(done.stdout.split("PEAKS")[1])
+    return own, worker
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from atrous.data.pictures import StoredMask, exif_orientation, read_mask
 from atrous.data.rasters.scene_labels import has_own_grid, read_scene_labels
 from atrous.data.rasters.scene_windows import window_place
 from atrous.data.rasters.vector_files import is_vector_file
-from atrous.data.raw_values import with_undeclared_void
+from atrous.data.raw_values import with_hidden_void, with_undeclared_void
 from atrous.data.sample import Sample
 from atrous.data.sources.scene_files import read_picture_pixels, read_scene
 from atrous.data.sources.source import Pixels
@@ -336,11 +336,11 @@ def stored_mask(path: Path, image: Path | None, classes: ClassTable | None) -> S
             raise AtrousError(f"{window.file}: polygons are drawn on the grid of their scene: give the picture, too.")
         if has_own_grid(window, file_of_picture(image)):
             labels = read_scene_labels(window, file_of_picture(image), classes)
-            found = StoredMask(labels.values, labels.palette, labels.nodata, 1, False, None)
-            return _with_undeclared_void(found, classes)
+            found = StoredMask(labels.values, labels.palette, labels.nodata, 1, False, None, labels.hidden)
+            return _with_void(found, classes)
     place = slice_place(path)
     if place is None:
-        return _with_undeclared_void(read_mask(path), classes)
+        return _with_void(read_mask(path), classes)
     if not is_dicom_label(place.file):
         return read_mask(path)
     if image is None:
@@ -349,8 +349,14 @@ def stored_mask(path: Path, image: Path | None, classes: ClassTable | None) -> S
     return StoredMask(values, None, None, 1, False, None)
 
 
-def _with_undeclared_void(stored: StoredMask, classes: ClassTable | None) -> StoredMask:
-    if stored.values.dtype.kind != "i" or stored.values.ndim == 3 or classes is None or classes.color_coded:
+def _with_void(stored: StoredMask, classes: ClassTable | None) -> StoredMask:
+    if stored.values.ndim == 3 or (classes is not None and classes.color_coded):
+        return stored  # colours have no value that means no data
+    if stored.hidden is not None:
+        listed = None if classes is None else classes.listed_numbers
+        values, nodata = with_hidden_void(stored.values, stored.hidden, stored.nodata, listed)
+        stored = stored._replace(values=values, nodata=nodata)
+    if stored.values.dtype.kind != "i" or classes is None:
         return stored
     values, nodata = with_undeclared_void(stored.values, stored.nodata, classes.listed_numbers)
     return stored._replace(values=values, nodata=nodata)

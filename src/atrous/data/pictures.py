@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,13 @@ from PIL import Image
 from atrous.data.class_colors import Color
 from atrous.data.formats.decoder_errors import TooLarge as TooLarge
 from atrous.data.formats.decoder_errors import in_words
-from atrous.data.formats.gdal_aux_xml import descriptions_beside, nodata_beside, scaling_beside
+from atrous.data.formats.gdal_aux_xml import (
+    descriptions_beside,
+    nodata_beside,
+    nodata_of_bands_beside,
+    scaling_beside,
+)
+from atrous.data.formats.gdal_mask_file import hidden_beside
 from atrous.data.formats.jpeg2000 import is_jpeg2000, read_jpeg2000
 from atrous.data.formats.pillow import (
     deeper_than_pillow_reads,
@@ -27,7 +34,7 @@ from atrous.data.formats.pillow import (
 from atrous.data.formats.tiff import TiffPicture, is_tiff
 from atrous.data.formats.tiff_page import MOST_SCANS, as_nodata
 from atrous.data.formats.webp import webp_is_lossless, webp_size
-from atrous.data.pixels import PictureKind, StoredPixels
+from atrous.data.pixels import PictureKind, StoredPixels, nodata_values
 from atrous.data.pixels import to_channels as to_channels
 from atrous.data.rasters.band_names import checked_names
 from atrous.data.rasters.scene_windows import TIFF_SUFFIXES, window_kind, window_mask, window_pixels, window_to_read
@@ -104,7 +111,8 @@ def read_kind(path: Path | str, pages: str = "first") -> PictureKind:
         with in_words(path), opened(path) as picture:
             kind = _kind_of_mode(picture)
             if kind is not None:
-                return replace(kind, may_lack_data=kind.may_lack_data or nodata_beside(path) is not None)
+                marked = any(nodata_of_bands_beside(path, max(kind.bands, 1))) or Path(f"{path}.msk").is_file()
+                return replace(kind, may_lack_data=kind.may_lack_data or marked)
     return read_pixels(path, pages).kind
 
 
@@ -154,26 +162,30 @@ def read_pixels(path: Path | str, pages: str = "first") -> StoredPixels:
         else:
             with opened(path) as picture:
                 pixels = pixels_of_file(picture, lambda: np.fromfile(path, dtype=np.uint8), path)
-        text = nodata_beside(path)
-        return pixels if text is None else _with_nodata(pixels, text, path)
+        hidden = hidden_beside(path, pixels.values.shape[:2])
+        if hidden is not None:
+            pixels = replace(pixels, masked=hidden if pixels.masked is None else pixels.masked | hidden)
+        texts = nodata_of_bands_beside(path, pixels.values.shape[2])
+        return pixels if not any(texts) else _with_nodata(pixels, texts, path)
 
 
-def _with_nodata(pixels: StoredPixels, text: str, path: Path) -> StoredPixels:
-    """Marks pixels as missing if their stored value is the nodata value in GDAL's .aux.xml file."""
+def _with_nodata(pixels: StoredPixels, texts: Sequence[str | None], path: Path) -> StoredPixels:
+    """Marks pixels as missing if their stored value is the band's nodata value in GDAL's .aux.xml file."""
     stored = pixels.values
     if not is_jpeg2000(_start_of(path)):  # the stored values, before a palette or scaling is applied
         with opened(path) as picture:
             stored = mask_of_file(picture, lambda: np.fromfile(path, dtype=np.uint8), path)[0]
-    nodata = as_nodata(text, stored.dtype)
-    if nodata is None:
+    stored = stored if stored.ndim == 3 else stored[:, :, None]
+    nodata = [None if text is None else as_nodata(text, stored.dtype) for text in texts][: stored.shape[2]]
+    if all(one is None for one in nodata):
         return pixels
-    missing = np.isnan(stored) if nodata != nodata else stored == nodata
-    if missing.ndim == 2:
-        missing = missing[:, :, None]
-    missing = np.repeat(missing, pixels.values.shape[2], axis=2) if missing.shape[2] == 1 else missing.copy()
-    if pixels.alpha is not None:
-        missing[:, :, pixels.alpha] = False
-    return replace(pixels, missing=missing if missing.any() else None, alpha_hides=False)
+    one_band = stored.shape[2] == 1
+    missing = nodata_values(stored, nodata, None if one_band else pixels.alpha)
+    if one_band and missing is not None:
+        missing = np.repeat(missing, pixels.values.shape[2], axis=2)
+        if pixels.alpha is not None:
+            missing[:, :, pixels.alpha] = False
+    return replace(pixels, missing=missing, alpha_hides=False)
 
 
 def decode_pixels(content: bytes, most_pixels: int, name: str = "the picture", pages: str = "first") -> StoredPixels:
@@ -268,6 +280,7 @@ class StoredMask(NamedTuple):
         stacks: whether the file is a TIFF, whose pages may be stacked as channels.
         white_is_zero: whether the file declares that 0 is white; ``values`` are the stored values in both cases. None
             if the file declares neither white nor black.
+        hidden: H×W booleans, True for pixels that a mask in the file or in ``PATH.msk`` hides; None if none is hidden.
     """
 
     values: np.ndarray
@@ -276,6 +289,7 @@ class StoredMask(NamedTuple):
     pages: int
     stacks: bool
     white_is_zero: bool | None
+    hidden: np.ndarray | None = None
 
 
 def read_mask(path: Path | str) -> StoredMask:
@@ -289,7 +303,7 @@ def read_mask(path: Path | str) -> StoredMask:
     Raises:
         AtrousError: the file is missing, empty, truncated or not a picture, or its values are not whole numbers.
     """
-    path, palette, nodata, white_is_zero, pages = Path(path), None, None, None, 1
+    path, palette, nodata, white_is_zero, pages, hidden = Path(path), None, None, None, 1, None
     if (place := slice_place(path)) is not None:
         values, nodata = read_slice_mask(place), None
         if values.dtype.kind == "f":
@@ -301,10 +315,11 @@ def read_mask(path: Path | str) -> StoredMask:
     if window is not None:
         array, tiff = window_mask(window)
         palette, nodata, white_is_zero, pages = tiff.palette, tiff.nodata, tiff.white_is_zero, tiff.pages
+        hidden = tiff.hidden(window.window)
     elif is_tiff(start):
         with TiffPicture(path) as tiff:
             array, palette, nodata = tiff.raw_mask(), tiff.palette, tiff.nodata
-            white_is_zero, pages = tiff.white_is_zero, tiff.pages
+            white_is_zero, pages, hidden = tiff.white_is_zero, tiff.pages, tiff.hidden((0, 0, *array.shape[:2]))
     elif is_jpeg2000(start):
         with in_words(path):
             array = read_jpeg2000(path.read_bytes(), path).values
@@ -319,12 +334,14 @@ def read_mask(path: Path | str) -> StoredMask:
             )
         array = array[:, :, 0] if array.shape[2] <= 2 else array[:, :, :3]
     in_tiff = window is not None or is_tiff(start)
-    if not in_tiff and (text := nodata_beside(path)) is not None:
-        nodata = as_nodata(text, array.dtype)
+    if not in_tiff:
+        hidden = hidden_beside(path, array.shape[:2])
+        if (text := nodata_beside(path)) is not None:
+            nodata = as_nodata(text, array.dtype)
     if array.dtype.kind == "f":
         array, nodata = whole_numbers(array, nodata, path)
     declared = None if nodata is None or array.ndim == 3 else int(nodata)
-    return StoredMask(np.ascontiguousarray(array), palette, declared, pages, in_tiff, white_is_zero)
+    return StoredMask(np.ascontiguousarray(array), palette, declared, pages, in_tiff, white_is_zero, hidden)
 
 
 def exif_orientation(path: Path | str) -> int:

@@ -228,9 +228,7 @@ def fill_missing(image: np.ndarray, valid: np.ndarray | None, mean: Sequence[flo
     """
     if valid is None or valid.all():
         return image
-    fill = np.asarray(mean)
-    if image.dtype.kind != "f":
-        fill = np.clip(fill, 0, np.iinfo(image.dtype).max)
+    fill = np.asarray(mean) if image.dtype.kind == "f" else np.clip(mean, 0, np.iinfo(image.dtype).max)
     return np.where(valid[:, :, None], image, fill.astype(image.dtype))
 
 
@@ -257,6 +255,26 @@ def _representable(values: Sequence[float], dtype: np.dtype) -> list[float]:
         return list(values)
     limits = np.iinfo(dtype)
     return [int(one) for one in values if limits.min <= one <= limits.max and float(one).is_integer()]
+
+
+def nodata_values(stored: np.ndarray, nodata: Sequence[Any], alpha: int | None) -> np.ndarray | None:
+    """Returns H×W×C booleans, True for the nodata value of the band, never in the alpha band; None if there are none.
+
+    Args:
+        stored: H×W×C stored values.
+        nodata: nodata value of each band; None for a band without one.
+        alpha: index of the alpha band, or None.
+    """
+    same = len({*map(repr, nodata)}) == 1  # one comparison of all bands is faster
+    if same and nodata[0] is None:
+        return None
+    missing = np.zeros(stored.shape, bool)
+    for place, value in [(slice(None), nodata[0])] if same else enumerate(nodata):
+        if value is not None:
+            missing[..., place] = np.isnan(stored[..., place]) if value != value else stored[..., place] == value
+    if alpha is not None:
+        missing[..., alpha] = False
+    return missing if missing.any() else None
 
 
 def without(values: np.ndarray, valid: np.ndarray | None, missing: Sequence[float]) -> np.ndarray | None:

@@ -14,8 +14,8 @@ from atrous.errors import AtrousError
 
 Raw: TypeAlias = int | Color
 
-#: Value that `read_mask` returns for pixels of a float mask that are NaN, infinite or equal to a non-zero nodata value;
-#: also the ``nodata`` of such a mask.
+#: Value of hidden pixels, and of pixels of a float mask that are NaN, infinite or equal to a non-zero nodata value.
+#: It is also the ``nodata`` of such a mask.
 NO_NUMBER = -(2**63)
 
 
@@ -65,6 +65,26 @@ def smallest_dtype(values: Sequence[Raw]) -> np.dtype:
 def plain(value: Raw) -> int | list[int]:
     """Returns a raw value for YAML and JSON; a colour becomes a list."""
     return list(value) if isinstance(value, tuple) else value
+
+
+def with_hidden_void(
+    values: np.ndarray, hidden: np.ndarray, nodata: int | None, listed: Collection[int] | None
+) -> tuple[np.ndarray, int]:
+    """Gives the pixels of a mask that GDAL's mask hides the value that means no data.
+
+    Args:
+        values: H×W whole numbers.
+        hidden: H×W booleans, True for hidden pixels.
+        nodata: value that means no data; None if there is none.
+        listed: raw values of the class table, also those that are ignored; None without a class table. A listed nodata
+            value is a class, and so may be 0 without a table; hidden pixels then become `NO_NUMBER`.
+
+    Returns:
+        The values, and the value that means no data.
+    """
+    may_be_class = nodata == 0 if listed is None else nodata in listed
+    void = NO_NUMBER if nodata is None or may_be_class else nodata
+    return np.where(hidden, np.int64(void), values.astype(np.int64)), void
 
 
 def with_undeclared_void(

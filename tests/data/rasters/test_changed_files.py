@@ -10,7 +10,9 @@ import pytest
 from tests.data.rasters.rasters import write_raster
 
 from atrous.data.pictures import read_pixels
+from atrous.data.rasters import gdal_picture
 from atrous.data.rasters.raster_grid import grid_of
+from atrous.errors import AtrousError
 
 rasterio = pytest.importorskip("rasterio")
 from rasterio.shutil import copy  # noqa: E402
@@ -18,6 +20,12 @@ from rasterio.transform import from_origin  # noqa: E402
 
 PLACE = ("EPSG:32632", from_origin(500_000, 4_600_000, 10, 10))
 BANDS = np.stack([np.full((16, 20), value, np.int16) for value in (5, 6, 7)])
+
+
+@pytest.fixture(autouse=True)
+def always_checked(monkeypatch):
+    monkeypatch.setattr(gdal_picture, "CHECK_SECONDS", 0)
+    monkeypatch.setattr(gdal_picture, "CHECK_PART", 0)
 
 
 def scene(path: Path, values: np.ndarray = BANDS, **profile) -> Path:
@@ -48,6 +56,29 @@ def test_a_changed_source_of_a_vrt(tmp_path):
         assert first_pixels(vrt) == [5, 6, 7]
     scene(tiff, BANDS + 10)
     assert [first_pixels(vrt) for vrt in vrts] == [[15, 16, 17]] * 2
+
+
+def test_a_changed_source_of_a_vrt_in_a_vrt(tmp_path):
+    tiff, inner, outer = scene(tmp_path / "a.tif"), tmp_path / "inner.vrt", tmp_path / "outer.vrt"
+    copy(str(tiff), str(inner), driver="VRT")
+    outer.write_text(inner.read_text(encoding="utf-8").replace("a.tif", "inner.vrt"), encoding="utf-8")
+    assert first_pixels(outer) == [5, 6, 7]
+    scene(tiff, BANDS + 10)
+    assert first_pixels(outer) == [15, 16, 17]
+    tiff.unlink()
+    with pytest.raises(AtrousError, match=r"a\.tif"):
+        first_pixels(outer)
+
+
+def test_the_files_of_a_vrt_are_checked_rarely(tmp_path, monkeypatch):
+    monkeypatch.setattr(gdal_picture, "CHECK_SECONDS", 3600)
+    tiff, vrt, checked = scene(tmp_path / "a.tif"), tmp_path / "a.vrt", []
+    copy(str(tiff), str(vrt), driver="VRT")
+    first_pixels(vrt)
+    monkeypatch.setattr(gdal_picture, "file_version", checked.append)
+    for _ in range(20):
+        first_pixels(vrt)
+    assert not checked
 
 
 def test_a_source_of_a_vrt_whose_empty_band_gets_data(tmp_path):

@@ -37,7 +37,7 @@ def test_real_labels(shared):
     folder = shared / "data/sen1floods11"
     path = folder / "labels/Spain_7370579_LabelHand.tif"
     grid = grid_of(folder / "S1/Spain_7370579_S1Hand.tif")
-    values, nodata, _ = read_raster_labels(path, grid, (100, 30, 400, 480))
+    values, nodata, *_ = read_raster_labels(path, grid, (100, 30, 400, 480))
     assert np.array_equal(values, read_mask(path).values[100:500, 30:510])
     assert nodata is None
     assert values.min() == -1  # the value to ignore
@@ -56,7 +56,7 @@ def test_windows_on_the_grid_are_those_of_read_mask(tmp_path, dtype, lowest, nod
     path = write_raster(tmp_path / "a.tif", values, UTM, SCENE.transform, nodata=nodata, **blocks)
     whole = read_mask(path)
     for top, left, height, width in ((0, 0, 150, 170), (3, 7, 40, 50), (149, 169, 1, 1), (8, 8, 3, 3)):
-        found, declared, _ = read_raster_labels(path, SCENE, (top, left, height, width))
+        found, declared, *_ = read_raster_labels(path, SCENE, (top, left, height, width))
         assert np.array_equal(found, whole.values[top : top + height, left : left + width])
         assert found.dtype == whole.values.dtype
         assert declared == whole.nodata
@@ -80,11 +80,11 @@ def test_a_virtual_raster_and_a_png(tmp_path):
     from rasterio.shutil import copy
 
     copy(str(tmp_path / "a.tif"), str(tmp_path / "a.vrt"), driver="VRT")
-    found, nodata, _ = read_raster_labels(tmp_path / "a.vrt", SCENE, (10, 20, 30, 40))
+    found, nodata, *_ = read_raster_labels(tmp_path / "a.vrt", SCENE, (10, 20, 30, 40))
     assert np.array_equal(found, values[10:40, 20:60])
     assert nodata == -5
     write_raster(tmp_path / "a.png", np.abs(values).astype("u1"), None, Affine.identity(), driver="PNG")
-    found, _, _ = read_raster_labels(tmp_path / "a.png", SCENE, (10, 20, 30, 40))  # no coordinates, and the same size
+    found, _, *_ = read_raster_labels(tmp_path / "a.png", SCENE, (10, 20, 30, 40))  # no coordinates, and the same size
     assert np.array_equal(found, np.abs(values)[10:40, 20:60])
 
 
@@ -126,7 +126,7 @@ def other(request, tmp_path_factory):
 
 
 def test_another_grid_equals_gdal(other):
-    found, nodata, _ = read_raster_labels(other, SCENE, WHOLE)
+    found, nodata, *_ = read_raster_labels(other, SCENE, WHOLE)
     expected, sure = by_gdal(other, SCENE, NO_NUMBER), clear(SCENE, grid_of(other))
     assert nodata in (None, NO_NUMBER)
     assert (found != NO_NUMBER).any()
@@ -141,13 +141,13 @@ def test_another_grid_equals_gdal(other):
 def test_windows_agree_with_the_whole(other, data):
     top, left = data.draw(st.integers(0, 149)), data.draw(st.integers(0, 169))
     height, width = data.draw(st.integers(1, 150 - top)), data.draw(st.integers(1, 170 - left))
-    whole, _, _ = read_raster_labels(other, SCENE, WHOLE)
-    found, _, _ = read_raster_labels(other, SCENE, (top, left, height, width))
+    whole, _, *_ = read_raster_labels(other, SCENE, WHOLE)
+    found, _, *_ = read_raster_labels(other, SCENE, (top, left, height, width))
     assert np.array_equal(found, whole[top : top + height, left : left + width])
 
 
 def test_labels_that_are_too_large_for_one_reading_are_read_in_parts(other, monkeypatch):
-    whole, _, _ = read_raster_labels(other, SCENE, WHOLE)
+    whole, _, *_ = read_raster_labels(other, SCENE, WHOLE)
     monkeypatch.setattr(raster_labels, "MOST_PIXELS", 2000)
     assert np.array_equal(read_raster_labels(other, SCENE, WHOLE)[0], whole)
 
@@ -171,19 +171,19 @@ def test_pixels_outside_get_a_value_that_is_no_class(tmp_path):
     path = write_raster(tmp_path / "a.tif", np.zeros((20, 20), "u1"), UTM, transform, nodata=0)
     window = (90, 90, 40, 40)
     table = ClassTable(("land", "water"), ((0, 0, 0), (0, 0, 255)), ((0,), (1,)))
-    values, nodata, _ = read_raster_labels(path, SCENE, window, listed=[0, 1])
+    values, nodata, *_ = read_raster_labels(path, SCENE, window, listed=[0, 1])
     labels = table.encode(values, nodata)
     assert (labels[10:30, 10:30] == 0).all()
     assert (labels == 255).sum() == 40 * 40 - 20 * 20
     assert read_raster_labels(path, SCENE, window)[1] == 0
-    values, nodata, _ = read_raster_labels(path, SCENE, (0, 0, 10, 10), listed=[0, 1])  # no label in the window
+    values, nodata, *_ = read_raster_labels(path, SCENE, (0, 0, 10, 10), listed=[0, 1])  # no label in the window
     assert (values == nodata).all()
 
 
 def test_colours_on_another_grid(tmp_path):
     values = RANDOM.integers(0, 255, (3, 80, 90)).astype("u1")
     path = write_raster(tmp_path / "a.tif", values, UTM, SCENE.transform * Affine.scale(2, 2))
-    found, nodata, _ = read_raster_labels(path, SCENE, (0, 0, 160, 170))
+    found, nodata, *_ = read_raster_labels(path, SCENE, (0, 0, 160, 170))
     expected = values.transpose(1, 2, 0).repeat(2, axis=0).repeat(2, axis=1)
     # the centre of a pixel is inside a label of twice its size
     assert np.array_equal(found, expected[:160, :170])

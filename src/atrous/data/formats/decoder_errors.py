@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,8 +33,17 @@ def in_words(name: object) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise AtrousError(f"{name}: no such file.") from None
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise AtrousError(
+                f"{name}: cannot be opened, because this process has too many files open. Allow more: ulimit -n 4096"
+            ) from error
+        raise _unreadable(name, error.strerror or str(error)) from error
     except MemoryError as error:
         raise TooLarge(f"{name}: cannot be read; it needs more memory than is available.") from error
     except Exception as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise AtrousError(f"{name}: cannot be read ({reason}); the file may be damaged or cut short.") from error
+        raise _unreadable(name, str(error)) from error
+
+
+def _unreadable(name: object, reason: str) -> AtrousError:
+    return AtrousError(f"{name}: cannot be read ({reason}); the file may be damaged or cut short.")

@@ -72,9 +72,26 @@ def nodata_beside(path: Path | str) -> str | None:
         path: a picture file.
 
     Returns:
-        The number as text; None if there is no such file or no nodata value in it.
+        The number as text; None if there is no such file or no nodata value of the first band in it.
     """
-    found = _NODATA.search(_text_beside(path))
+    return nodata_of_bands_beside(path, 1)[0]
+
+
+def nodata_of_bands_beside(path: Path | str, bands: int) -> list[str | None]:
+    """Reads the nodata value of each band from ``PATH.aux.xml``.
+
+    Args:
+        path: a picture file.
+        bands: number of bands of the file.
+
+    Returns:
+        One number as text per band, None for a band without one.
+    """
+    found = {int(band): _NODATA.search(content) for band, content in _BAND.findall(_text_beside(path))}
+    return [_nodata_text(found.get(band)) for band in range(1, bands + 1)]
+
+
+def _nodata_text(found: re.Match[str] | None) -> str | None:
     if found is None:
         return None
     if found["hex"]:  # the exact value; the decimal text is rounded

@@ -13,16 +13,15 @@ import numpy as np
 
 from atrous.data.class_colors import Color
 from atrous.data.file_version import raster_version
-from atrous.data.formats.band_scaling import BandScaling, scaling_in_metadata
+from atrous.data.formats.band_scaling import BandScaling
 from atrous.data.formats.decoder_errors import in_words
 from atrous.data.formats.empty_bands import SearchedFile, empty_bands
 from atrous.data.formats.exif_orientation import ORIENTATION_TAG, stored_window, upright, upright_size
-from atrous.data.formats.gdal_aux_xml import nodata_beside, scaling_beside
 from atrous.data.formats.tiff_colors import STRETCH, check_colours, color_table, colors_of_indices, rgb_of_cmyk
 from atrous.data.formats.tiff_header_checks import Directory, directories
-from atrous.data.formats.tiff_page import JPEG, StoredPage, Window, as_nodata, check_size, nodata_of, page_at
-from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype
-from atrous.data.rasters.band_names import names_in_metadata
+from atrous.data.formats.tiff_metadata import BandMetadata, metadata_of_bands
+from atrous.data.formats.tiff_page import JPEG, StoredPage, Window, check_size, page_at
+from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype, nodata_values
 from atrous.errors import AtrousError
 
 #: First bytes of TIFF and BigTIFF files, little and big endian.
@@ -34,7 +33,6 @@ MOST_TIMES_LISTED = 4
 PAGES = ("first", "channels")
 
 _PLACE_TAGS = {33550: "ModelPixelScale", 33922: "ModelTiepoint", 34264: "ModelTransformation"}
-_GDAL_METADATA = 42112
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _MOST_MASKS = 16
 _WHITE_IS_ZERO, _PALETTE, _CMYK = 0, 3, 5  # PhotometricInterpretation
@@ -108,9 +106,8 @@ class TiffPicture:
                 self._open(pages, most_pixels)
                 self._masks = self._mask_pages(most_pixels)
                 self._check_listed()
-                text = None if isinstance(file, bytes) else nodata_beside(file)  # GDAL prefers this value
-                dtype = self._page.dtype
-                self.nodata = nodata_of(self._page) if text is None or dtype is None else as_nodata(text, dtype)
+                self._stored[0].nodata = self._metadata.nodata
+                self.nodata = self._metadata.nodata[0]
                 beside = None if isinstance(file, bytes) else Path(f"{file}.msk")  # as GDAL writes masks by default
                 if beside is not None and beside.is_file() and is_tiff(_start_of(beside)):
                     self._beside = TiffPicture(beside)
@@ -171,7 +168,12 @@ class TiffPicture:
     def kind(self) -> PictureKind:
         """The kind of the picture, from the header."""
         name, bands = self.dtype.name if self.scaling is None else "float32", self.shape[2]
-        marked = self.alpha is not None or self.nodata is not None or bool(self._masks) or self._beside is not None
+        marked = (
+            self.alpha is not None
+            or any(one is not None for one in self._nodata)
+            or bool(self._masks)
+            or self._beside is not None
+        )
         return PictureKind(
             bands - (self.alpha is not None),
             name,
@@ -186,20 +188,23 @@ class TiffPicture:
     @cached_property
     def band_names(self) -> tuple[str, ...]:
         """The descriptions that GDAL stores for the bands; () if a band has none, or several pages are read."""
-        return names_in_metadata(self._metadata, self.shape[2])
+        return self._metadata.names if self._bands_as_stored else ()
 
     @cached_property
     def scaling(self) -> BandScaling | None:
         """Scale and offset of the bands, as GDAL stores them; None if there are none, or several pages are read."""
-        inside = scaling_in_metadata(self._metadata, self.shape[2])
-        path = self._path if self._bands_as_stored else None
-        return inside if path is None else scaling_beside(path, self.shape[2], inside)
+        return self._metadata.scaling if self._bands_as_stored else None
+
+    @cached_property
+    def _metadata(self) -> BandMetadata:
+        """The metadata of the bands of the first page."""
+        return metadata_of_bands(self._page, self._path, self._stored[0].shape[2])
 
     @property
-    def _metadata(self) -> str:
-        """GDAL's metadata of the bands, XML; "" if there is none for the bands that are read."""
-        text = self._page.tags.valueof(_GDAL_METADATA)
-        return text if self._bands_as_stored and isinstance(text, str) else ""
+    def _nodata(self) -> tuple[Any, ...]:
+        """The nodata value of each stored band; other pages have that of the first band of the first page."""
+        first = self._metadata.nodata
+        return (*first, *first[:1] * ((len(self._stored) - 1) * len(first)))
 
     @property
     def _bands_as_stored(self) -> bool:
@@ -240,7 +245,7 @@ class TiffPicture:
             stored = self._read(window)
             missing = self._missing(stored)
             values = self._values(stored, None if missing is None else ~missing)
-            masked = self._masked(window)
+            masked = self.hidden(window)
             if missing is not None and missing.shape != values.shape:  # the nodata value is an index of a colour table
                 gone = np.asarray(missing.all(axis=2))
                 masked, missing = gone if masked is None else masked | gone, None
@@ -345,12 +350,7 @@ class TiffPicture:
 
     def _missing(self, stored: np.ndarray) -> np.ndarray | None:
         """Returns H×W×C booleans, True for values that are the file's nodata value; None if there are none."""
-        if self.nodata is None:
-            return None
-        missing = np.isnan(stored) if self.nodata != self.nodata else stored == self.nodata
-        if self.alpha is not None:
-            missing[:, :, self.alpha] = False
-        return missing if missing.any() else None
+        return nodata_values(stored, self._nodata, self.alpha)
 
     def _empty(self, stored: np.ndarray, missing: np.ndarray | None) -> tuple[int, ...]:
         """Returns the bands without data in the whole file, of those without data in a window."""
@@ -358,12 +358,16 @@ class TiffPicture:
             return ()
         page = self._stored[0]
         shape = (*page.shape[:2], stored.shape[2])
-        reading = len(self._stored), repr(self.nodata)
+        reading = len(self._stored), repr(self._nodata)
         file = SearchedFile(self._version, shape, page.dtype, page.block, reading, self._as_stored, self._missing)
         return empty_bands(stored, missing, file)
 
-    def _masked(self, window: Window) -> np.ndarray | None:
-        """Returns H×W booleans, True where a mask in the file or beside it hides pixels; None if no pixel is hidden."""
+    def hidden(self, window: Window) -> np.ndarray | None:
+        """Returns H×W booleans, True where a mask in the file or beside it hides pixels; None if no pixel is hidden.
+
+        Args:
+            window: (top, left, height, width) in upright pixels.
+        """
         hidden = None
         for mask in self._masks:
             place = stored_window(window, self.shape[:2], self.orientation)

@@ -76,6 +76,8 @@ class StoredPage:
     Attributes:
         shape: (H, W, S) with S samples per pixel.
         dtype: data type of the stored values, in this machine's byte order; values of one bit are ``uint8``.
+        nodata: nodata value of each band, with which strips and tiles are filled that are missing in the file; None
+            for a band without one, which is filled with 0.
 
     Raises:
         AtrousError: the data type or layout is not supported, or the header contradicts itself.
@@ -114,6 +116,7 @@ class StoredPage:
         )  # fmt: skip
         self._lock = threading.Lock()
         self._number = new_page()
+        self.nodata: tuple[Any, ...] = (nodata_of(page),) * (planes * together)
         self._checked = False
         if min(self._tall, self._wide) < 1:
             raise AtrousError(f"{name}: tiles of {self._wide}×{self._tall} px; the file is damaged.")
@@ -212,7 +215,7 @@ class StoredPage:
         """Returns rows of one strip or tile, L×W×S with L rows."""
         offset, count = int(self.page.dataoffsets[index]), int(self.page.databytecounts[index])
         if offset == 0 or count == 0:  # missing in the file; GDAL does not write empty blocks
-            return np.full((last - first, self._wide, self._together), self._empty(), self.dtype)
+            return np.full((last - first, self._wide, self._together), self._empty(index), self.dtype)
         if self._raw:
             line = self._wide * self._together * self.dtype.itemsize
             if last * line > count:
@@ -277,10 +280,10 @@ class StoredPage:
             raise self._cut("a strip or tile is missing")
         return data
 
-    def _empty(self) -> Any:
-        """Returns the value for strips and tiles that are missing in the file."""
-        nodata = nodata_of(self.page)
-        return 0 if nodata is None else nodata
+    def _empty(self, index: int) -> list[Any]:
+        """Returns the value of each band in a strip or tile that is missing in the file."""
+        first = index // (self._down * self._across) * self._together
+        return [0 if one is None else one for one in self.nodata[first : first + self._together]]
 
     def _cut(self, why: str) -> AtrousError:
         return AtrousError(f"{self.name}: cannot be read ({why}); the file may be damaged or cut short.")

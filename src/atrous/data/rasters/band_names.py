@@ -27,9 +27,19 @@ def names_in_metadata(text: str, bands: int) -> tuple[str, ...]:
     Returns:
         As for `checked_names`.
     """
+    return checked_names(descriptions_in_metadata(text, bands))
+
+
+def descriptions_in_metadata(text: str, bands: int) -> list[str | None]:
+    """Returns the descriptions of bands in GDAL's metadata of a TIFF, None for a band without one.
+
+    Args:
+        text: as for `names_in_metadata`.
+        bands: number of bands of the file.
+    """
     # GDAL escapes a description before it writes it into XML, which escapes it again.
     found = {int(sample): html.unescape(html.unescape(name)) for sample, name in _DESCRIPTION.findall(text)}
-    return checked_names([found.get(band) for band in range(bands)])
+    return [found.get(band) for band in range(bands)]
 
 
 def checked_names(descriptions: Sequence[str | None]) -> tuple[str, ...]:

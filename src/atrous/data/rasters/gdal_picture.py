@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,15 @@ from atrous.data.file_version import Version, file_version, raster_version
 from atrous.data.formats.band_scaling import band_scaling
 from atrous.data.formats.empty_bands import SearchedFile, empty_bands
 from atrous.data.formats.tiff_colors import STRETCH
-from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype
+from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype, nodata_values
 from atrous.data.rasters.band_names import checked_names
-from atrous.data.rasters.open_raster import VRT_SUFFIX, files_of, opened_raster, rasterio_errors, rasterio_window
+from atrous.data.rasters.open_raster import VRT_SUFFIX, opened_raster, rasterio_errors, rasterio_window, source_files
 from atrous.errors import AtrousError
+
+#: Shortest time between two checks of the files of a VRT, in seconds.
+CHECK_SECONDS = 1.0
+#: The checks take at most one part in so many of the time, for a VRT of very many files.
+CHECK_PART = 100
 
 _Table = dict[int, tuple[int, ...]]
 
@@ -83,13 +89,25 @@ class GdalPicture:
         self.band_names = checked_names(file.descriptions) if table is None else ()
         self.scaling = band_scaling(file.scales, file.offsets) if table is None else None
         self._nodata_of_bands = tuple(file.nodatavals)
-        self._sources = _versions_of_sources(path, file)
+        self._sources = _versions_of_sources(path)
+        self._next_check = time.monotonic() + CHECK_SECONDS
         self._version = (str(path), *raster_version(path), *self._sources.items())
 
-    @property
     def sources_changed(self) -> bool:
-        """Whether a file from which a VRT takes its pixels was changed since the VRT was opened."""
-        return any(file_version(path) != version for path, version in self._sources.items())
+        """Returns whether a file from which a VRT takes its pixels was changed since the VRT was opened.
+
+        The files are checked at most once in `CHECK_SECONDS`, and in at most one part in `CHECK_PART` of the time.
+
+        Raises:
+            AtrousError: such a file is missing.
+        """
+        start = time.monotonic()
+        if not self._sources or start < self._next_check:
+            return False
+        changed = any(file_version(path) != version for path, version in self._sources.items())
+        taken = time.monotonic() - start
+        self._next_check = start + max(CHECK_SECONDS, CHECK_PART * taken)
+        return changed
 
     @property
     def kind(self) -> PictureKind:
@@ -117,10 +135,7 @@ class GdalPicture:
         stored = self.raw_mask(window)
         missing = self._missing(stored)
         values = self._values(stored, None if missing is None else ~missing)
-        masked = None
-        if self._masks:
-            with rasterio_errors(self.name):
-                masked = self._file.dataset_mask(window=rasterio_window(window)) == 0
+        masked = self.hidden(window)
         empty = () if self.alpha is not None else empty_bands(stored, missing, self._searched)
         declares = self.nodata is not None
         if missing is not None and self._colors is not None:  # the nodata value is an index of the colour table
@@ -149,6 +164,20 @@ class GdalPicture:
         with rasterio_errors(self.name):
             return np.moveaxis(self._file.read(window=rasterio_window(window)), 0, 2)
 
+    def hidden(self, window: tuple[int, int, int, int]) -> np.ndarray | None:
+        """Returns H×W booleans, True where a mask hides pixels; None if the file has no mask besides alpha and nodata.
+
+        Args:
+            window: (top, left, height, width) in pixels.
+
+        Raises:
+            AtrousError: the file is damaged.
+        """
+        if not self._masks:
+            return None
+        with rasterio_errors(self.name):
+            return self._file.dataset_mask(window=rasterio_window(window)) == 0
+
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
@@ -169,19 +198,12 @@ class GdalPicture:
 
     def _missing(self, stored: np.ndarray) -> np.ndarray | None:
         """Returns H×W×C booleans, True for the nodata value of each band; None if there are none."""
-        if all(one is None for one in self._nodata_of_bands):
-            return None
-        missing = np.zeros(stored.shape, bool)
-        for band, nodata in enumerate(self._nodata_of_bands):
-            if nodata is not None and band != self.alpha:
-                values = stored[:, :, band]
-                missing[:, :, band] = np.isnan(values) if nodata != nodata else values == nodata
-        return missing if missing.any() else None
+        return nodata_values(stored, self._nodata_of_bands, self.alpha)
 
 
-def _versions_of_sources(path: Path, file: Any) -> dict[Path, Version]:
+def _versions_of_sources(path: Path) -> dict[Path, Version]:
     """Returns the files from which a VRT takes its pixels, and their versions."""
-    return {one: file_version(one) for one in files_of(file) if one != path and one.is_file()}
+    return {one: file_version(one) for one in source_files(path) if one.is_file()}
 
 
 def _table_of(file: Any) -> _Table | None:

@@ -15,6 +15,8 @@ from atrous.errors import AtrousError, missing_extra
 CACHE_MB = 128
 #: Suffix of GDAL's virtual rasters, which name the files that contain their pixels.
 VRT_SUFFIX = ".vrt"
+#: Suffixes of scenes that are read window by window through GDAL.
+GDAL_SUFFIXES = (VRT_SUFFIX, ".jp2")
 #: Names of sources of a VRT that are no files of this machine: GDAL's virtual files, and names such as "NETCDF:a.nc:t".
 _NO_FILE = re.compile(r"/vsi|[A-Za-z][A-Za-z0-9_+.-]+:")
 
@@ -106,30 +108,37 @@ def rasterio_window(window: tuple[int, int, int, int]) -> Any:
 def source_files(path: str | Path) -> list[Path]:
     """Returns the files from which a VRT takes its pixels, also missing ones; [] for any other file.
 
+    The files of a VRT in a VRT belong to both.
+
     Args:
         path: any file; [] for a VRT that cannot be read.
     """
-    if Path(path).suffix.lower() != VRT_SUFFIX:
-        return []
+    found: dict[Path, None] = {}
+    left = [Path(path)] if Path(path).suffix.lower() == VRT_SUFFIX else []
+    while left:
+        new = [one for one in _files_of_vrt(left.pop()) if one not in found and one != Path(path)]
+        found.update(dict.fromkeys(new))
+        left += [one for one in new if one.suffix.lower() == VRT_SUFFIX]
+    return [*found]
+
+
+def _files_of_vrt(path: Path) -> list[Path]:
+    """Returns the files that a VRT names; [] if it cannot be read."""
     try:
         with rasterio_errors(path) as rasterio, rasterio.open(path) as dataset:
-            return [one for one in files_of(dataset) if one != Path(path)]
+            return _files_of(dataset)
     except AtrousError:
         return []
 
 
-def files_of(dataset: Any) -> list[Path]:
-    """Returns the files of this machine that belong to an open raster, such as the sources of a VRT.
-
-    Args:
-        dataset: the rasterio dataset.
-    """
+def _files_of(dataset: Any) -> list[Path]:
     return [Path(one) for one in dataset.files if not _NO_FILE.match(one)]
 
 
 def _check_source_files(path: str | Path, dataset: Any) -> None:
     """Checks that the sources of a VRT exist, because GDAL notices a missing one only when it reads its pixels."""
-    missing = [one for one in files_of(dataset) if not one.exists()] if dataset.driver == "VRT" else []
+    files = dict.fromkeys((*_files_of(dataset), *source_files(path))) if dataset.driver == "VRT" else ()
+    missing = [one for one in files if not one.exists()]
     if missing:
         more = f" and from {len(missing) - 1} more files, which are" if len(missing) > 1 else ", which is"
         raise AtrousError(

@@ -37,11 +37,13 @@ class RasterLabels(NamedTuple):
         nodata: the value that means no data; None if there is none. Pixels outside the label raster have this value:
             the nodata value that the file declares, otherwise `NO_NUMBER`.
         palette: colours by index, if the values are indices of a colour table; None otherwise.
+        hidden: H×W booleans, True for pixels that a mask of the file hides; None if none is hidden.
     """
 
     values: np.ndarray
     nodata: int | None
     palette: tuple[Color, ...] | None
+    hidden: np.ndarray | None = None
 
 
 def read_raster_labels(
@@ -84,7 +86,7 @@ def read_raster_labels(
             f"{grid_text(grid)}. Give the labels of this scene, or correct the coordinates of one of both."
         )
     labels, inside = _nearest(path, own, grid, window, in_colors)
-    values, nodata, palette = labels
+    values, nodata, palette, hidden = labels
     if inside.all():
         return labels
     if values.ndim == 3:
@@ -93,7 +95,7 @@ def read_raster_labels(
             "labels to one band of class numbers, or extend them with a colour that classes.yaml lists under ignore."
         )
     void = NO_NUMBER if nodata is None or nodata in listed else nodata
-    return RasterLabels(np.where(inside, values.astype(np.int64), void), void, palette)
+    return RasterLabels(np.where(inside, values.astype(np.int64), void), void, palette, hidden)
 
 
 def warp_command(path: str | Path, grid: RasterGrid) -> list[str] | None:
@@ -174,10 +176,17 @@ def _nearest(
         one, other = (labels for labels, _ in parts)
         nodata = other.nodata if one.nodata is None else one.nodata
         values = np.concatenate([one.values, other.values], axis)
-        return RasterLabels(values, nodata, one.palette), np.concatenate([inside for _, inside in parts], axis)
+        hidden = None
+        if one.hidden is not None or other.hidden is not None:
+            both = [
+                np.zeros(part.values.shape[:2], bool) if part.hidden is None else part.hidden for part in (one, other)
+            ]
+            hidden = np.concatenate(both, axis)
+        return RasterLabels(values, nodata, one.palette, hidden), np.concatenate([inside for _, inside in parts], axis)
     stored = _stored(path, (top, left, tall, wide), in_colors)
     rows, columns = (np.where(inside, one, start).astype(np.int64) for one, start in ((rows, top), (columns, left)))
-    return stored._replace(values=stored.values[rows - top, columns - left]), inside
+    hidden = None if stored.hidden is None else stored.hidden[rows - top, columns - left] & inside
+    return stored._replace(values=stored.values[rows - top, columns - left], hidden=hidden), inside
 
 
 def _halves(window: Window) -> tuple[Window, Window]:
@@ -207,4 +216,4 @@ def _stored(path: Path, window: Window, in_colors: bool) -> RasterLabels:
     if in_colors and palette is not None:
         values, palette = as_colors(values, palette), None
     declared = None if nodata is None or values.ndim == 3 else int(nodata)
-    return RasterLabels(np.ascontiguousarray(values), declared, palette)
+    return RasterLabels(np.ascontiguousarray(values), declared, palette, picture.hidden(window))

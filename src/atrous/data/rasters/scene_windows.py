@@ -13,6 +13,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakSet
 
 import numpy as np
 
@@ -20,16 +21,18 @@ from atrous.data.file_version import raster_version
 from atrous.data.formats.tiff import TiffPicture
 from atrous.data.pixels import PictureKind, StoredPixels
 from atrous.data.rasters.gdal_picture import GdalPicture
-from atrous.data.rasters.open_raster import VRT_SUFFIX
+from atrous.data.rasters.open_raster import GDAL_SUFFIXES, VRT_SUFFIX
 from atrous.data.sources.source import Window
 from atrous.errors import AtrousError
+from atrous.fork_safety import ForkLock
 
 #: Name of the folder between a scene and the numbers of a window.
 FOLDER = "window"
 #: Suffixes of TIFF files, and of scenes that are read window by window; the others are read through GDAL.
 TIFF_SUFFIXES = (".tif", ".tiff")
-SCENE_SUFFIXES = (*TIFF_SUFFIXES, VRT_SUFFIX, ".jp2")
-#: Number of scenes that each thread keeps open. Opening one reads the positions of all its tiles.
+SCENE_SUFFIXES = (*TIFF_SUFFIXES, *GDAL_SUFFIXES)
+#: Number of scenes that the threads of a process keep open together; each thread may always have one. Opening a scene
+#: reads the positions of all its tiles.
 KEPT_OPEN = 64
 #: An open scene.
 ScenePicture = TiffPicture | GdalPicture
@@ -138,43 +141,68 @@ def window_mask(place: WindowPlace, *, any_format: bool = False) -> tuple[np.nda
     return picture.raw_mask(place.window), picture
 
 
-class _OpenScenes(threading.local):
-    """The scenes that this thread keeps open; a forked process opens its own, because files share their position."""
+class _Scenes:
+    """The scenes that a thread keeps open; they are closed when the thread ends."""
 
     def __init__(self) -> None:
         self.process = os.getpid()
         self.pictures: OrderedDict[tuple[object, ...], ScenePicture] = OrderedDict()
+        with _all_scenes_lock:
+            _all_scenes.add(self)
+
+    def close(self, kept: int = 0) -> None:
+        """Closes scenes until only a number of them is open, which were used last.
+
+        Args:
+            kept: the number.
+        """
+        while len(self.pictures) > kept:
+            self.pictures.popitem(last=False)[1].close()
+
+    def __del__(self) -> None:
+        self.close()
 
 
+class _OpenScenes(threading.local):
+    """The scenes of this thread; a forked process opens its own, because files share their position."""
+
+    def __init__(self) -> None:
+        self.scenes = _Scenes()
+
+
+_all_scenes: WeakSet[_Scenes] = WeakSet()
+_all_scenes_lock = ForkLock()
 _open = _OpenScenes()
 
 
 def _opened(file: Path, pages: str, any_format: bool = False) -> ScenePicture:
     """Returns an open scene; a changed file is opened again."""
     key = (str(file), pages, *raster_version(file))
-    if _open.process != os.getpid():
-        _open.process, _open.pictures = os.getpid(), OrderedDict()
-    picture = _open.pictures.get(key)
-    if isinstance(picture, GdalPicture) and picture.sources_changed:
-        _open.pictures.pop(key).close()
+    if _open.scenes.process != os.getpid():
+        _open.scenes = _Scenes()
+    pictures = _open.scenes.pictures
+    picture = pictures.get(key)
+    if isinstance(picture, GdalPicture) and picture.sources_changed():
+        pictures.pop(key).close()
         picture = None
     if picture is None:
         if not any_format and file.suffix.lower() not in SCENE_SUFFIXES:
             raise AtrousError(
                 f"{file}: windows are read from {', '.join(SCENE_SUFFIXES)} files: convert the scene to a GeoTIFF."
             )
+        with _all_scenes_lock:
+            others = sum(len(scenes.pictures) for scenes in _all_scenes if scenes is not _open.scenes)
+        _open.scenes.close(kept=max(0, min(len(pictures), KEPT_OPEN - others - 1)))
         is_tiff = file.suffix.lower() in TIFF_SUFFIXES
-        picture = _open.pictures[key] = TiffPicture(file, pages=pages) if is_tiff else GdalPicture(file)
-        while len(_open.pictures) > KEPT_OPEN:
-            _open.pictures.popitem(last=False)[1].close()
-    _open.pictures.move_to_end(key)
+        picture = pictures[key] = TiffPicture(file, pages=pages) if is_tiff else GdalPicture(file)
+    pictures.move_to_end(key)
     return picture
 
 
 def close_scenes() -> None:
     """Closes the scenes that this thread has open, which frees the memory of their tiles; reading opens them again."""
-    while _open.process == os.getpid() and _open.pictures:
-        _open.pictures.popitem()[1].close()
+    if _open.scenes.process == os.getpid():
+        _open.scenes.close()
 
 
 def _check_inside(place: WindowPlace, picture: ScenePicture) -> None:

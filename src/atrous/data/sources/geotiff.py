@@ -19,7 +19,14 @@ from atrous.data.pictures import read_pixels
 from atrous.data.rasters.band_names import bands_to_read, checked_names
 from atrous.data.rasters.gdal_picture import GdalPicture
 from atrous.data.rasters.open_raster import CACHE_MB as CACHE_MB
-from atrous.data.rasters.open_raster import VRT_SUFFIX, open_raster, opened_raster, rasterio_errors, rasterio_window
+from atrous.data.rasters.open_raster import (
+    GDAL_SUFFIXES,
+    VRT_SUFFIX,
+    open_raster,
+    opened_raster,
+    rasterio_errors,
+    rasterio_window,
+)
 from atrous.data.sources.source import Pixels, Source
 from atrous.errors import AtrousError
 from atrous.software_tag import UNSEALED, seal
@@ -95,9 +102,9 @@ class GeoTiffSource:
             descriptions = dataset.descriptions
         self._file: TiffPicture | GdalPicture | None = None
         self._whole = None
-        is_vrt = self.path.suffix.lower() == VRT_SUFFIX
-        if is_vrt or _is_tiff(path):
-            self._file = GdalPicture(self.path) if is_vrt else TiffPicture(path, pages=pages)
+        through_gdal = self.path.suffix.lower() in GDAL_SUFFIXES
+        if through_gdal or _is_tiff(path):
+            self._file = GdalPicture(self.path) if through_gdal else TiffPicture(path, pages=pages)
             height, width, self.bands = self._file.shape
             alpha, orientation = self._file.alpha, self._file.orientation
         else:

@@ -190,6 +190,19 @@ def warn_if_fresh(provenance: Mapping[str, Any]) -> None:
         )
 
 
+def say_tiles_of_training(tile: int | None) -> None:
+    """Says that larger scenes are segmented in tiles of the size on which the model was measured.
+
+    Args:
+        tile: `AnySize.usual` of the segmenter; None says nothing.
+    """
+    if tile is not None:
+        note(
+            f"scenes of more than {tile}×{tile} px are segmented in tiles of this size, because the model was trained "
+            "and measured on windows; --tile chooses another size"
+        )
+
+
 def write_json(results: dict[str, Any], path: Path) -> None:
     """Writes results as a JSON file with the mark of this program, atomically, and prints its path.
 

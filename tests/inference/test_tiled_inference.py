@@ -14,7 +14,7 @@ from atrous.data.sources.source import Pixels, Window
 from atrous.errors import AtrousError
 from atrous.inference.memory_estimate import available_bytes, limit_bytes, predict_bytes
 from atrous.inference.segmenter import Segmenter
-from atrous.inference.tile_grid import plan
+from atrous.inference.tile_grid import check_tiling, overlap_of, plan, tile_of_training
 from atrous.inference.tiled_inference import Counted, mean_features, segment_tiles
 from atrous.inference.whole_or_tiled import AnySize
 from atrous.models.info import aligned_side
@@ -163,6 +163,39 @@ def segmenter() -> Segmenter:
 @pytest.fixture
 def image() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 255, (300, 420, 3), np.uint8)
+
+
+def test_a_model_of_windows_segments_larger_scenes_in_tiles_as_it_was_measured(image):
+    model = segmenter_model()
+    model.info = replace(model.info, provenance={"window": 250})
+    segmenter = Segmenter(model, engine="torch", device="cpu", precision="float32")
+    assert segmenter.any_size.usual == 256
+    expected = np.zeros(image.shape[:2], np.uint8)
+    for read, kept in plan(300, 420, 256, overlap_of(256, None), segmenter.any_size._grid.step_for(256)):
+        inner = kept.within(read)
+        expected[kept.rows, kept.columns] = segmenter.whole.segment(image[read.rows, read.columns])[
+            inner.rows, inner.columns
+        ]
+    assert np.array_equal(segmenter(image).mask, expected)
+    assert np.array_equal(segmenter.looking(flip=False)(image).mask, expected)
+    sink = ArraySink(300, 420)
+    segmenter.any_size.windows(ArraySource(image), sink)
+    assert np.array_equal(sink.mask, expected)
+    whole = segmenter.whole.segment(image)
+    assert not np.array_equal(whole, expected)
+    assert np.array_equal(
+        Segmenter(model, tile=512, engine="torch", device="cpu", precision="float32")(image).mask, whole
+    )
+    assert np.array_equal(segmenter(image[:200, :200]).mask, segmenter.whole.segment(image[:200, :200]))
+
+
+@pytest.mark.parametrize(
+    ("provenance", "overlap", "tile"),
+    [({}, None, None), ({"window": 512}, None, 512), ({"window": 40}, None, 256), ({"window": 500}, 600, 640)],
+)
+def test_the_tile_of_a_training(provenance, overlap, tile):
+    assert tile_of_training(provenance, overlap) == tile
+    check_tiling(tile, overlap, None)
 
 
 def test_what_fits_is_run_whole_and_what_would_not_is_tiled_and_told(segmenter, image):

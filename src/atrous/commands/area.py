@@ -20,7 +20,15 @@ from atrous.checked_arguments import checked
 from atrous.commands._area_results import HECTARE, area_results, hectares, units_in_words
 from atrous.commands._recorded_options import recorded_run
 from atrous.commands._report_intervals import interval_in_words
-from atrous.console import console, note, progress_bar, told_if_interrupted, warn_if_fresh, write_json
+from atrous.console import (
+    console,
+    note,
+    progress_bar,
+    say_tiles_of_training,
+    told_if_interrupted,
+    warn_if_fresh,
+    write_json,
+)
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.file_headers import kinds_of
 from atrous.data.mask_value_map import IGNORE_INDEX
@@ -103,6 +111,7 @@ def area(
     worker = Worker(spec, note)
     segmenter = worker.segmenter
     warn_if_fresh(segmenter.info.provenance)
+    say_tiles_of_training(segmenter.any_size.usual)
     image = segmenter.info.preprocessing.image
     dataset = open_to_measure(reading, segmenter.info.provenance, image)
     items = dataset.split(split)

@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.markup import escape
 
 from atrous.checked_arguments import checked
-from atrous.console import console, note, progress_bar, told_if_interrupted, warn_if_fresh, write_json
+from atrous.console import (
+    console,
+    note,
+    progress_bar,
+    say_tiles_of_training,
+    told_if_interrupted,
+    warn_if_fresh,
+    write_json,
+)
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.file_headers import kinds_of
 from atrous.data.input_files import input_folders
@@ -139,6 +147,7 @@ def predict(
             check_volumes([job.picture for job in jobs])
         worker = Worker(spec, note, parts)
         warn_if_fresh(worker.segmenter.info.provenance)
+        say_tiles_of_training(worker.segmenter.any_size.usual)
         own, preprocessing = processes.part(jobs), worker.segmenter.info.preprocessing
         pictures = [job.picture for job in own if not job.case_id]
         here = [one for one in pictures if isinstance(one, Path) and slice_place(one) is None]

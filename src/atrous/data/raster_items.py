@@ -188,6 +188,16 @@ def small_windows(items: Sequence[Item], crop: tuple[int, int] | None, scale: fl
     )
 
 
+def largest_window(items: Sequence[Item]) -> int | None:
+    """Returns the largest height or width of windows of scenes, in pixels; None if no item is a window.
+
+    Args:
+        items: items of a dataset.
+    """
+    windows = [place.window for item in items if (place := window_place(item.image)) is not None]
+    return max((max(window.height, window.width) for window in windows), default=None)
+
+
 def _items(dataset: Dataset) -> Iterable[Item]:
     return (item for part in (*dataset.splits.values(), dataset.unlisted) for item in part)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise, product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from atrous.data.sources.source import Window
 from atrous.errors import AtrousError
@@ -155,6 +155,25 @@ def plan(
             )
         )
     ]
+
+
+def tile_of_training(provenance: Mapping[str, Any], overlap: int | None = None) -> int | None:
+    """Returns the tile for scenes larger than the windows on which a model was trained and measured.
+
+    Tiles of about this size make the scores of the model those of a map. In a larger picture, atrous convolutions read
+    positions that lay outside the windows, and image pooling averages over other ground.
+
+    Args:
+        provenance: the provenance in the model's info.
+        overlap: as for `check_tiling`.
+
+    Returns:
+        A multiple of `GRID`, at least the smallest of `TILES`; None if the model was not trained on windows of scenes.
+    """
+    side = provenance.get("window")
+    if not isinstance(side, int) or side < 1:
+        return None
+    return max(TILES[-1], -(-side // GRID) * GRID, (-(-(overlap or 0) // GRID) + 1) * GRID)
 
 
 def check_tiling(tile: int | None, overlap: int | None, memory: float | None) -> None:

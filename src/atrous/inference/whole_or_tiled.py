@@ -23,7 +23,7 @@ from atrous.inference.segmenter_arguments import (
     check_source_and_sink,
 )
 from atrous.inference.test_time_augmentation import logits_at
-from atrous.inference.tile_grid import GRID, TILES, Tile, TileGrid, check_tiling
+from atrous.inference.tile_grid import GRID, TILES, Tile, TileGrid, check_tiling, tile_of_training
 from atrous.inference.tiled_inference import Work, mean_features, segment_tiles
 from atrous.memory_errors import is_out_of_memory
 from atrous.models.info import Info
@@ -48,8 +48,8 @@ class AnySize:
 
     Args:
         whole: object that runs the network on a picture or on one tile of a picture.
-        tile: side of a tile, in pixels; every larger picture is tiled. None to tile only pictures that would not fit
-            into memory as a whole.
+        tile: side of a tile, in pixels; every larger picture is tiled. None for `usual`, or if this is None, to tile
+            only pictures that would not fit into memory as a whole.
         overlap: overlap of neighbouring tiles, in pixels; None for a quarter of the tile, at most 512.
         memory: memory that a picture may take, in GB; None for half of the free memory of the engine's device.
         say: function that gets a line of text when a picture is tiled, with the reason, and when memory ran out.
@@ -57,11 +57,10 @@ class AnySize:
             a new object without limits.
 
     Attributes:
-        whole: as given.
-        tile: as given.
-        overlap: as given.
-        memory: as given.
+        whole, tile, overlap, memory: as given.
         limits: as given; a new object for None.
+        usual: tile of a model that was trained on windows of scenes, if `tile` is None; else None. Image pooling then
+            averages over each tile, as in training, and not over the picture.
 
     Raises:
         AtrousError: a tile or an overlap is out of range, or memory is too small.
@@ -86,6 +85,7 @@ class AnySize:
         check_tiling(tile, overlap, memory)
         self.whole, self.tile, self.overlap, self.memory, self.say = whole, tile, overlap, memory, say
         self.limits = TileLimits() if limits is None else limits
+        self.usual = tile_of_training(whole.info.provenance, overlap) if tile is None else None
         self._grid = TileGrid(whole.info.preprocessing, whole.scales, overlap)
 
     @checked
@@ -278,18 +278,17 @@ class AnySize:
     def _tile_for(self, height: int, width: int, name: str, besides: float = 0, quiet: bool = False) -> int | None:
         """Returns the picture's tile size, or None to run it whole; reports the reason unless `quiet`.
 
-        `besides` is the memory that is needed in addition to the network's, in bytes.
+        Besides the network's memory, `besides` bytes are needed.
         """
         say = (lambda line: None) if quiet else self.say
-        given = min((tile for tile in (self.tile, self._after_memory_ran_out()) if tile), default=None)
+        chosen = (self.tile or self.usual, self._after_memory_ran_out())
+        given = min((tile for tile in chosen if tile), default=None)
         if given is not None and max(height, width) > given:
-            if not quiet:
+            if not quiet and given != self.usual:
                 self._say_off_grid(given, name)
             return given
-        if self.tile is not None:
-            return None
         info, crf = self.whole.info, self.whole.crf is not None
-        if self.memory is None and surely_fits(self.whole, height, width):
+        if chosen[0] is not None or (self.memory is None and surely_fits(self.whole, height, width)):
             return None
         limit = limit_bytes(self.memory, self.whole.engine.device)
         predict = partial(predict_bytes, info, crf=crf, scale=max(self.whole.scales))
@@ -389,7 +388,7 @@ class AnySize:
         Returns the means (None if not needed), the work of this pass, and the progress function for the next pass.
         """
         height, width, _ = source.shape
-        if not self.whole.pools or max(height, width) <= tile:
+        if not self.whole.pools or max(height, width) <= tile or self.usual is not None:
             return None, Work(0, 0, 0, 0), progress
         show = progress or (lambda done, total: None)
         seen, grid = self._grid.seen(height, width), self._grid.step_for(tile)

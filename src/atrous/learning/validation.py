@@ -13,6 +13,7 @@ import torch
 from atrous import model_file
 from atrous.charts import confusion_picture
 from atrous.data.dataset import Dataset, Item
+from atrous.data.raster_items import largest_window
 from atrous.device import precision_name
 from atrous.inference.picture_input import middle_slice
 from atrous.inference.prediction import Prediction
@@ -94,6 +95,7 @@ class Validation:
             "recipe": self.recipe.name,
             "data": Path(self.recipe.data.root).name,
             **({"groups": self.recipe.data.groups} if self.recipe.data.groups else {}),
+            **({} if (window := largest_window(self.items)) is None else {"window": window}),
             "epoch": progress.epochs_begun,
             "training_minutes": round(progress.seconds / 60, 1),
         }

@@ -66,7 +66,12 @@ def resize_rows(features: Tensor, size: Sequence[int], rows: range, align_corner
 
 
 def class_probabilities(logits: Tensor) -> Tensor:
-    """Returns N×K×H×W probabilities for N×K×H×W logits, by softmax; for one logit N×2×H×W, by sigmoid."""
+    """Returns probabilities.
+
+    For N×K×H×W logits with K ≥ 2, the probabilities are N×K×H×W, by softmax. For N×1×H×W
+       logits, they are N×2×H×W, by
+    sigmoid.
+    """
     if logits.shape[1] == 1:
         logits = torch.cat([torch.zeros_like(logits), logits], 1)
     return logits.softmax(1)
@@ -266,7 +271,11 @@ def initialise(head: nn.Module) -> None:
 
 
 def initialise_relu(module: nn.Module) -> None:
-    """Applies He initialisation, in place, to convolutions with a bias that are followed by ReLU without batch norm."""
+    """Applies He initialisation, in place, to all convolutions of a module.
+
+    Each convolution must have a bias, and be
+       followed by ReLU without batch norm.
+    """
     for conv in module.modules():
         if isinstance(conv, nn.Conv2d):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")

@@ -137,7 +137,8 @@ class VolumeUpload:
         assert self._volume is not None
         info, files = self._settings.model.segmenter.info, {SUFFIXES["nifti"]: self._file(mask, "nifti")}
         if is_series(self._path):
-            with suppress(AtrousError):  # the series or this installation cannot have one
+            # no DICOM-SEG if it cannot be written for this series, or if the required packages are not installed
+            with suppress(AtrousError):
                 files[SUFFIXES["dicom-seg"]] = self._file(mask, "dicom-seg")
         return view_of(self._volume, [mask], window=info.preprocessing.image.windows[0], voxels=VIEW_VOXELS).packed(
             files

@@ -63,9 +63,9 @@ class Diagnosis:
         proposed_classes: a class table that fits the values in the masks; None if the present table fits, or if no
             single table can be proposed.
         turned: pictures turned by their EXIF tag whose masks do not clearly fit them.
-        proposed_split: a new split of the pictures whose split was drawn at random. It keeps groups, pictures of the
-            same ground, and near copies together. It is the present split if the present split already does so, and
-            empty if lists or folders define the split.
+        proposed_split: the split that ``--write-split`` writes, for pictures that were divided at random. If groups,
+            pictures of the same ground and near copies are already together, this is the present split; otherwise, it
+            is a new split that keeps them together. Empty if lists or folders define the split.
         proposes_split: whether `proposed_split` differs from the split in use.
         taken: channels of the pictures that were examined.
     """
@@ -214,7 +214,8 @@ def examine(
     )
     turned, shared = judge_turned(pairs), find_shared(dataset, by_split)
     to_write = _split_to_write(dataset, pairs, bool(shared))
-    # if there are errors, missing labels are not reported, too: the errors may be their cause
+    # if there are errors, missing labels are not reported in addition, because the errors may be the cause of the
+    # missing labels
     unfit = list(obstacles(images, classes, {} if errors else pixels, train, val, dataset.nouns))
     return Diagnosis(
         root=dataset.root,
@@ -269,7 +270,8 @@ def open_to_examine(
     inputs: Mapping[str, str] | None = None,
     window: int | None = None,
 ) -> tuple[Dataset, ClassTable | None]:
-    """Opens a dataset that may have no class table; volumes are items as a whole, and scenes window by window.
+    """Opens a dataset, with or without a class table. Each whole volume is one item, and each window of a scene is one
+    item.
 
     Args:
         root: the dataset's folder.

@@ -68,8 +68,7 @@ def resize_rows(features: Tensor, size: Sequence[int], rows: range, align_corner
 def class_probabilities(logits: Tensor) -> Tensor:
     """Returns probabilities.
 
-    For N×K×H×W logits with K ≥ 2, the probabilities are N×K×H×W, by softmax. For N×1×H×W
-       logits, they are N×2×H×W, by
+    For N×K×H×W logits with K ≥ 2, the probabilities are N×K×H×W, by softmax. For N×1×H×W logits, they are N×2×H×W, by
     sigmoid.
     """
     if logits.shape[1] == 1:
@@ -273,8 +272,7 @@ def initialise(head: nn.Module) -> None:
 def initialise_relu(module: nn.Module) -> None:
     """Applies He initialisation, in place, to all convolutions of a module.
 
-    Each convolution must have a bias, and be
-       followed by ReLU without batch norm.
+    Each convolution must have a bias, and be followed by ReLU without batch norm.
     """
     for conv in module.modules():
         if isinstance(conv, nn.Conv2d):

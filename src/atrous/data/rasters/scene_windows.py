@@ -144,8 +144,7 @@ def window_mask(place: WindowPlace, *, any_format: bool = False) -> tuple[np.nda
 class _OpenScenes(threading.local):
     """The scenes that this thread keeps open.
 
-    A forked process opens the scenes again, because parent and child would
-       share the read offset of each open file.
+    A forked process opens the scenes again, because parent and child would share the read offset of each open file.
     """
 
     def __init__(self) -> None:

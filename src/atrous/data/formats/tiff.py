@@ -27,8 +27,8 @@ from atrous.errors import AtrousError
 
 #: First bytes of TIFF and BigTIFF files, little and big endian.
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-#: In an untrusted file, all strips and tiles together may be at most this many times as large as the file; the factor
-#: is above 1 because equal strips or tiles may share bytes.
+#: In an untrusted file, all strips and tiles together may have at most this many times the bytes of the file. The
+#: factor is above 1, because equal strips or tiles may share bytes.
 MOST_TIMES_LISTED = 4
 #: Allowed values of `pages`.
 PAGES = ("first", "channels")
@@ -197,18 +197,18 @@ class TiffPicture:
 
     @property
     def _metadata(self) -> str:
-        """GDAL's metadata of the bands, XML; "" if there is none for the bands that are read."""
+        """GDAL's metadata of the bands, as XML; "" if there are no metadata for the bands that are read."""
         text = self._page.tags.valueof(_GDAL_METADATA)
         return text if self._bands_as_stored and isinstance(text, str) else ""
 
     @property
     def _bands_as_stored(self) -> bool:
-        """Whether the bands of the picture are those of the first page, and not of several pages or of a palette."""
+        """Whether the picture has the bands of the first page, and not those of several pages or of a palette."""
         return len(self._stored) == 1 and self.shape[2] == self._stored[0].shape[2]
 
     @property
     def dtype(self) -> np.dtype:
-        """The data type of `StoredPixels.values`; it follows from the header."""
+        """The data type of `StoredPixels.values`, from the header."""
         empty = np.zeros((1, 1, self._stored[0].shape[2]), self._stored[0].dtype)
         return self._values(empty).dtype
 
@@ -323,7 +323,8 @@ class TiffPicture:
         return read
 
     def _check_listed(self) -> None:
-        """Raises AtrousError if the strips and tiles of an untrusted file share too many bytes: each is read alone."""
+        """Raises AtrousError if strips and tiles of an untrusted file share too many bytes: each strip is read
+        separately."""
         listed, size = sum(page.listed_bytes for page in [*self._stored, *self._masks]), self._file.filehandle.size
         if self._strangers and listed > MOST_TIMES_LISTED * size:
             raise AtrousError(
@@ -353,7 +354,7 @@ class TiffPicture:
         return missing if missing.any() else None
 
     def _empty(self, stored: np.ndarray, missing: np.ndarray | None) -> tuple[int, ...]:
-        """Returns the bands without data in the whole file, of those without data in a window."""
+        """Returns those bands without data in a window that have no data in the whole file, either."""
         if self.alpha is not None:
             return ()
         page = self._stored[0]

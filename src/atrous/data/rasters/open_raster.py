@@ -1,4 +1,4 @@
-"""Opens rasters with rasterio; its errors become errors that name the file and the cause."""
+"""Opens rasters with rasterio; errors of rasterio become errors that name the file and the cause."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from atrous.errors import AtrousError, missing_extra
 
 #: Size of GDAL's cache of blocks in MB; GDAL's default is 5 % of the memory.
 CACHE_MB = 128
-#: Suffix of GDAL's virtual rasters, which name the files that contain their pixels.
+#: Suffix of GDAL's virtual rasters (VRT). A VRT names the files that contain its pixels.
 VRT_SUFFIX = ".vrt"
-#: Names of sources of a VRT that are no files of this machine: GDAL's virtual files, and names such as "NETCDF:a.nc:t".
+#: Names of sources of a VRT that are not files of this machine: GDAL's virtual files, and names such as
+#: "NETCDF:a.nc:t".
 _NO_FILE = re.compile(r"/vsi|[A-Za-z][A-Za-z0-9_+.-]+:")
 
 
@@ -61,8 +62,8 @@ def opened_raster(path: str | Path) -> Any:
         path: the file.
 
     Raises:
-        AtrousError: rasterio is not installed; the file is missing or damaged; or it is a VRT, and a file is missing
-            from which it takes pixels.
+        AtrousError: rasterio is not installed; the file is missing or damaged; or the file is a VRT that takes pixels
+            from a missing file.
     """
     with rasterio_errors(path) as rasterio:
         dataset = rasterio.open(path)
@@ -104,7 +105,7 @@ def rasterio_window(window: tuple[int, int, int, int]) -> Any:
 
 
 def source_files(path: str | Path) -> list[Path]:
-    """Returns the files from which a VRT takes its pixels, also missing ones; [] for any other file.
+    """Returns the files from which a VRT takes its pixels, also missing files; [] for any other file.
 
     Args:
         path: any file; [] for a VRT that cannot be read.
@@ -128,7 +129,7 @@ def files_of(dataset: Any) -> list[Path]:
 
 
 def _check_source_files(path: str | Path, dataset: Any) -> None:
-    """Checks that the sources of a VRT exist, because GDAL notices a missing one only when it reads its pixels."""
+    """Checks that the sources of a VRT exist; GDAL notices a missing source only when it reads its pixels."""
     missing = [one for one in files_of(dataset) if not one.exists()] if dataset.driver == "VRT" else []
     if missing:
         more = f" and from {len(missing) - 1} more files, which are" if len(missing) > 1 else ", which is"

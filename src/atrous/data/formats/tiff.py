@@ -323,8 +323,7 @@ class TiffPicture:
         return read
 
     def _check_listed(self) -> None:
-        """Raises AtrousError if strips and tiles of an untrusted file share too many bytes: each strip is read
-        separately."""
+        """Raises AtrousError if an untrusted file has strips and tiles that share too many bytes."""
         listed, size = sum(page.listed_bytes for page in [*self._stored, *self._masks]), self._file.filehandle.size
         if self._strangers and listed > MOST_TIMES_LISTED * size:
             raise AtrousError(

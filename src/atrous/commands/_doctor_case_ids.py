@@ -46,7 +46,7 @@ def case_ids_of_dataset(table: Path, reading: DatasetSpec) -> DatasetCaseIds:
 
 
 def other_names(dataset: Dataset, items: list[Item], cases: DatasetCaseIds) -> dict[str, str]:
-    """Returns replacements for all names in a dataset's folder that have no id, such as the name of a doctor's letter.
+    """Returns replacements for all names in a dataset's folder that have no id, such as the name of a letter.
 
     Args:
         dataset: the dataset.

@@ -308,8 +308,7 @@ def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
 def most_confused_pictures(evaluation: Record) -> list[tuple[str, Record, tuple[int, int]]]:
     """Returns (title, record, pair) for the most confused pairs of classes.
 
-    The record belongs to the picture in which the most pixels of the pair's first class are predicted as the second
-    class.
+    The record is that of the picture with the most pixels of the pair's first class that are predicted as the second.
     """
     names = [entry["name"] for entry in evaluation["classes"]]
     found = []

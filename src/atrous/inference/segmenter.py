@@ -241,8 +241,7 @@ class Segmenter:
         """Reads a picture with the channels that the model takes, and finds the pixels that have data.
 
         Args:
-            picture: path, URL, PIL image or array; or a dict with one of them for each input, as in a call of the
-                segmenter.
+            picture: path, URL, PIL image or array; or a dict with one of them for each input, as in a call.
 
         Raises:
             AtrousError: the picture is unreadable or has channels that this model does not take.

@@ -351,8 +351,7 @@ class AnySize:
         pooled: tuple[np.ndarray, ...] | None,
         scores: Sequence[np.ndarray] | None,
     ) -> np.ndarray:
-        # masks that are computed from scores may differ from the engine's masks at pixels where classes tie
-        if scores is None or self.whole.plain:
+        if scores is None or self.whole.plain:  # masks from scores may differ from masks of the engine if classes tie
             return self.whole.segment(image, valid, pooled)
         return self.whole.decide(scores, image, self.whole.crf, valid)
 

@@ -41,8 +41,7 @@ SPLIT_KEY = re.compile(
     r"([_-]?(?:set|split|list|ids?|images?|imgs?|files?|names|data|samples|items|idxs?|index|indices))?",
     re.IGNORECASE,
 )
-# under these keys, every value is a split; under the other keys of SPLIT_HEADS, a value may be, for example, a disease
-# stage
+# under these keys, every value is a split; under other keys in SPLIT_HEADS, a value may be a disease stage
 _SURE_HEADS = frozenset(["split", "splits", "subset", "partition"])
 #: Keys whose value is the number of a fold, or states whether a picture belongs to a certain split.
 FOLD_HEADS = frozenset(["fold", "kfold", "folds", "is_train", "is_training", "is_test"])

@@ -285,7 +285,7 @@ def report(name: str, results: dict[str, Any]) -> None:
     sides, height, width = facts["sides"], *results["size"]
     print(
         f"\n{name}, {height}×{width}: parameters {facts['parameters']}, GFLOP {facts['gflop']}, "
-        f"{sides['peer']['boundary']:.1%} boundary cells\n\n| side | ms | × | same pixels | MB | of peak |\n"
+        f"{sides['peer']['boundary']:.1%} boundary cells\n\n| program | ms | × | same pixels | MB | of peak |\n"
         "|---|---|---|---|---|---|"
     )
     for side, figures in sides.items():

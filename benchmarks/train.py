@@ -248,7 +248,7 @@ def machine() -> dict[str, Any]:
 def report(sides: dict[str, dict[str, float]]) -> None:
     """Prints the table, with ratios to smp's float32 loop."""
     plain = sides["smp float32"]
-    print("\n| side | images/s | × | peak GB | × |\n|---|---|---|---|---|")
+    print("\n| program | images/s | × | peak GB | × |\n|---|---|---|---|---|")
     for side, figures in sides.items():
         faster = figures["images_per_second"] / plain["images_per_second"]
         smaller = figures["peak_gb"] / plain["peak_gb"]

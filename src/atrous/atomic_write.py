@@ -22,7 +22,7 @@ MOST_OF_NAME = 50
 
 @contextmanager
 def atomic_path(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
-    """Gives a temporary path to write to, and renames it to `path` if the context ends without an error.
+    """Provides a temporary path to write to; if the context ends without an error, the file is renamed to `path`.
 
     After an error, the temporary file is removed, and an existing file at `path` is unchanged. If `path` is a symbolic
     link, the target of the link is replaced. A new file gets the permissions that the umask allows; a replaced file
@@ -94,7 +94,7 @@ def write_text(path: str | Path, text: str, *, sync: bool = False) -> None:
 
 @contextmanager
 def temporary_folder(path: str | Path) -> Iterator[Path]:
-    """Gives an empty temporary folder on the disk of `path`, and removes it at the end of the context.
+    """Provides an empty temporary folder on the disk of `path`, and removes it at the end of the context.
 
     A file or folder can be written there completely, and then be renamed to `path`.
 
@@ -119,7 +119,8 @@ def temporary_folder(path: str | Path) -> Iterator[Path]:
 def is_stream(path: Path) -> bool:
     """Returns whether a path is a device or a pipe, such as /dev/stdout; these have no content that could be lost."""
     if str(path.parent) in ("/dev", "/dev/fd") or path.parts[:2] == ("/", "proc"):
-        return True  # also if a shell redirects the stream to a file, because a new file must not replace that file
+        # also true if a shell redirects the stream to a file, because a new file must not replace this file
+        return True
     return path.exists() and not path.is_file() and not path.is_dir()
 
 

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from atrous.fonts import draw_text, labels, text_width
 
-WIDTH, HEIGHT = 360, 232  # about the size of a chart on the page in pixels, so that its text is not scaled
+WIDTH, HEIGHT = 360, 232  # about the size in pixels of a chart on the page, so that the text of the chart is not scaled
 LEFT, RIGHT, TOP, BOTTOM = 46, 350, 26, 206  # the edges of the plotted area
 PICTURE_SIDE = 640  # longer side of an embedded picture in pixels: sharp if enlarged, but small in the file
 WRONG = np.array([224, 45, 45], np.uint8)  # colour of wrong pixels in an error map; all other pixels are grey
@@ -46,7 +46,7 @@ class Curve:
 
 
 def binned_curve(name: str, points: Points, bins: int = 72) -> Curve:
-    """Returns a curve of bin means, each with the range of its bin, so that the spikes of a long run remain visible.
+    """Returns a curve of bin means. Each mean has the range of its bin, so the spikes of a long run remain visible.
 
     Args:
         name: name of the shown quantity.
@@ -319,7 +319,7 @@ def confusion_picture(counts: NDArray[np.int64], names: Sequence[str], cell: int
     Args:
         counts: K×K, row = truth, column = prediction.
         names: names of the K classes. A name that no font of this system can draw is replaced by the class index.
-        cell: side of an entry in pixels. An entry shows its percentage of the row if that is ≥ 1 %.
+        cell: side of an entry in pixels. An entry shows its percentage of the row if the percentage is ≥ 1 %.
 
     Returns:
         H×W×3.

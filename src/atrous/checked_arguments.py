@@ -98,7 +98,7 @@ def as_dict(value: Any, name: str) -> dict[Any, Any] | None:
 
 
 def check_usable(value: Any, name: str, above: tuple[int, ...] = ()) -> None:
-    """Refuses numbers beyond the range of floats, and broken objects: those whose own code raises errors.
+    """Refuses numbers beyond the range of floats, and broken objects, which are objects whose own code raises errors.
 
     Args:
         value: any object; the items of lists, tuples, sets and dicts are checked, too.
@@ -255,7 +255,7 @@ def _kinds_of(annotation: Any) -> tuple[str, ...]:
 
 
 def _is_plain(kind: str) -> bool:
-    """Returns whether `checked` converts arguments to this type: it is in `WORDS`, a list of these, or a Literal."""
+    """Returns whether `checked` converts arguments to this type: one in `WORDS`, a list of such types, or a Literal."""
     outer, bracket, _ = kind.partition("[")
     if bracket and outer in SEVERAL:
         return _each(kind) in WORDS

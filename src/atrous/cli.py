@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None, package: str = COMMANDS) -> int
     if arguments is None and sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         _start_again_in_utf8()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments is None:  # as a program, where handlers of the root logger would print the messages again
+    if arguments is None:  # when atrous runs as a program, handlers of the root logger would print the messages again
         logging.getLogger("atrous").propagate = False
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # characters that the locale cannot encode, such as "≈", must not fail
@@ -170,7 +170,7 @@ def _add_argument(parser: Any, option: Option) -> None:
         parser.add_argument(option.name, type=option.item, nargs="+" if option.takes_several else None)
     elif option.is_switch:
         parser.add_argument(option.flag, action="store_true")
-    elif option.is_place and not option.takes_several:  # Path would reduce the two slashes of a URL to one
+    elif option.is_place and not option.takes_several:  # Path would remove one of the two slashes of a URL
         parser.add_argument(option.flag, type=str, default=None if option.default is None else str(option.default))
     else:
         several = option.takes_several and option.count is None
@@ -269,7 +269,7 @@ def _parse_recipe(parser: Any, words: list[str], recipe: Any, known: dict[str, O
         restore_config(Path(resumed))
         words = [str(Path(resumed) / "config.yaml"), *words]
     if words and not words[0].startswith("-"):
-        recorded = asdict(read_recipe(words[0]))  # its messages are clearer than the parser's
+        recorded = asdict(read_recipe(words[0]))  # these messages are clearer than those of the parser
         # as JSON in ASCII, because the parser reads files in the encoding of the locale
         words = ["--config", json.dumps(recorded), *words[1:]]
     _check_flags(parser, words)
@@ -297,7 +297,7 @@ def _recipe_first(words: list[str], known: dict[str, Option]) -> list[str]:
 
 
 def _check_flags(parser: Any, words: list[str]) -> None:
-    """Refuses an unknown flag before the parser does, because the message shall name the nearest flag."""
+    """Refuses an unknown flag before the parser does, so that the message names the nearest flag."""
     flags = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
     for word in words:
         flag = word.partition("=")[0]

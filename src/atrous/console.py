@@ -66,8 +66,8 @@ class _Stream:
 
 #: The console for standard output; it neither highlights nor wraps text, so that users can copy it.
 console = Console(file=cast(IO[str], _Stream("stdout")), highlight=False, soft_wrap=True)
-#: The console for messages that must appear even if `console` is quiet. `console` is quiet in all processes of a
-#: distributed run except the first.
+#: The console for messages that must appear even if `console` is quiet. In a distributed run, `console` is quiet in all
+#: processes except the first.
 error_console = Console(file=cast(IO[str], _Stream("stderr")), highlight=False, soft_wrap=True, style="yellow")
 
 
@@ -161,7 +161,7 @@ def notes_once() -> Iterator[None]:
 
 
 def each_once(say: Callable[[str], object]) -> Callable[[str], None]:
-    """Returns a function that passes each sentence on once, and does nothing when it is called with it again.
+    """Returns a function that passes each sentence on once, and does nothing when a sentence is repeated.
 
     Args:
         say: called with each new sentence.

@@ -42,7 +42,8 @@ def unknown_name(kind: str, given: Any, allowed: Iterable[str]) -> AtrousError:
     Args:
         kind: kind of the name, such as "backbone" or "layout".
         given: the name as the user wrote it; an object of another type is described.
-        allowed: all accepted names; of more than 20, only the nearest are listed, or the first eight if none is near.
+        allowed: all accepted names. If there are more than 20, the message lists only the nearest names, or the first
+            eight if no name is near.
 
     Returns:
         The error; the caller raises it.
@@ -106,7 +107,7 @@ def shown(value: Any) -> str:
     """Returns a value for a message: its type, and the beginning of its text.
 
     Args:
-        value: any object, also one whose `repr`, length or `shape` raises an error.
+        value: any object, even an object whose `repr`, length or `shape` raises an error.
     """
     try:
         return _described(value)

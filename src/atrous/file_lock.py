@@ -35,7 +35,8 @@ def _locked_by_fcntl(path: Path) -> Iterator[bool]:
     assert fcntl is not None
     with path.open("ab") as file:  # "wb" would truncate the file
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: data workers would inherit its lock
+            # flock is not used, because data workers would inherit its lock
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             locked = True
         except (BlockingIOError, PermissionError):
             locked = False

@@ -23,7 +23,7 @@ from atrous import logger
 BITMAP_SIZES = (109, 136, 128, 160, 96, 64)
 #: A code point that Unicode never assigns; its glyph is the font's sign for a missing letter.
 NO_LETTER = "\U0010ffff"
-#: Font size in pixels for checking whether a font has a letter.
+#: Font size in pixels at which it is checked whether a font has a letter.
 ASKED_SIZE = 20
 #: Words in a font's file name that lower its priority, because labels use upright, regular fonts without serifs.
 OTHER_STYLES = frozenset(
@@ -169,7 +169,7 @@ def _runs(text: str) -> list[tuple[str | None, str]] | None:
     """
     clusters = _clusters(text)
     if not features.check("raqm") and any(_needs_shaping(letter) for letter in text):
-        return None  # without shaping, letters would be separated or in the wrong order
+        return None  # without text shaping, letters would be separated or in the wrong order
     fonts: tuple[str | None, ...] = (None, *_system_fonts())
     if not any(map(_is_emoji, clusters)):
         whole = next((path for path in fonts if all(_has(path, cluster) for cluster in clusters)), "")

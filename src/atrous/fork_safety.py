@@ -55,7 +55,7 @@ class ForkLock:
         self._lock.release()
 
     def after_fork(self) -> None:
-        """Replaces the lock in a child. It stays held if this thread held it; see `lost` if another thread did."""
+        """Replaces the lock in a child. It stays held if this thread held it; if another thread held it, see `lost`."""
         locked, self._lock = self._lock.locked(), threading.Lock()
         if locked and self._owner == threading.get_ident():
             self._lock.acquire()

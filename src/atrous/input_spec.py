@@ -50,9 +50,9 @@ class Input:
         normalize: "fixed" for (value − mean) / std; "window" to clip values to `window` first; "per_image" for the mean
             and the standard deviation of each picture itself, with `mean` 0 and `std` 1.
         window: (lowest, highest) value for the clipping, in raw units; None for no clipping. A volume may consist of
-            several scans (contrasts, such as T1 and FLAIR). If these are normalised differently, `window` has one entry
-            per contrast: a window, or None for a contrast that is normalised by its own mean and standard deviation in
-            each volume. For such a contrast, `mean` is 0 and `std` is 1.
+            several scans (contrasts, such as T1 and FLAIR). If the contrasts are normalised differently, `window` has
+            one entry per contrast: a window, or None for a contrast that is normalised by its own mean and standard
+            deviation in each volume. For such a contrast, `mean` is 0 and `std` is 1.
         slices: number of neighbouring slices of a volume that form the channels, odd, 1–31; 1 for a single slice
             and for pictures.
         planes: planes of the slices of a volume: "axial", "coronal", "sagittal"; () for pictures. Training uses the

@@ -107,7 +107,7 @@ def _record_text(info: Info) -> str:
         text = json.dumps(info.to_dict(), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise AtrousError(f"the model's info cannot be written as JSON: {error}. Nothing was written.") from error
-    if len(text) > MAX_HEADER_BYTES // 2:  # leaves space for escaped quotes and the rest of the header
+    if len(text) > MAX_HEADER_BYTES // 2:  # this limit leaves space for escaped quotes and for the rest of the header
         raise AtrousError(
             f"the model's info is {len(text)} characters long, more than the {MAX_HEADER_BYTES // 2} that a model file "
             "can store: shorten it."
@@ -146,7 +146,8 @@ def load(path: str | Path, *, output_stride: int | None = None) -> SegmentationM
         raise AtrousError(f"{path} is truncated or damaged: {error}.") from error
     if metadata.get("sha256") != _digest(metadata["atrous"], tensors):
         raise AtrousError(f"{path} was altered or damaged after it was saved: its checksum does not match.")
-    with on_meta_device():  # because a wrong record may describe a network that fills the memory
+    # checked before the network is built, because a wrong record may describe a network that fills the memory
+    with on_meta_device():
         _check_shapes(tensors, models.build(info.architecture, info.arguments).state_dict(), path)
     model = models.build(info.architecture, info.arguments)
     model.load_state_dict(tensors)

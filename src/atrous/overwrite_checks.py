@@ -32,7 +32,7 @@ JSON_KEY = "written_by"
 TABLE_MARK = f"# Class table, written by {MARK}."
 #: The beginning of a recipe with every field, such as a run's config.yaml.
 RECIPE_MARK = f"# A recipe of {MARK}"
-#: Keys of a file of `evaluate --json`. They identify files of earlier versions, which had no mark.
+#: Keys of a file of `evaluate --json`. They identify files that earlier versions wrote without a mark.
 EVALUATION_KEYS = {"model", "data", "split", "confusion", "per_image"}
 #: The mark of an HTML page; pages of earlier versions have no generator and are identified by their title.
 PAGE_MARK = re.compile(r'<meta name="generator" content="atrous\b|<title>[^<]* · atrous (report|explain)</title>')
@@ -60,7 +60,7 @@ class Output:
         path: the file.
         kind: the kind of file that may be replaced, for messages, such as "picture".
         is_ours: function that returns whether an existing file is an earlier output of that kind.
-        folder: for one of several files in an output folder, the folder that the argument gives.
+        folder: if the output is one of several files in an output folder, the folder that the argument gives.
     """
 
     flag: str
@@ -158,7 +158,7 @@ def _check_place(output: Output) -> None:
             f"{output.path} exists and is a folder, not {_with_article(output.kind)} of atrous. "
             f"Choose another --{output.flag}."
         )
-    above = Path(os.path.realpath(output.path)).parent  # the folder of the temporary file
+    above = Path(os.path.realpath(output.path)).parent  # the folder in which the temporary file would be written
     while not above.exists() and above != above.parent:
         above = above.parent
     if not above.is_dir():

@@ -25,8 +25,8 @@ from atrous.models.wrapper_prefixes import without_wrappers
 SIDES = (MINIMUM_SIDE_OF_ONE, 65, 129)
 #: Settings of layers that change the scores and that a state dict does not contain.
 SETTINGS = ("stride", "padding", "dilation", "groups", "padding_mode", "eps")
-#: Largest allowed difference of two scores as a share of their variation: on a CPU, on a GPU, and in 16 bits.
-#: A CPU computes equal bits for equal layers; a GPU may use another algorithm.
+#: Largest allowed difference of two scores as a share of their variation: on a CPU, on a GPU, and in 16 bits. A CPU
+#: computes equal bits for equal layers; a GPU may use a different algorithm each time.
 SHARE, SHARE_OF_GPU, SHARE_OF_16_BITS = 1e-5, 1e-3, 2e-2
 
 CURE = (
@@ -138,7 +138,8 @@ def _compare(found: Tensor, expected: Tensor, share: float) -> None:
 @contextmanager
 def _uncompiled() -> Iterator[None]:
     """Runs compiled modules in eager mode during the context, because a new picture size would start a compilation."""
-    if "torch._dynamo" not in sys.modules:  # its import takes seconds, and without it nothing is compiled
+    # importing this module takes seconds; if it is not imported, no module is compiled
+    if "torch._dynamo" not in sys.modules:
         yield
         return
     with torch.compiler.set_stance("force_eager"):

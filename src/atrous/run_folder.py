@@ -127,7 +127,8 @@ def new_run(out: Path | None, name: str) -> Path:
     Raises:
         AtrousError: the folder contains a run already, or cannot be created.
     """
-    check_new_run(out, [], overwrite=True)  # again: another process may have written files since the first check
+    # checked again, because another process may have written files since the first check
+    check_new_run(out, [], overwrite=True)
     run, number = out or Path("runs") / name, 2
     try:
         run.parent.mkdir(parents=True, exist_ok=True)

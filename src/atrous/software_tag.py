@@ -1,9 +1,10 @@
 """The mark in PNG, TIFF, NIfTI and DICOM files of this program: "atrous" and a checksum of pixels and their position.
 
 The mark is in the Software field (in NIfTI: descrip) and changes no pixel. If an editor changes pixels but keeps this
-field, the checksum no longer matches the pixels. The checksum covers the position on Earth of a GeoTIFF and the header
-of a NIfTI file, too, because users may correct them. In DICOM, the mark is in the preamble, with a checksum of all
-bytes that follow the preamble. Files of polygons contain the mark as a text, with a checksum of all other bytes.
+field, the checksum no longer matches the pixels. The checksum also covers the position on Earth of a GeoTIFF and the
+header of a NIfTI file, because users may correct the position or the header. In DICOM, the mark is in the preamble,
+with a checksum of all bytes that follow the preamble. Files of polygons contain the mark as a text, with a checksum of
+all other bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SOFTWARE, STRIPS, TILES = 305, (273, 279), (324, 325)
 POSITION = (33550, 33922, 34264, 34735, 34736, 34737)
 #: TIFF's types of whole numbers and their `struct` codes: SHORT, LONG, and BigTIFF's LONG8.
 NUMBERS = {3: "H", 4: "I", 16: "Q"}
-#: Number of bytes of a value of each of these types, and of DOUBLE; a value of another type counts as one byte.
+#: Number of bytes of a value, for each of the types above and for DOUBLE. A value of any other type counts as one byte.
 SIZES = {**{kind: struct.calcsize(code) for kind, code in NUMBERS.items()}, 12: 8}
 #: Largest number of directory entries that is read; TIFFs of this program have fewer.
 MOST_ENTRIES = 4096
@@ -129,7 +130,7 @@ def is_sealed(file: Path | BinaryIO) -> bool:
 
 
 def is_marked(file: Path | BinaryIO) -> bool:
-    """Returns whether a PNG, TIFF, NIfTI or DICOM file has the mark, also if pixels or position were changed later.
+    """Returns whether a PNG, TIFF, NIfTI or DICOM file has the mark, even if pixels or position were changed later.
 
     Args:
         file: path of the file, or the file open for reading.

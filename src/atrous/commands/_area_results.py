@@ -15,7 +15,7 @@ from atrous.learning.area_estimate import area_intervals, estimate_areas
 from atrous.learning.bootstrap import DRAWS, LEVEL, SEED, Interval
 from atrous.learning.confusion_matrix import none_if_nan
 
-#: The condition of all estimates, which no computation can check.
+#: The condition under which all estimates are right. No computation can check it.
 CONDITION = (
     "The split is no random sample of the mapped area. The estimates and intervals are right only if the model makes "
     "the same errors in the mapped area as in the split. If the pictures of the split were chosen by hand, or show "
@@ -35,7 +35,7 @@ def area_results(
 ) -> dict[str, Any]:
     """Returns the estimated areas, their intervals, and the remarks on both, as plain values.
 
-    A class of the map that is never predicted in the split is left out: nothing is known about its errors.
+    If a class on the map is never predicted in the split, nothing is known about its errors, so the class is left out.
 
     Args:
         mapped: K, area of each class on the map, in m²; not all 0.

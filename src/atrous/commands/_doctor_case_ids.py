@@ -1,4 +1,4 @@
-"""Findings of `atrous doctor` that name no patient."""
+"""Findings of `atrous doctor` that do not name patients."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def case_ids_of_dataset(table: Path, reading: DatasetSpec) -> DatasetCaseIds:
 
 
 def other_names(dataset: Dataset, items: list[Item], cases: DatasetCaseIds) -> dict[str, str]:
-    """Returns replacements for all names in the folder of a dataset that have no id, such as those of a letter.
+    """Returns replacements for all names in a dataset's folder that have no id, such as the name of a letter.
 
     Args:
         dataset: the dataset.
@@ -64,7 +64,7 @@ def other_names(dataset: Dataset, items: list[Item], cases: DatasetCaseIds) -> d
             continue
         new = "another folder" if path.is_dir() else "another file"
         found |= {path.name: new, volume_stem(path): new}
-        if path.parent not in series:  # else the path begins with the path of a volume, which has an id
+        if path.parent not in series:  # otherwise, the path begins with the path of a volume, which has an id
             found[str(path)] = new
     return {name: new for name, new in found.items() if name}
 

@@ -35,7 +35,7 @@ SIDE, TURNED_SIDE, MARGIN = 320, 400, 10
 OUTLINE_COLOR: Color = (255, 0, 255)
 UNKNOWN_COLOR: Color = (255, 0, 255)
 _OPACITY = 0.4  # opacity of a class's colour inside its outline
-_STRIPE = 4  # width in pixels of the stripes on void pixels, between which the picture stays visible
+_STRIPE = 4  # width in pixels of the stripes on void pixels; the picture stays visible between the stripes
 _TEXT = 14  # height of letters in pixels
 _TURNED = "turned_by_exif"
 
@@ -46,7 +46,7 @@ class Drawn:
 
     Attributes:
         path: the file.
-        words: description of the file's content.
+        words: description of the content of the file.
     """
 
     path: Path
@@ -314,7 +314,7 @@ def _labels(stored: StoredMask, table: ClassTable, valid: np.ndarray | None) -> 
 
 
 def _evenly(count: int, some: int) -> list[int]:
-    """Returns all numbers below ``count``: first ``some`` evenly chosen ones, then the others as replacements."""
+    """Returns all numbers below ``count``: first ``some`` evenly chosen numbers, then all others, as replacements."""
     first = [at * count // some for at in range(some)] if count > some else [*range(count)]
     step = max(1, count // some)
     return [*dict.fromkeys([*first, *(at for start in range(step) for at in range(start, count, step))])]

@@ -9,7 +9,7 @@ from typing import Any
 from atrous.data.volumes.volume_view import VIEWER
 from atrous.run_folder import is_finite
 
-PER_CENT = "\u00a0%"  # the no-break space keeps the sign on the line of its number
+PER_CENT = "\u00a0%"  # the no-break space keeps the sign in the same line as the number
 
 
 def template(name: str) -> Any:

@@ -88,8 +88,9 @@ def _plain(value: Any) -> Any:
 def measured_model(run: Run) -> Path | None:
     """Returns the file of the measured model: the run's best.safetensors or the file at the recorded path.
 
-    If a checksum is recorded, the first of these two files with this checksum is returned. If none is recorded, the
-    file at the recorded path is preferred. Returns None if neither file exists, or if neither has the checksum.
+    If a checksum is recorded, the first of these two files with this checksum is returned. If no checksum is recorded,
+    the file at the recorded path is preferred. The result is None if neither file exists, or if neither file has the
+    checksum.
     """
     recorded, digest = run.evaluation.get("model"), run.evaluation.get("model_sha256")
     there = [path for path in (run.model_file, Path(str(recorded or run.model_file))) if path.is_file()]
@@ -120,7 +121,7 @@ def measured_data(run: Run) -> DatasetSpec:
 
 
 def _measured_with(run: Run, name: str) -> Any:
-    """Returns the recorded option of the dataset; if none is recorded, the option of a training on the same data."""
+    """Returns the recorded option of the dataset; if it is not recorded, the option of a training on the same data."""
     settings = run.settings("data")
     trained_on_it = Path(settings.get("root") or "").resolve() == Path(run.data).resolve()
     return run.evaluation.get(name) or (settings.get(name) if trained_on_it else None)

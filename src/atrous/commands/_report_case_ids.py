@@ -1,4 +1,4 @@
-"""Reports that name no patient: names in evaluation.json become case ids, and warnings on the data are left out."""
+"""Reports that do not name patients: names in evaluation.json become case ids; warnings on the data are left out."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def with_case_ids(run: Run, table: Path | None) -> tuple[Run, DatasetCaseIds]:
         try:
             items = items_of(run)
             cases = dataset_case_ids(table, items, Path(run.data).resolve(), write=False)
-        except (AtrousError, OSError):  # the page has the note that nothing can be drawn again
+        except (AtrousError, OSError):  # a note on the page states that nothing can be drawn again
             return run, DatasetCaseIds()
     else:
         items = [item_of(record) for record in pictures]
@@ -82,7 +82,7 @@ def check_table(pictures: Sequence[Record], table: Path) -> None:
         table: the table of case ids.
 
     Raises:
-        AtrousError: it does not contain them, or it is not a table of case ids.
+        AtrousError: the table does not contain these ids, or it is not a table of case ids.
     """
     known = set(read_case_ids(table).values())
     if any("_".join(record["name"].split("_")[:2]) not in known for record in pictures):
@@ -114,7 +114,7 @@ def check_names(run: Run, table: Path, cases: DatasetCaseIds) -> None:
         config = parse_yaml(run.config, "config.yaml")
     except AtrousError:
         config = None
-    settings = [run.config, config]  # the whole text, too, because of its comments
+    settings = [run.config, config]  # the whole text is searched, too, because comments may contain names
     for words, found in (("config.yaml", settings), ("the metadata of the model", run.model_info.get("provenance"))):
         if any(map(cases.in_path, texts_in(found))):
             raise AtrousError(

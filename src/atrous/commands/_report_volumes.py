@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SHOWN = 3
 #: Largest number of voxels of a case on the page: less than 1 MB for each of the six cases.
 VOXELS = 400_000
-#: Margin of the shown box around all classes but the first, in mm.
+#: Margin, in mm, of the shown box around the voxels of all classes but the first.
 MARGIN = 15.0
 #: Longest side of a picture, in pixels.
 SIDE = 480
@@ -100,7 +100,7 @@ def case_row(case: Record) -> Record:
         for scores in case["classes"].values()
     ]
     name, patient = case_name(case), case.get("patient")
-    # a volume without a patient is a group by itself, named like the volume
+    # a volume without a patient is a separate group with the name of the volume
     return {
         "name": name,
         "patient": None if patient == name else patient,
@@ -252,7 +252,7 @@ def thickest_error(wrong: np.ndarray, spacing: Sequence[float]) -> tuple[tuple[i
 
 
 def middle_of(there: np.ndarray) -> tuple[int, int, int]:
-    """Returns the middle of the box around all True voxels, or that of the whole array if there are none."""
+    """Returns the middle of the box around all True voxels; the middle of the array if there are no True voxels."""
     x, y, z = ((part.start + part.stop) // 2 for part in around(there, [0, 0, 0]))
     return x, y, z
 

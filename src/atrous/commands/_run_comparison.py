@@ -64,7 +64,7 @@ def run_row(run: Run) -> Record:
 
 
 def score(run: Run, key: str) -> float | None:
-    """Returns a score (0–1) of the best weights: of the evaluation if there is one, else of validation in training.
+    """Returns a score (0–1) of the best weights: from the evaluation if it exists, else from validation in training.
 
     Args:
         run: the run.

@@ -197,7 +197,7 @@ def _print(results: dict[str, Any], noun: str) -> None:
                 for key in ("users_accuracy", "producers_accuracy")
             ),
         )
-    # a file or a pipe has no width, and no number may be cut off
+    # a file or a pipe has no width, so a fixed width is used: no number may be cut off
     console.print(table, width=None if console.is_terminal else max(console.width, WIDTH))
     apart = f", {hectares(results['no_data_ha'])} ha without data apart" if results["no_data_ha"] else ""
     console.print(

@@ -141,8 +141,8 @@ def calibrate(
 def _files_of(items: Sequence[Item]) -> Iterator[tuple[str, Path | None]]:
     """Yields the pictures and masks as protected inputs.
 
-    A chart may replace any file that has the mark of atrous. Masks that `atrous predict` wrote have this mark, too, so
-    a chart could replace a mask of the dataset if the masks were not protected.
+    A chart may replace any file that has the mark of atrous. Masks that `atrous predict` wrote also have this mark. So
+    without this protection, a chart could replace a mask of the dataset.
     """
     for item in items:
         yield "a picture of the split", item.image

@@ -130,7 +130,7 @@ def compare(
 
 def _side(path: Path, options: Mapping[str, Any]) -> _Side:
     """Reads a file of results, or the record of a model file."""
-    spec = spec_to_measure(path, options)  # checks the options also for a file of results
+    spec = spec_to_measure(path, options)  # this checks the options, even for a file of results
     if path.suffix.lower() == ".json":
         results = read_json(path)
         if not isinstance(results, dict) or not isinstance(results.get("per_image"), list):

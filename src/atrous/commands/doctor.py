@@ -196,7 +196,8 @@ def _write_proposal(diagnosis: Diagnosis) -> Path:
     if proposed is None:
         reasons = " ".join(finding.message for finding in diagnosis.errors)
         raise AtrousError(f"{diagnosis.root}: no class table fits these masks, so none was written. {reasons}")
-    _check_no_table(path)  # again: reading the data set may take hours, and the file may have appeared meanwhile
+    # this is checked again, because reading the data set may take hours, and the file may have appeared meanwhile
+    _check_no_table(path)
     proposed.to_yaml(path)
     return path
 
@@ -213,7 +214,8 @@ def _write_split(diagnosis: Diagnosis) -> Path:
     """Writes the proposed split lists and returns their folder."""
     folder = diagnosis.root / "splits"
     for name in diagnosis.proposed_split:
-        if (folder / f"{name}.txt").exists():  # again: the file may have appeared while the data set was read
+        # this is checked again, because the file may have appeared while the data set was read
+        if (folder / f"{name}.txt").exists():
             raise AtrousError(f"{folder / f'{name}.txt'} exists and is never overwritten. Move it away.")
     for name, items in diagnosis.proposed_split.items():
         write_text(folder / f"{name}.txt", "".join(f"{item.name}\n" for item in items))

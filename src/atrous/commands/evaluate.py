@@ -310,7 +310,7 @@ def _print(results: dict[str, Any]) -> None:
     )
     _print_intervals(results)
     sizes = [f"{size} {score:.3f}" for size, score in results["accuracy_by_size"].items() if score is not None]
-    if len(sizes) > 1:  # with one size, this is the pixel accuracy, which is printed above
+    if len(sizes) > 1:  # if only one size occurs, this is the pixel accuracy, which is printed above
         console.print(
             f"accuracy on segments by size: {', '.join(sizes)} (below 32² pixels, below 96² pixels, and larger)"
         )
@@ -336,7 +336,7 @@ def _print_volumes(volumes: dict[str, Any]) -> None:
             mean = "–" if score["mean"] is None else f"{score['mean']:{sign}.3f}"
             cells.append(f"{mean} {interval_in_words(score['interval'])}".strip())
         table.add_row(escape(entry["name"]), str(entry["cases"]), *cells)
-    # a file or a pipe has no width, and no interval may be cut off
+    # a file or a pipe has no width, so a fixed width is used: no interval may be cut off
     console.print(table, width=None if console.is_terminal else max(console.width, WIDTH_OF_VOLUMES))
     for remark in volumes["remarks"]:
         console.print(f"[yellow]note:[/] {escape(remark)}", highlight=False)

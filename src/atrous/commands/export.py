@@ -149,7 +149,7 @@ def export(
             _refuse_other_masks(agreements, model, format, half)
             if dataset is not None:
                 draft = _in_int8(draft, module, dataset, max_drop)
-            for file in (draft.with_suffix(".bin"), draft):  # the .xml last, because programs open the .xml
+            for file in (draft.with_suffix(".bin"), draft):  # the .xml is written last, because programs open the .xml
                 if file.exists():
                     with atomic_path(out.with_suffix(file.suffix), sync=True) as part:
                         file.replace(part)

@@ -218,7 +218,7 @@ def _work(worker: Worker, jobs: Sequence[Job], total: int, out: Place, json: Pat
                 progress.remove_task(tiles)
                 progress.update(task, advance=1)
             records.append(writer.submit(worker.write, job, segmented))
-            if len(records) > WRITES_WAITING:  # masks for a slow disk must not fill the memory
+            if len(records) > WRITES_WAITING:  # masks that wait for a slow disk must not fill the memory
                 records[-1 - WRITES_WAITING].result()
     return [record.result() for record in records]
 

@@ -238,7 +238,8 @@ def confusion_rows(evaluation: Record) -> list[Record]:
     if len(classes) > MOST_CLASSES:
         order = np.argsort(-matrix.sum(1), kind="stable")  # frequent first
         kept, rare = np.sort(order[: MOST_CLASSES - 1]), order[MOST_CLASSES - 1 :]
-        starts = np.arange(MOST_CLASSES)  # one sum per frequent class, and one last sum of all rare classes
+        # one sum for each frequent class; the last sum is for all rare classes together
+        starts = np.arange(MOST_CLASSES)
         order = np.concatenate([kept, rare])
         matrix = np.add.reduceat(np.add.reduceat(matrix[order][:, order], starts, 0), starts, 1)
         classes = [*(classes[i] for i in kept), (f"the {len(rare)} rarest", css_color((136, 136, 136)))]
@@ -307,7 +308,7 @@ def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
 def most_confused_pictures(evaluation: Record) -> list[tuple[str, Record, tuple[int, int]]]:
     """Returns (title, record, pair) for the most confused pairs of classes.
 
-    The record is that of the picture with the most pixels of the pair's first class predicted as the second.
+    The record is that of the picture with the most pixels of the pair's first class that are predicted as the second.
     """
     names = [entry["name"] for entry in evaluation["classes"]]
     found = []

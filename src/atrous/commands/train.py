@@ -75,7 +75,7 @@ def _measure_best(recipe: Recipe, run: Path) -> None:
             groups=recipe.data.groups,
             input=[f"{name}={folder}" for name, folder in recipe.data.inputs.items()],
             json=run / "evaluation.json",
-            overwrite=True,  # whether files may be replaced was checked before the training
+            overwrite=True,  # it was checked before the training whether files may be replaced
             crf="model" if recipe.crf.trainable else None,
             device=recipe.train.device,
         )

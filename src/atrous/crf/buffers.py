@@ -1,4 +1,4 @@
-"""Buffers reused from picture to picture.
+"""Buffers that are reused from picture to picture.
 
 Without reuse, allocating buffers takes a quarter of the CRF's time if all classes stay active (`mean_field_cpu`).
 """

@@ -29,8 +29,8 @@ from atrous.crf.spatial_gaussian import Axis
 
 #: Lower bound of probabilities, as float32 for the compiled loops.
 LEAST = np.float32(spatial_gaussian.LEAST)
-#: Number of pieces into which a loop divides the pixels. A piece stays in the cache between reading (class by class)
-#: and writing (pixel by pixel).
+#: Number of pieces into which a loop divides the pixels. A piece is so small that it stays in the cache between reading
+#: (class by class) and writing (pixel by pixel).
 PIECES = 512
 #: Number of bands of rows that the update runs in parallel, and number of pixels of a row that it updates at a time.
 #: The input of the vertical kernel then stays in the cache.
@@ -38,8 +38,8 @@ BANDS, STRIP = 32, 128
 #: Number of pixels whose vertices the update prefetches at a time. Rows of at most four classes stay in the cache
 #: and are not prefetched.
 AHEAD = 8
-#: Upper bound of the row sums of each normalised kernel, if the kernel is written as a matrix over pairs of pixels. It
-#: bounds the messages before they are computed.
+#: Upper bound of the row sums of each normalised kernel, if the kernel is written as a matrix over pairs of pixels.
+#: With this number, messages can be bounded before they are computed.
 MOST = 1.5
 
 
@@ -99,7 +99,8 @@ def infer(
             share,
             peaks,
         )
-        beliefs, updated, spare = updated, spare, updated  # `spare` holds the old beliefs; it is free one step later
+        # `spare` holds the old beliefs; they are needed until the next step
+        beliefs, updated, spare = updated, spare, updated
         if not prune or step == iterations - 1:
             continue
         kept = _worthy(peaks.max(0)[: len(active)], prune)
@@ -117,7 +118,7 @@ def infer(
 
 
 def _worthy(changes: np.ndarray, prune: float) -> np.ndarray:
-    """Returns the indices of the changes above the bound; the index of the largest change is always included."""
+    """Returns the indices of the changes above the bound; they always include the index of the largest change."""
     kept = changes > prune
     kept[changes.argmax()] = True
     return np.flatnonzero(kept)

@@ -50,7 +50,8 @@ def _locate(features, point, scale, elevated, nearest, rank):
     """Computes the position of a point in the lattice.
 
     `elevated` is the point on the plane of coordinates with sum zero. `nearest` is the nearest lattice point whose
-    coordinates are multiples of d+1 (remainder 0). `rank` contains the ranks of the differences of their coordinates.
+    coordinates are multiples of d+1 (remainder 0). `rank` contains the ranks of the differences between the coordinates
+    of `elevated` and of `nearest`.
     """
     dims = scale.size
     corners = dims + 1

@@ -46,8 +46,8 @@ class CpuLattice:
 
         Args:
             features: N×d float32, in units of the filter's standard deviation.
-            order: N int32, the points in an order that places near points next to each other. Vertices are numbered in
-                this order, so near vertices are near in memory. Results do not depend on it. None keeps the order of
+            order: N int32, the points in an order in which near points follow each other. Vertices are numbered in this
+                order, so near vertices are near in memory. Results do not depend on the order. None keeps the order of
                 `features`.
         """
         if order is None:
@@ -154,7 +154,7 @@ def _splat(values, width, starts, points, weights, out):
     for chunk in prange(CHUNKS):
         for vertex in range(chunk * total // CHUNKS, (chunk + 1) * total // CHUNKS):
             first, last = starts[vertex], starts[vertex + 1]
-            if width > WIDTHS[-1]:  # shorter rows stay in the cache
+            if width > WIDTHS[-1]:  # shorter rows stay in the cache and are not prefetched
                 for place in range(min(first + AHEAD, points.size), min(last + AHEAD, points.size)):
                     prefetch(values, points[place] * width)
             add_rows(width, out, vertex * width, values, 0, width, points, weights, first, last)

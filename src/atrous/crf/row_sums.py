@@ -1,7 +1,7 @@
 """Weighted sums of the rows of a matrix, in vector registers.
 
 All steps of the CRF on a CPU are weighted sums of rows: over the pixels of a vertex, the vertices of a pixel, or the
-neighbours in a blur. The inner loops are in `row_sums_vector`. If the installed numba cannot compile them,
+neighbours in a blur. The inner loops are in `row_sums_vector`. If the installed numba cannot compile these loops,
 `row_sums_plain` is used instead.
 
 A matrix of N×L floats is stored as panels of up to 16 columns, so that a row of a panel fits one cache line. The panels
@@ -130,7 +130,7 @@ def inner_loops() -> Any:
 
         if row_sums_vector.works():
             return row_sums_vector
-    except Exception:  # this version of numba or llvmlite lacks a part that the module uses
+    except Exception:  # this version of numba or llvmlite lacks a part that `row_sums_vector` uses
         pass
     warn(
         f"the CRF's vector instructions do not work with numba {numba.__version__}: the CRF computes with plain loops, "

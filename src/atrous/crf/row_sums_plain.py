@@ -1,4 +1,4 @@
-"""The sums of `row_sums` as plain loops, which are slower; used if numba cannot compile `row_sums_vector`."""
+"""The sums of `row_sums` as plain loops. They are slower, and are used if numba cannot compile `row_sums_vector`."""
 
 from __future__ import annotations
 

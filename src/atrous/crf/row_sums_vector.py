@@ -3,8 +3,8 @@
 LLVM unrolls short loops over the columns before it can vectorise them, and unrolled loops are slower (docs/crf.md).
 Therefore the inner loops are written here as vector instructions.
 
-This module uses internals of numba and llvmlite. If they do not work in the installed versions, `row_sums` uses
-`row_sums_plain` instead.
+This module uses internals of numba and llvmlite. If these internals do not work in the installed versions, `row_sums`
+uses `row_sums_plain` instead.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def blur_chains_of(width: int) -> Any:
                 _ask_for(builder, row(ahead)[0])
                 following = builder.select(
                     builder.icmp_signed("<", entry, final), builder.add(entry, step), entry
-                )  # no row follows the last entry, which ends its chain
+                )  # the last entry ends its chain, so no row follows it
                 after = builder.load(row(following)[0], align=4)
                 value = builder.load(here)
                 both = builder.fadd(builder.load(before), builder.select(ends, nothing, after), flags=["fast"])

@@ -9,8 +9,8 @@ import numpy as np
 
 #: Radius at which the kernel is cut off, in standard deviations. At this radius, the kernel is 3e-4 of its maximum.
 REACH = 4.0
-#: Lower bound of probabilities and of kernel sums. It keeps the logarithms of probabilities and the inverse roots of
-#: kernel sums finite.
+#: Lower bound of probabilities and of kernel sums. With this bound, the logarithms of probabilities and the inverse
+#: roots of kernel sums are finite.
 LEAST = 1e-20
 
 

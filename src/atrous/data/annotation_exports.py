@@ -12,7 +12,7 @@ from atrous.data.layouts.folder_names import IMAGE_FOLDERS
 from atrous.data.pictures import PICTURE_SUFFIXES
 
 _SUFFIXES = frozenset({".txt", ".json", ".jsonl", ".ndjson", ".geojson", ".manifest", ".xml", ".csv"})
-_DEPTH = 4  # levels of folders below the dataset's folder, as in gtFine/train/aachen
+_DEPTH = 4  # number of levels of folders that are searched below the dataset's folder, as in gtFine/train/aachen
 _FILES = 20  # largest number of files that are examined in a folder
 _BYTES = 1 << 18  # number of bytes that are examined at the beginning and at the end of a file
 

@@ -1,7 +1,7 @@
 """Writes a dataset of real pictures without a download: axial slices of the MNI152 brain in the package nilearn.
 
-The volume is an average of 152 heads. It has so little noise that two intensity thresholds label it almost perfectly.
-Each slice is therefore written with typical effects of a scanner: an uneven receiver field, another contrast, and
+The volume is an average of 152 heads. The volume has so little noise that two intensity thresholds label it almost
+perfectly. So typical effects of a scanner are added to each slice: an uneven receiver field, another contrast, and
 noise.
 """
 

@@ -16,13 +16,13 @@ def channels_of(
 ) -> int:
     """Returns the number of input channels of a model, for `doctor` and for the start of `train`.
 
-    If the recipe sets a number, this number is returned. Otherwise, if all training pictures have the same number of
-    channels, this number is returned. A mix of grey, RGB and four-band pictures gives 3 (RGB). If the
+    If the recipe sets a number, the result is this number. Otherwise, if all training pictures have the same number of
+    channels, the result is their number of channels. A mix of grey, RGB and four-band pictures gives 3 (RGB). If the
     numbers differ and all are above four, the smallest number is returned, because a model reads the first bands.
 
     Args:
         training: kind and name of each training picture, at least one.
-        measured: kind and name of each validation picture, on which the best weights are chosen.
+        measured: kind and name of each validation picture; the best weights are chosen on these pictures.
         in_channels: the number of channels that the recipe sets; None if it sets none.
 
     Raises:

@@ -1,7 +1,8 @@
-"""Coded meanings of classes, for example in SNOMED CT; viewers and archives recognise segments of DICOM-SEG by them.
+"""Coded meanings of classes, for example in SNOMED CT; by them, viewers and archives recognise segments of DICOM-SEG.
 
-A code is (scheme, value, meaning), as in PS3.3 section 8: ("SCT", "10200004", "Liver"). A class has up to two codes: a
-type, and with it a category. These are the property type and the property category of a segment (PS3.3 C.8.20.4.2).
+A code is (scheme, value, meaning), as in PS3.3 section 8: ("SCT", "10200004", "Liver"). A class has no code, a type
+alone, or a type and a category. In DICOM-SEG, they are the property type and the property category of a segment (PS3.3
+C.8.20.4.2).
 """
 
 from __future__ import annotations

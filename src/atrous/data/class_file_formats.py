@@ -39,7 +39,7 @@ class Form:
 
     Attributes:
         parse: function that returns the classes in the text of a file.
-        own: whether every file with this name is a class file, so that other contents are an error.
+        own: whether every file with the name of this form is a class file, so that other contents are an error.
     """
 
     parse: Callable[[str], list[NamedClass]]
@@ -90,8 +90,8 @@ def parse_names(text: str) -> list[NamedClass]:
         matched = [match for match in found if match is not None]
         names = [_plain_name(match["name"]) for match in matched]
         values = [int(match["value"]) for match in matched]
-        # numbers are parts of names if other lines have none ("3 wheeler", "car"), or if the rest of the lines repeats
-        # ("type: 1", "type: 2")
+        # numbers are parts of names if some lines have no number ("3 wheeler", "car"), or if several lines are equal
+        # apart from their numbers ("type: 1", "type: 2")
         if matched and len(matched) == len(found) and len(set(names)) == len(names):
             return [NamedClass(name, value) for name, value in zip(names, values, strict=True)]
     if 2 * with_colon > len(lines) and len(lines) > 1:
@@ -287,7 +287,7 @@ def _by_value(pairs: Iterable[tuple[Any, Any]]) -> list[NamedClass]:
 
 
 class _Mapping(dict[str, Any]):
-    """A JSON object that also stores a key that occurs twice in the text, if there is such a key."""
+    """A JSON object; if a key occurs twice in its text, the object also stores this key."""
 
     twice: str | None = None
 

@@ -65,8 +65,8 @@ def named_classes(
     Args:
         root: the dataset's folder.
         given: a table to use instead of the dataset's own, or None.
-        folders: other folders that may contain a class file, such as the folder of the masks. The parent folder of each
-            is searched, too, if it is ``root`` or in ``root``.
+        folders: other folders that may contain a class file, such as the folder of the masks. The parent of each of
+            these folders is searched, too, if the parent is ``root`` or is in ``root``.
         items: the items of the dataset. The first readable mask shows whether masks contain colours or numbers.
         default: the layout's own table, or None.
         published: names of files of the published dataset that add nothing to ``default``; they are not read.
@@ -179,11 +179,11 @@ def _text(path: Path, form: Form) -> str:
     except AtrousError:
         if form.own or not path.stat().st_size or form.parse(list(decodings(path))[-1]):
             raise
-        return ""  # it contains no classes, whatever its encoding is
+        return ""  # the file contains no classes, whatever its encoding is
 
 
 def _compared(found: list[_ClassFile], colored: bool) -> list[str]:
-    """Returns a sentence for each file that is not read because it has no class in common with the first file.
+    """Returns a sentence for each class file that is not read, because it has no class in common with the first one.
 
     Raises:
         AtrousError: two files contradict each other.

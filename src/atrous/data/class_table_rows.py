@@ -48,8 +48,8 @@ def parse_table(text: str) -> list[NamedClass]:
         text: the content of the file.
 
     Returns:
-        The classes; an empty list if the text is another kind of table, such as a table with a column of pictures;
-        also if at least half of the lines do not fit the header, or more than a quarter of the names are repetitions.
+        The classes. The list is empty if the text is another kind of table, such as a table with a column of pictures,
+        if at least half of the lines do not fit the header, or if more than a quarter of the names are repetitions.
 
     Raises:
         ValueError: fewer than half of the lines do not fit the header; the message contains the first of them.

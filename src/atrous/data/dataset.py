@@ -45,7 +45,7 @@ class Item:
         listed: for a missing picture, the split list and the line that name it; "" for all other pictures.
         more: files of further inputs of the same scene, such as its depth, in the order of the dataset's inputs.
         group: source of the picture, such as a patient, scene, clip or recording; None if it is unknown. Pictures of
-            one group resemble each other, so they belong to one split.
+            one group resemble each other, so all of them should be in one split.
         region: for a window of a scene, the rectangle (top, left, height, width) of the scene, in pixels, within which
             training moves the window; None for a whole picture.
     """
@@ -69,7 +69,7 @@ class Dataset:
         layout: name of the layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff,
             nnunet or rasters.
         classes: the class table, which maps raw mask values to class indices.
-        splits: the items of each split, by name ("train", "val", "test", …).
+        splits: the items of each split, by the name of the split ("train", "val", "test", …).
         notes: sentences for the user, for example about a guessed layout or a random split.
         masks_without_image: masks whose picture is missing.
         channels: number of channels C that `read` returns for the pictures; None for all bands except alpha.
@@ -257,8 +257,8 @@ class Dataset:
 
         Args:
             mask: path of the mask.
-            image: path of its picture. It is needed for a slice of a DICOM-SEG or RT-STRUCT, and for a slice of any
-                mask if volumes are resampled.
+            image: path of the mask's picture. It is needed for a slice of a DICOM-SEG or RT-STRUCT, and for a slice of
+                any mask if volumes are resampled.
 
         Returns:
             H×W ``uint8`` of class indices, 255 = ignore.
@@ -288,7 +288,7 @@ class Dataset:
             raise AtrousError(f"{file_of_picture(mask) if place else mask}: {error}") from error
 
     def _raw_mask(self, path: Path, image: Path | None) -> tuple[np.ndarray, int | None]:
-        """Returns a mask's values (its palette colours if the class table lists colours) and its nodata value.
+        """Returns the values of a mask (palette colours if the class table lists colours), and its nodata value.
 
         Raises:
             AtrousError: the file is missing or damaged, or an index has another colour in a mask that was read earlier.
@@ -317,14 +317,15 @@ def file_noun(noun: str) -> str:
 
 
 def stored_mask(path: Path, image: Path | None, classes: ClassTable | None) -> StoredMask:
-    """Reads the stored values of a mask as `read_mask` does; also reads DICOM-SEG and RT-STRUCT, and labels of scenes.
+    """Reads the stored values of a mask as `read_mask` does, but also of DICOM-SEG, RT-STRUCT and labels of scenes.
 
-    In signed integers and floats, values of `UNDECLARED_MISSING` that the class table does not list are no data. This
-    is not done for volumes.
+    In signed integers and floats, the values in `UNDECLARED_MISSING` mean "no data" if the class table does not list
+    them. In masks of volumes, they do not mean "no data".
 
     Args:
         path: path of the mask.
-        image: path of its picture; a slice of a DICOM-SEG or RT-STRUCT needs it, and labels of scenes on another grid.
+        image: path of the mask's picture. It is needed for a slice of a DICOM-SEG or RT-STRUCT, and for labels that are
+            on another grid than their scene.
         classes: class table, which defines the value of each segment; None to use the segment numbers as values.
 
     Raises:

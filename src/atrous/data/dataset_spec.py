@@ -52,8 +52,8 @@ class DatasetSpec:
         Args:
             image: first input of a model, which sets the planes and the number of slices of volumes; None to use the
                 planes and the number of slices of the dataset.
-            resampled: whether the slices are slices of volumes that are resampled to the model's target spacing; if
-                False, they are slices of the stored volumes.
+            resampled: whether volumes are resampled to the model's target spacing before they are cut into slices; if
+                False, the slices are those of the stored volumes.
 
         Raises:
             AtrousError: for the same reasons as in `open_dataset`.

@@ -30,7 +30,7 @@ class Note(NamedTuple):
 
 
 def kinds_of(paths: Iterable[Path], pages: str = "first") -> dict[Path, PictureKind]:
-    """Reads the headers of pictures; the result omits files that cannot be read.
+    """Reads the headers of pictures; files that cannot be read are left out of the result.
 
     Args:
         paths: picture files.

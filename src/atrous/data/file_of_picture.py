@@ -18,7 +18,7 @@ def word_of_picture(path: Path | str) -> str:
 
 
 def file_of_picture(path: Path) -> Path:
-    """Returns the path of the volume for a slice, the path of the scene for a window, and the path itself else.
+    """Returns the volume of a slice, the scene of a window, and for any other picture the path itself.
 
     Args:
         path: path of a picture, a slice or a window.

@@ -10,11 +10,12 @@ from atrous.errors import AtrousError
 #: Largest number of files of which caches keep a small record, such as their grid.
 MOST_FILES = 2**16
 
-#: A file's inode, time of the last change in ns, and size in bytes; copied files often share time and size.
+#: A file's inode, time of the last change in ns, and size in bytes. The inode is needed because a copy of a file often
+#: has the same time and size.
 Version = tuple[int, int, int]
 #: Version of a raster, and of each file that GDAL may store beside it; None for a file that is missing.
 RasterVersion = tuple[Version | None, ...]
-#: Suffixes that GDAL appends to the name of a raster for the file of its metadata and for that of its mask.
+#: Suffixes that GDAL appends to the name of a raster, for the file of its metadata and for the file of its mask.
 _BESIDE = (".aux.xml", ".msk")
 
 

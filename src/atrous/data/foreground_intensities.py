@@ -1,4 +1,4 @@
-"""Measures the intensities of the labelled voxels of a dataset, which normalise values such as Hounsfield units.
+"""Measures the intensities of the labelled voxels of a dataset; values such as Hounsfield units are normalised by them.
 
 Source: nnU-Net, github.com/MIC-DKFZ/nnUNet, ``fingerprint_extractor.py`` and ``CTNormalization``.
 """
@@ -20,11 +20,11 @@ from atrous.data.volumes.slice_pixels import check_contrasts
 from atrous.errors import AtrousError
 from atrous.input_spec import Input
 
-#: Number of voxels that are drawn from all volumes together, the same number from each.
+#: Number of voxels that are drawn from all volumes together. Each volume gives the same number of voxels.
 SAMPLES = 10**7
 #: Number of voxels that are converted to float64 at once.
 BLOCK = 2**18
-#: Seed of the drawing, the same for each volume.
+#: Seed of the random choice of voxels, the same for each volume.
 SEED = 1234
 #: Percentiles of the voxels' values that become the window.
 PERCENTILES = (0.5, 99.5)
@@ -45,7 +45,7 @@ class Intensities(NamedTuple):
 
 
 def with_foreground_windows(dataset: Dataset, split: str, one: Input, files: InputFiles) -> Input:
-    """Returns an input whose windows "foreground", with their mean and standard deviation, are measured.
+    """Returns an input in which the window, mean and standard deviation of each window "foreground" are measured.
 
     Args:
         dataset: the dataset, whose items are slices of volumes.
@@ -77,7 +77,7 @@ def with_foreground_windows(dataset: Dataset, split: str, one: Input, files: Inp
 def foreground_intensities(
     dataset: Dataset, split: str, one: Input, contrasts: Sequence[int] = (0,)
 ) -> dict[int, Intensities]:
-    """Measures the intensities of the labelled voxels of a split: those of all classes but the first.
+    """Measures the intensities of the labelled voxels of a split: the voxels of all classes but the first.
 
     As in nnU-Net, the same number of voxels is drawn from each volume, with replacement, so that each volume counts
     equally. Voxels without data are left out. The same dataset always has the same result.
@@ -92,7 +92,7 @@ def foreground_intensities(
         The intensities by number of the contrast.
 
     Raises:
-        AtrousError: no voxel of the split belongs to such a class, or nearly all of them have one value in a contrast.
+        AtrousError: the split has no labelled voxel, or nearly all labelled voxels have the same value in a contrast.
     """
     volumes = labelled_volumes(dataset.split(split))
     count = max(1, SAMPLES // max(1, len(volumes)))
@@ -130,7 +130,7 @@ def foreground_intensities(
 
 
 def _measured(values: np.ndarray) -> Intensities:
-    """Returns the intensities of the voxels of one contrast, N float32, whose order is changed."""
+    """Returns the intensities of the voxels of one contrast, N float32; the order of this array is changed."""
     mean = float(values.mean(dtype=np.float64))
     blocks = (values[at : at + BLOCK].astype(np.float64) for at in range(0, len(values), BLOCK))
     squares = sum(float(np.square(block - mean).sum()) for block in blocks)

@@ -53,12 +53,12 @@ class InputFiles:
             if the pictures are slices of volumes.
         window: (lowest, highest) value in raw units, to which "window" clips; None for no clipping. For volumes also
             "foreground": the values are percentiles 0.5 and 99.5 of the labelled voxels of the training split, which
-            training measures. For volumes also one such entry per contrast (channel of the volume); None in it stands
-            for a contrast that is normalised by its own mean and standard deviation in each volume.
+            training measures. For volumes also a tuple with one window per contrast (channel of the volume); in this
+            tuple, None stands for a contrast that is normalised by its own mean and standard deviation in each volume.
         slices: for volumes, the number of neighbouring slices that are the channels of one picture: odd, 1 or more.
         planes: for volumes, the planes of the slices: "axial", "coronal" or "sagittal"; () for axial slices.
         spacing: for volumes, the voxel sides in millimetres to which they are resampled, as in
-            `atrous.input_spec.Input`; None for no resampling. It is not a field of inputs.yaml.
+            `atrous.input_spec.Input`; None for no resampling. inputs.yaml has no such field.
     """
 
     name: str
@@ -78,8 +78,8 @@ class InputFiles:
     def missing_values(self) -> tuple[float, ...]:
         """Values that mean "no data" in pictures: those of inputs.yaml and `UNDECLARED_MISSING`.
 
-        An empty list in inputs.yaml means that only the files declare such values. In volumes, the values of
-        `UNDECLARED_MISSING` are measurements.
+        If the list in inputs.yaml is empty, only the values that the files declare mean "no data". In volumes, the
+        values of `UNDECLARED_MISSING` are measurements.
         """
         given = self.missing or ()
         return given if self.planes or self.missing == () else tuple(dict.fromkeys((*given, *UNDECLARED_MISSING)))
@@ -96,7 +96,7 @@ class InputFiles:
             contrasts: number of contrasts or channels of the files, ≥ 1.
 
         Raises:
-            AtrousError: the windows are given per contrast, but for another number of contrasts.
+            AtrousError: the windows are given per contrast, and their number differs from the number of contrasts.
         """
         if not is_per_contrast(self.window):
             return (self.window,) * contrasts  # pyright: ignore[reportReturnType]
@@ -178,7 +178,7 @@ def _entry(path: Path, name: Any, value: Any) -> InputFiles:
 
 
 def _check_values(entry: InputFiles) -> None:
-    """Checks the fields of an input before its files are read; its number of channels is not yet known."""
+    """Checks the fields of an input before its files are read, when its number of channels is not yet known."""
     channels = 1
     for values in (entry.bands, entry.wavelengths):
         channels = len(values) if isinstance(values, tuple) and values else channels
@@ -268,7 +268,8 @@ class FilesBeside:
         """Returns the path of the input's file for a picture; if there is no such file, the path does not exist.
 
         The stem of the file is the stem of the picture, alone or followed by ``_NAME`` or ``-NAME``, where NAME is the
-        name of the input. If the picture's stem has an ending such as ``_rgb``, the stem of the file may lack it.
+        name of the input. If the picture's stem has an ending such as ``_rgb``, this ending may be missing in the stem
+        of the file.
 
         Args:
             picture: the path of a picture.
@@ -318,7 +319,7 @@ class SceneFiles:
         self._finders = [FilesBeside(InputFiles(name, folders.get(name, name)), None) for name in names[1:]]
 
     def further(self, picture: Path) -> tuple[Path, ...]:
-        """Returns the paths of a scene's further inputs; the path does not exist if the file is missing.
+        """Returns the paths of a scene's further inputs; if a file is missing, its path does not exist.
 
         Args:
             picture: path of the scene's picture.

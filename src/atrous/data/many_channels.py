@@ -1,4 +1,4 @@
-"""Applies OpenCV to pictures with more channels than it accepts, such as hyperspectral ones."""
+"""Applies OpenCV to pictures with more channels than OpenCV accepts, such as hyperspectral pictures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-#: Largest number of channels that OpenCV accepts: 128 from version 5 on, 512 before.
+#: Largest number of channels that OpenCV accepts: 128 from version 5 on, 512 in earlier versions.
 MOST_CHANNELS = 128
 
 

@@ -1,4 +1,4 @@
-"""The class table: the only map from the raw values of mask files to labels and back."""
+"""The class table: the only map from the raw values of mask files to labels, and from labels to raw values."""
 
 from __future__ import annotations
 
@@ -41,11 +41,12 @@ class ClassTable:
         ignore: raw values of pixels that belong to no class.
         codes: coded meanings of each class, as in `class_codes`; () if no class has any.
         segments: for each class, the labels of segments (DICOM-SEG) and the names of contours (RT-STRUCT) that belong
-            to it, besides its own name; () if no class has any.
+            to the class, besides its own name; () if no class has any.
         overlap: "" to refuse segments of different classes that overlap; "last" to give their voxels to the class that
             is later in the table.
-        attribute: name of the attribute of polygons in vector files that contains their class; "" to find it.
-        ignored_values: values of this attribute whose polygons belong to no class; "" for polygons without a value.
+        attribute: for labels in vector files, the name of the attribute that contains the class of a polygon; "" to
+            find the attribute.
+        ignored_values: values of this attribute for polygons of no class; "" stands for polygons without a value.
     """
 
     names: tuple[str, ...]
@@ -138,7 +139,7 @@ class ClassTable:
 
     @cached_property
     def listed_numbers(self) -> frozenset[int]:
-        """All raw values, also those that are ignored; none if the masks are colour coded."""
+        """All raw values of classes and all ignored values; none if the masks are colour coded."""
         return frozenset(numbers_of(value for values in (*self.raw, self.ignore) for value in values))
 
     @checked
@@ -192,8 +193,8 @@ class ClassTable:
 
         Returns:
             H×W of the smallest integer dtype that can represent every raw value in use, or H×W×3 ``uint8`` colours.
-            Ignored pixels get the first ignore value. If the table has none, they get 255, or white in colours, unless
-            a class uses this value.
+            Ignored pixels get the first ignore value. If the table has no ignore value, they get 255, or white in
+            colours, unless a class uses this value.
 
         Raises:
             AtrousError: the label contains an index without a class, or ignored pixels that have no raw value.

@@ -47,17 +47,16 @@ def open_dataset(
         classes: the class table to use instead of the dataset's own.
         groups: regular expression with one pair of brackets, searched in the file names of the pictures. The text in
             the brackets is the group of the picture. None to take the groups from groups.csv or from the layout.
-        inputs: folders of further inputs by name, such as {"depth": "depth/"}, in addition to the dataset's
-            inputs.yaml. Each file belongs to the picture of the same file name without suffix.
+        inputs: folders of further inputs by name, such as {"depth": "depth/"}, in addition to the inputs in the
+            dataset's inputs.yaml. Each file belongs to the picture with the same file name without suffix.
         planes: for a dataset of volumes, the planes whose slices are read as pictures: "axial", "coronal" or
             "sagittal". () to take the planes from inputs.yaml, or axial if inputs.yaml has none.
         slices: for a dataset of volumes, the number of neighbouring slices that are read as the channels of one
             picture: odd, 1 or more. None to take the number from inputs.yaml, or 1 if inputs.yaml has none.
-        spacing: for a dataset of volumes, the voxel sides along right, anterior and superior to which volumes are
-            resampled, > 0, in millimetres; the slices are then slices of the resampled volumes. None for no
-            resampling.
-        window: for a dataset of the layout rasters, the largest height and width of the windows in which scenes are
-            read, ≥ 1, in pixels; None for 512.
+        spacing: for a dataset of volumes, the voxel sides to which volumes are resampled, along right, anterior and
+            superior, > 0, in millimetres; the slices are then slices of the resampled volumes. None for no resampling.
+        window: for a dataset of the layout rasters, scenes are read in windows of at most this height and width, ≥ 1,
+            in pixels; None for 512.
 
     Raises:
         AtrousError: there is no such folder or layout; the folder has no known layout; nothing defines its classes
@@ -115,7 +114,7 @@ def _with_inputs(dataset: Dataset, folders: Mapping[str, str]) -> Dataset:
 
 
 def _check_window(dataset: Dataset, image: InputFiles) -> None:
-    """Raises AtrousError if a window is to be measured over the labelled voxels of pictures."""
+    """Raises AtrousError if the window of pictures is "foreground", which can be measured only over voxels."""
     items = (item for part in dataset.splits.values() for item in part)
     if image.measures_window and not any(is_volume_place(item.image) for item in items):
         raise AtrousError(

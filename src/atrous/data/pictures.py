@@ -64,12 +64,12 @@ _GREY, _COLOUR = (
 def read_picture(path: Path | str, pages: str = "first") -> np.ndarray:
     """Reads a picture, turned upright, with the bit depth of its file.
 
-    The values are the stored values. If the file declares a scale and an offset of its bands, as GDAL stores them, they
-    are applied, and the values are ``float32``. All bands of a TIFF are read, independent of its photometric tag.
-    Palette, CMYK and YCbCr pictures become RGB. Grey values of one, two or four bits are scaled to 0…255. The
-    transparency of grey and palette pictures is dropped; `read_pixels` marks their transparent pixels. The dtype
-    depends on the stored dtype: signed integers and integers of more than 16 bits become ``float32``; ``float64`` is
-    rounded to ``float32``. The number of pixels is not limited, because local files are trusted.
+    The values are the stored values. If the file declares a scale and an offset of its bands, as GDAL stores them,
+    scale and offset are applied, and the values are ``float32``. All bands of a TIFF are read, independent of its
+    photometric tag. Palette, CMYK and YCbCr pictures become RGB. Grey values of one, two or four bits are scaled to
+    0…255. The transparency of grey and palette pictures is dropped; `read_pixels` marks their transparent pixels. The
+    dtype depends on the stored dtype: signed integers and integers of more than 16 bits become ``float32``; ``float64``
+    is rounded to ``float32``. The number of pixels is not limited, because local files are trusted.
 
     Args:
         path: a picture file.
@@ -211,7 +211,7 @@ def decode_pixels(content: bytes, most_pixels: int, name: str = "the picture", p
 
 
 def decoded_size(content: bytes, most_pixels: int, name: str = "the picture", pages: str = "first") -> tuple[int, int]:
-    """Returns the number of pixels and bytes that `decode_pixels` would need, from the header alone.
+    """Returns the number of pixels of a picture, and of bytes that `decode_pixels` would need, from the header alone.
 
     Args:
         content: bytes of a JPEG, PNG, WebP, TIFF, BMP or GIF file.
@@ -275,7 +275,7 @@ class StoredMask(NamedTuple):
         values: H×W of any integer dtype, or H×W×3 (``uint8``, rarely ``uint16``) for masks stored in colours.
         palette: up to 256 colours by index, or None if the file has no palette.
         nodata: the nodata value that the file declares, or None. A nodata value of 0 may be a class, because programs
-            that rasterise outlines declare 0 by default, and use 0 for the background.
+            that rasterise outlines use 0 for the background, and also declare 0 as nodata by default.
         pages: number of pages or frames in the file; only the first is read.
         stacks: whether the file is a TIFF, whose pages may be stacked as channels.
         white_is_zero: whether the file declares that 0 is white; ``values`` are the stored values in both cases. None
@@ -345,7 +345,7 @@ def read_mask(path: Path | str) -> StoredMask:
 
 
 def exif_orientation(path: Path | str) -> int:
-    """Reads the EXIF orientation that ``read_picture`` applies: 1 (upright) to 8; 5 to 8 swap H and W.
+    """Reads the EXIF orientation that ``read_picture`` applies: 1 (upright) to 8; orientations 5 to 8 exchange H and W.
 
     Args:
         path: a picture file.

@@ -11,10 +11,10 @@ import numpy as np
 from atrous.data.formats.band_scaling import BandScaling
 from atrous.errors import AtrousError
 
-#: Numbers that programs write for "no data", often without declaring them. In signed integers and floats they count as
-#: "no data" by themselves; unsigned integers cannot represent them.
+#: Numbers that programs write for "no data", often without declaring them. In signed integers and floats, they mean "no
+#: data" even if the file does not declare them. Unsigned integers cannot represent them.
 UNDECLARED_MISSING = (-9999.0, -32768.0)
-_MANY_VALUES = 16  # an alpha band with this many different values between 0 and the maximum may be an ordinary channel
+_MANY_VALUES = 16  # an alpha band with so many different values between 0 and the maximum may be an ordinary channel
 #: How to give a range of values on the command line and in Python, for messages; {0} and {1} are its two numbers.
 GIVE_RANGE = "--range {0},{1} (in Python Segmenter(range=({0}, {1})))"
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as in Pillow's mode "L"
@@ -60,7 +60,7 @@ class StoredPixels:
         stacks: whether the pages can be read as channels, as in a TIFF.
         names: names of the bands in ``values``; () if the file names none.
         empty: indices of bands without data in the whole file, such as the bands of a hyperspectral product in which
-            the air absorbs all light. They do not make the other bands of a pixel missing.
+            the air absorbs all light. At a pixel, the other bands still hold data.
         scaling: scale and offset of the bands in ``values``; None if the stored numbers are the measured values.
     """
 
@@ -95,9 +95,9 @@ class StoredPixels:
     def alpha_may_be_a_channel(self) -> bool:
         """Whether the alpha band looks like an ordinary channel, such as near infrared, that GDAL marked as alpha.
 
-        The band looks so if more than half of its non-zero values are below the maximum, and these have 16 or more
-        different values. In a true alpha band, nearly all values are zero or the maximum, or there are few different
-        values.
+        This is the case if more than half of the band's non-zero values are below the maximum, and the values below the
+        maximum are 16 or more different numbers. In a true alpha band, nearly all values are zero or the maximum, or
+        there are few different values.
         """
         if self.alpha is None:
             return False
@@ -149,8 +149,8 @@ class StoredPixels:
         of numbers with scale and offset, also holds no data if any band has the nodata value. For other whole numbers,
         all bands must have the nodata value, because a single 0 or 255 may be part of a colour. If there are more than
         four bands, the first C are used. An alpha band is a channel only if the model takes all bands. Bands that are
-        empty in the whole file do not count. Values are compared with "no data" as stored; then scale and offset of the
-        bands are applied.
+        empty in the whole file are ignored in these rules. Values are compared with "no data" as stored; then scale and
+        offset of the bands are applied.
 
         Args:
             channels: number of channels C of the model; None for all bands except alpha.
@@ -216,7 +216,7 @@ def _either(first: np.ndarray | None, second: Any) -> np.ndarray:
 
 
 def fill_missing(image: np.ndarray, valid: np.ndarray | None, mean: Sequence[float]) -> np.ndarray:
-    """Replaces pixels without data by the mean of the training data, which becomes 0 after normalisation.
+    """Replaces pixels without data by the mean of the training data; normalisation turns this mean into 0.
 
     Args:
         image: H×W×C, with values in the range of the training pictures.
@@ -238,8 +238,8 @@ def has_missing_value(values: np.ndarray, missing: Sequence[float], one_is_enoug
     Args:
         values: H×W×C.
         missing: the values. Values that the type of ``values`` cannot represent do not occur.
-        one_is_enough: whether one channel with such a value makes the pixel one without data, or only all channels
-            together; None for one channel of floats, and all channels of whole numbers.
+        one_is_enough: True if a pixel has no data as soon as one of its channels has such a value; False if all
+            channels must have such a value. None means True for floats and False for whole numbers.
 
     Returns:
         H×W booleans, True for pixels without data.
@@ -347,8 +347,8 @@ def to_depth(image: np.ndarray, dtype: str, give_range: str = GIVE_RANGE) -> np.
     if (given, dtype) not in factors:
         raise AtrousError(
             f"this model was trained on {dtype} pictures, 0–{np.iinfo(dtype).max}, and the picture holds {given}, as "
-            f"does each file whose bands have a scale: scale the picture to that range and store it as {dtype}, or give the "
-            f"values of black and white: {give_range.format('LOW', 'HIGH')}."
+            f"does each file whose bands have a scale: scale the picture to that range and store it as {dtype}, or "
+            f"give the values of black and white: {give_range.format('LOW', 'HIGH')}."
         )
     return (image.astype(np.float32) * factors[given, dtype]).round().astype(dtype)
 
@@ -366,12 +366,12 @@ def gives_channels(channels: int, bands: int, wanted: int) -> bool:
 
 
 def as_picture_dtype(stored: np.ndarray, name: object, present: np.ndarray | None = None) -> np.ndarray:
-    """Converts values to ``uint8``, ``uint16`` or ``float32``; this type depends only on the type of the values.
+    """Converts values to ``uint8``, ``uint16`` or ``float32``; the new type depends only on the old type.
 
     Args:
         stored: H×W×C of any integer or float type.
         name: name of the file, for the error message.
-        present: H×W×C booleans, True for values that must be converted exactly; None for all values.
+        present: H×W×C booleans, True for values that must stay exact in the new type; None for all values.
 
     Returns:
         ``uint8`` and ``uint16`` as given, ``float32`` for all other types; ``float64`` is rounded.

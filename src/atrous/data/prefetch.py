@@ -16,14 +16,14 @@ def in_background(
 ) -> Iterator[Read]:
     """Yields `read(item)` for each item, in order; a thread reads the next item of a collection in advance.
 
-    The next item of a generator is requested only after the current result was processed. The reason is that a
-    generator may be a live source such as a camera, or that its next item may depend on the current result.
+    If the items come from a generator, the next item is requested only after the current result was processed: a
+    generator may be a live source such as a camera, or its next item may depend on the current result.
 
     Args:
         read: function that reads one item. An error in it is raised at the position of that item.
         items: the items: a list or another collection, an iterator over a collection, or a generator.
-        give_up: function that is called if the loop ends early, for example by Ctrl-C; it is called before this
-            function waits for the running read.
+        give_up: function that is called if the loop ends early, for example by Ctrl-C; it is called before
+            `in_background` waits for the read that is still running.
     """
     if not isinstance(items, Sized) and not hasattr(items, "__length_hint__"):  # list iterators have a length hint
         yield from map(read, items)

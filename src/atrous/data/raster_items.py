@@ -1,4 +1,8 @@
-"""Turns each scene of a dataset into one item per window, and keeps windows of one place in one split."""
+"""Turns each scene of a dataset into one item per window, and keeps windows of the same ground in one split.
+
+A *place* is a rectangular part of a scene. Places are used if there are only a few scenes: whole places are then
+assigned to splits.
+"""
 
 from __future__ import annotations
 
@@ -25,17 +29,17 @@ from atrous.errors import AtrousError
 
 #: Height and width of windows in pixels, if none is given.
 WINDOW = 512
-#: Smallest number of scenes or groups of scenes that are divided into splits as a whole. With fewer, one scene more or
-#: less in a split changes the scores too much, so places inside the scenes are divided.
+#: Smallest number of scenes, or of groups of scenes, for which whole scenes are assigned to splits. With fewer scenes,
+#: one scene more or less in a split would change the scores too much, so places inside the scenes are assigned.
 LEAST_SCENES = 10
-#: Number of places into which fewer scenes are divided, at least.
+#: If there are fewer scenes, they are divided into at least this number of places.
 LEAST_PLACES = 20
-#: Largest and smallest side of a place in pixels. Larger places have a shorter border, along which splits resemble each
-#: other.
+#: Largest and smallest side of a place in pixels. Along the border of a place, splits resemble each other; larger
+#: places have less border in total.
 LARGEST_PLACE, SMALLEST_PLACE = 4096, 64
 #: Largest number of scenes that a note names.
 MOST_NAMED = 5
-#: Share of training windows from which a warning states that they are smaller than the ground of a crop.
+#: There is a warning if at least this share of the training windows is smaller than the ground that a crop may show.
 SMALL_SHARE = 0.1
 #: Number that makes the random shifts of windows independent of the random numbers of the augmentation.
 _STREAM = 1
@@ -45,10 +49,10 @@ def with_windows(dataset: Dataset, side: int | None = None) -> Dataset:
     """Returns a dataset whose items are the windows of its scenes; other datasets are returned unchanged.
 
     The windows of a scene have nearly the same size and do not overlap. If split lists name the scenes, or if there are
-    enough scenes, all windows of a scene are in one split; without lists, also those of scenes that overlap on the
-    ground. Otherwise the scenes are divided into rectangular places, and whole places are assigned to splits at random.
-    Scenes that overlap are divided along common lines, so that the same ground is in one split. The splits do not
-    depend on the size of the windows.
+    enough scenes, all windows of a scene are in one split. Without lists, scenes that overlap on the ground are in the
+    same split. If there are few scenes and no lists, the scenes are divided into rectangular places, and whole places
+    are assigned to splits at random. Scenes that overlap are divided along common lines, so that the same ground is in
+    one split. The splits do not depend on the size of the windows.
 
     Args:
         dataset: dataset whose items are whole scenes.
@@ -84,7 +88,7 @@ def with_windows(dataset: Dataset, side: int | None = None) -> Dataset:
 
 
 def _by_ground(dataset: Dataset, sizes: Mapping[Path, tuple[int, int]]) -> Dataset:
-    """Returns a dataset without lists whose splits share no ground: of whole scenes, or of places if these are few.
+    """Returns a dataset without lists whose splits share no ground: splits of scenes or, for few scenes, of places.
 
     The splits do not depend on the size of the windows.
     """
@@ -114,7 +118,7 @@ def _by_ground(dataset: Dataset, sizes: Mapping[Path, tuple[int, int]]) -> Datas
 
 
 def moved(item: Item, *, seed: int, epoch: int, index: int) -> Item:
-    """Returns the item with its window moved at random inside its region, so that training sees every position.
+    """Returns the item with its window moved at random inside its region, so that training sees all window positions.
 
     The shift is at most half of the window in each direction. It depends on the arguments alone.
 
@@ -166,7 +170,8 @@ def small_windows(items: Sequence[Item], crop: tuple[int, int] | None, scale: fl
         scale: smallest scale factor of the augmentation, > 0.
 
     Returns:
-        The warning; None if fewer than a tenth of the windows are too small, or if there are no windows or no crop.
+        The warning; None if fewer than a tenth of the windows are too small, or if there are no windows, or if ``crop``
+        is None.
     """
     if crop is None:
         return None
@@ -288,7 +293,7 @@ def _known_grid(scene: Path) -> RasterGrid | None:
 
 
 def _windows_of(item: Item, size: tuple[int, int] | None, side: int) -> tuple[Item, ...]:
-    """Returns the items of the windows of a scene or a place; a scene that a list names and that is missing stays."""
+    """Returns the items of the windows of a scene or a place; a missing scene that a list names stays one item."""
     if size is None:
         return (item,)
     region = Window(*(item.region or (0, 0, *size)))

@@ -37,7 +37,7 @@ def is_triple(value: Any) -> bool:
 
 
 def numbers_of(values: Iterable[Raw]) -> tuple[int, ...]:
-    """Returns the raw values that are numbers; none of a colour-coded mask is.
+    """Returns the raw values that are numbers; a colour-coded mask has no such values.
 
     Args:
         values: raw values of a class table.
@@ -90,15 +90,16 @@ def with_hidden_void(
 def with_undeclared_void(
     values: np.ndarray, nodata: int | None, listed: Collection[int]
 ) -> tuple[np.ndarray, int | None]:
-    """Makes the numbers of `UNDECLARED_MISSING` in a mask void, except for those that the class table lists.
+    """Makes the numbers of `UNDECLARED_MISSING` in a mask void, except for numbers that the class table lists.
 
     Args:
         values: H×W whole numbers.
-        nodata: value that means no data; None if there is none.
+        nodata: value that means "no data"; None if there is no such value.
         listed: raw values of the class table, also those that are ignored.
 
     Returns:
-        The values, and the value that means no data. If the mask contains several values of no data, they become one.
+        The values of the mask, and the value that means "no data". If several values mean "no data", they are replaced
+        by one value.
     """
     if values.dtype.kind != "i":
         return values, nodata

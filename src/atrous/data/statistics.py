@@ -22,8 +22,8 @@ from atrous.data.value_counts import value_counts
 from atrous.errors import AtrousError
 from atrous.input_spec import Input
 
-#: Channel statistics use at least this number of equally spaced pictures, and fewer than twice this number. If a split
-#: has fewer pictures, all of them are used.
+#: Channel statistics use at least this number of pictures, at equal distances in the split, and fewer than twice this
+#: number. If a split has fewer pictures, all of them are used.
 STATISTICS_PICTURES = 200
 #: Number of values of a picture that are converted to float64 at once.
 BLOCK_VALUES = 2**18
@@ -124,7 +124,7 @@ def class_pixels(dataset: Dataset, split: str) -> list[int]:
 def kind_of_pictures(
     dataset: Dataset, split: str, pages: str = "first", *, val: str = "val", in_channels: int | None = None
 ) -> tuple[PictureKind, tuple[str, ...]]:
-    """Reads the headers of a split's pictures, and returns the number of channels and the dtype of a model's input.
+    """Reads the headers of the pictures, and returns the number of channels and the dtype of a model's input.
 
     Args:
         dataset: the dataset to read.
@@ -172,7 +172,7 @@ def kind_of_pictures(
 
 
 def bands_of_pictures(image: InputFiles, files: Sequence[Sequence[str]], in_channels: int | None) -> tuple[str, ...]:
-    """Returns the names of the bands that a model takes; () if it takes them by position or by wavelength.
+    """Returns the names of the bands that a model takes; () if the model takes bands by position or by wavelength.
 
     Args:
         image: the input of the pictures, with the bands that the user lists.

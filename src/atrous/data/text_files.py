@@ -11,7 +11,8 @@ from pathlib import Path
 
 from atrous.errors import AtrousError
 
-#: Byte order marks and their encodings. If a mark begins with a shorter mark, it is listed before the shorter mark.
+#: Byte order marks and their encodings. A mark that begins with another, shorter mark is listed before the shorter
+#: mark.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),

@@ -113,8 +113,8 @@ class ColorChannels(NamedTuple):
         start: index of the first of these channels.
         channels: number of these channels: 1 or 3; of a contrast of a volume, the number of its slices.
         dtype: the type of the photograph; varied values are clipped to its range.
-        contrasts: number of contrasts of the volume, which is the distance between these channels; 0 for a photograph,
-            whose channels are neighbours.
+        contrasts: number of contrasts of the volume. It is also the distance between the indices of these channels. 0
+            for a photograph, whose channels are neighbours.
     """
 
     start: int
@@ -124,7 +124,7 @@ class ColorChannels(NamedTuple):
 
 
 class _Recolouring(NamedTuple):
-    """The drawn variation of one picture's colours; a sigma of None means no blur."""
+    """The colour variation that was drawn at random for one picture; a sigma of None means no blur."""
 
     brightness: float
     contrast: float
@@ -141,9 +141,9 @@ class _Recolouring(NamedTuple):
 def color_channels(inputs: Sequence[Input]) -> tuple[ColorChannels, ...]:
     """Returns the channels whose colour is varied in training, in the concatenated inputs of a model.
 
-    A contrast of a volume that is normalised by its own mean and deviation, such as MRI, varies in all its slices: its
-    values have no unit, so a scan of other brightness or contrast is as probable. Each contrast is a group by itself,
-    because the contrasts have different means. Contrasts of Hounsfield units do not vary.
+    A contrast of a volume that is normalised by its own mean and deviation, such as MRI, is varied in all its slices.
+    Its values have no unit, so other scans have another brightness and contrast. Each contrast is a separate group of
+    channels, because the contrasts have different means. Contrasts of Hounsfield units are not varied.
 
     Args:
         inputs: the inputs of the model.
@@ -185,8 +185,8 @@ def augment(
         epoch: the epoch, ≥ 0.
         index: the picture's number in its dataset, ≥ 0.
         fill: raw value outside the picture, one value or one per channel; the mask is 255 there.
-        colors: the channels that hold colours of a photograph. Only these vary in colour and sharpness; None for all
-            channels.
+        colors: the channels that hold colours of a photograph. Only the colour and the sharpness of these channels are
+            varied. None for all channels.
 
     Returns:
         Image h×w×C of the given dtype and label h×w, where (h, w) is the epoch's crop or (H, W). The given arrays
@@ -258,9 +258,9 @@ def recolour(
 ) -> np.ndarray:
     """Varies the brightness, contrast, saturation, hue and sharpness of the colour channels.
 
-    All groups of colour channels get the same variation. The four colour variations are linear and applied together as
-    one matrix. Before the blur, values are therefore rounded and clipped to the range of the dtype only once. The hue
-    is rotated about the grey axis, which does not change the luma.
+    All groups of colour channels get the same variation. The four colour variations are linear, so they are applied
+    together as one matrix. Thus values are rounded and clipped to the range of the dtype only once before the blur. The
+    hue is rotated about the grey axis, which does not change the luma.
 
     Args:
         image: H×W×C, ``uint8``, ``uint16`` or ``float32``; not changed.

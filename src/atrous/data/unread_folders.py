@@ -14,7 +14,8 @@ from atrous.errors import counted
 
 _DEPTH = 4  # levels of folders below the dataset's folder, as in gtFine/train/aachen
 _SHOWN = 8
-#: What follows a path in a sentence, so that a longer path does not match.
+#: What may follow a path in a sentence. It is part of the search, so that a longer path with the same start is not
+#: found.
 _END_OF_PATH = r"(?=[\s,;:]|\.(?:\s|$)|/\*|$)"
 
 
@@ -28,7 +29,8 @@ def unread_folder_notes(root: Path, used: Iterable[Path], notes: Iterable[str]) 
 
     Returns:
         One sentence for each folder that is not read because a folder with the same meaning is read. For example,
-        ``valid`` is not read if ``val`` is read. One more sentence names the other unread folders, at most 8 of them.
+        ``valid`` is not read if ``val`` is read. If there are other unread folders, one more sentence names at most 8
+        of them.
     """
     read = {path for folder in used for path in (folder, *folder.parents)}
     unread = {folder: count for folder, count in folders_with_pictures(root) if folder not in set(used)}

@@ -1,4 +1,4 @@
-"""Counts the values of masks in parts, because NumPy converts what it counts to 64-bit numbers."""
+"""Counts the values of masks part by part, because NumPy converts the values that it counts to 64-bit numbers."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ def with_slices(
 
     Args:
         dataset: dataset whose items are whole volumes or pictures.
-        planes: planes of the slices; () for those of the dataset's inputs.yaml, else axial.
-        slices: number of neighbouring slices that are channels; None for that of the inputs.yaml.
+        planes: planes of the slices; () for the planes in the dataset's inputs.yaml, or axial if inputs.yaml has none.
+        slices: number of neighbouring slices that are channels; None for the number in the inputs.yaml.
         spacing: voxel sides in millimetres to which volumes are resampled; the items are slices of the resampled
             volumes. None for no resampling.
 
@@ -151,7 +151,7 @@ def input_of_slices(dataset: Dataset, planes: tuple[str, ...] = (), slices: int 
 
 
 def labelled_volumes(items: Iterable[Item]) -> dict[Path, tuple[Item, Path]]:
-    """Returns the volumes of slices: by the place of each volume, its first slice and its mask.
+    """Returns the volumes to which slices belong: for the place of each volume, its first slice and its mask.
 
     Args:
         items: slices of labelled volumes.
@@ -175,8 +175,8 @@ def volume_labels(dataset: Dataset, mask: Path, scan: Path, shape: tuple[int, in
         dataset: the dataset of the mask.
         mask: file of the mask.
         scan: file of the volume, whose grid a mask in DICOM has.
-        shape: number of voxels of the volume along right, anterior and superior; those of the resampled volume if the
-            dataset has a spacing.
+        shape: number of voxels of the volume along right, anterior and superior. If the dataset has a spacing, this is
+            the shape of the resampled volume.
     """
     return mask_labels(mask, scan, shape, dataset.read_label)
 
@@ -205,10 +205,10 @@ def spacing_of_volumes(items: Iterable[Item]) -> Spacing:
 
 
 def first_notes(notes: Sequence[str]) -> tuple[str, ...]:
-    """Returns the first notes on files, and the number of the others.
+    """Returns the first notes on files, and the number of the notes that are left out.
 
     Args:
-        notes: notes of one kind, such as those of `file_notes` on all volumes.
+        notes: notes of one kind, such as the notes of `file_notes` on all volumes.
     """
     if len(notes) <= MOST_NOTES:
         return tuple(notes)
@@ -220,10 +220,10 @@ def _is_missing(item: Item) -> bool:
 
 
 def _check_mask(item: Item) -> tuple[str, ...]:
-    """Checks the header of a volume's mask, and returns sentences for the user about what is not read from it."""
+    """Checks the header of a volume's mask, and returns sentences for the user about content that is not read."""
     if item.mask is None or _is_missing(item):
         return ()
-    if is_dicom_label(item.mask):  # it is read on the grid of the scan, which checks the positions
+    if is_dicom_label(item.mask):  # reading it on the grid of the scan also checks its positions
         return described_labels(label_file(item.mask)).notes
     mask_grid, values = volume_shape(item.mask)
     check_same_grid(volume_shape(item.image)[0], mask_grid, str(item.image), str(item.mask))
@@ -233,7 +233,7 @@ def _check_mask(item: Item) -> tuple[str, ...]:
 
 
 def _slices_of(item: Item, planes: tuple[str, ...], spacing: Spacing | None = None) -> tuple[Item, ...]:
-    """Returns the items of a volume's slices; a volume that a list names and that is missing stays one item."""
+    """Returns the items of a volume's slices; a missing volume that a list names stays one item."""
     if _is_missing(item):
         return (item,)
     grid, _ = volume_shape(item.image)

@@ -14,8 +14,8 @@ from atrous.models.aspp import ASPP
 from atrous.models.deeplab_v2 import SummedASPP
 from atrous.models.layers import Normalize
 
-#: Share of all positions at which a class is explained if it has the highest score at no position: the positions where
-#: it is most probable.
+#: If a class has the highest score at no position, it is explained at the positions where it is most probable. This is
+#: the share of these positions among all positions.
 MOST_PROBABLE = 0.01
 
 
@@ -51,12 +51,13 @@ class WatchedNetwork:
                 self.picture = normalised.detach().requires_grad_()
                 main = model.scores(self.picture)["main"][0]
                 self._scores = torch.cat([torch.zeros_like(main), main]) if len(main) == 1 else main
-        self.high = highs[0]  # further entries are of the smaller copies of the picture that DeepLabV2 also segments
+        # further entries belong to the smaller copies of the picture, which DeepLabV2 also segments
+        self.high = highs[0]
         self.scores = self._scores.detach()
 
     def _keep_features(self, key: tuple[str, str]) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, output: Tensor) -> None:
-            self.features.setdefault(key, output)  # later calls are for the smaller copies of the picture, in DeepLabV2
+            self.features.setdefault(key, output)  # in DeepLabV2, later calls are for the smaller copies of the picture
 
         return hook
 

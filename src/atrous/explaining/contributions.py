@@ -32,7 +32,7 @@ class Part:
 
     @property
     def contribution(self) -> Tensor:
-        """The part's first-order contribution to the class's score at each position, h×w; negative if it lowers it.
+        """The part's first-order contribution to the score of the class at each position, h×w; it may be negative.
 
         The contribution is the sum over channels of feature × gradient. It is exact if all later layers are linear; a
         ReLU is approximated by its slope for this picture.

@@ -78,7 +78,7 @@ class Explanation:
     Args:
         mask: H×W class indices, before any CRF.
         entropy: H×W, 0–1: normalised entropy of the probabilities.
-        margin: H×W, 0–1: probability of the best class minus that of the second best.
+        margin: H×W, 0–1: probability of the most probable class minus that of the second most probable class.
         classes: explanation of each chosen class.
         reach: H×W, ≥ 0: effective receptive field of the highest score at the middle position.
         reach_at: (row, column) of the centre of the middle position, in pixels.

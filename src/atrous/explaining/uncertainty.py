@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 def entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
     """Returns the normalised entropy of each pixel.
 
-    It is 0 if one class has probability 1, and 1 if all classes are equally probable.
+    The entropy is 0 if one class has probability 1, and 1 if all classes are equally probable.
 
     Args:
         probabilities: K×H×W, K ≥ 2; the K values of a pixel sum to 1.

@@ -13,7 +13,8 @@ from atrous.data.rasters.raster_grid import coordinates
 from atrous.data.sources.source import Window
 from atrous.errors import AtrousError
 
-#: Largest distance of a corner from a corner of a pixel of the grid, in pixels. Coordinates in files are rounded.
+#: A raster is on a grid if its corners are at most this distance, in pixels, from corners of pixels of the grid.
+#: Coordinates in files are rounded, so the distance is not 0.
 TOLERANCE = 0.01
 
 
@@ -43,8 +44,8 @@ class GridRaster(NamedTuple):
 
     Attributes:
         raster: the raster.
-        top: row of its first pixel in the grid; it may be negative.
-        left: column of its first pixel in the grid; it may be negative.
+        top: row of the raster's first pixel in the grid; it may be negative.
+        left: column of the raster's first pixel in the grid; it may be negative.
     """
 
     raster: Raster
@@ -64,7 +65,7 @@ class Seam(NamedTuple):
         other: index of the neighbour.
         side: side of the window at which the neighbour is: "top", "bottom", "left" or "right".
         begin: first column (top, bottom) or row (left, right) of the common edge, relative to the window.
-        end: column or row after the last one of the common edge, relative to the window.
+        end: column or row after the end of the common edge, relative to the window.
     """
 
     other: int
@@ -146,7 +147,7 @@ def windows_of(grid: Sequence[GridRaster], side: int) -> list[tuple[int, Window]
 def seams_of(grid: Sequence[GridRaster], windows: Sequence[tuple[int, Window]]) -> list[list[Seam]]:
     """Returns for each window its common edges with other windows.
 
-    Windows of two rasters that overlap have no common edge: both rasters then have their own polygons.
+    If two rasters overlap, their windows have no common edges, and each of the two rasters has its own polygons.
 
     Args:
         grid: rasters of one grid.
@@ -170,8 +171,9 @@ def _add_seams(
     Args:
         seams: the edges of each window so far.
         grid: rasters of one grid.
-        windows: for each window, the index of its raster, its (begin, length) in this direction, and that in the other.
-        sides: side of a window at which the next one is, and side of the next one at which this window is.
+        windows: for each window, the index of its raster, its (begin, length) in this direction, and its (begin,
+            length) in the other direction.
+        sides: side of a window at which the next window is, and side of the next window at which this window is.
     """
     at = defaultdict(list)
     for index, (_, (begin, _), _) in enumerate(windows):

@@ -28,9 +28,10 @@ from atrous.paths import Place
 
 _COLUMNS = ["case_id", "volume"]
 _ID = re.compile(r"case_(\d{4,9})")
-#: Names of folders that may be words or numbers of a message, such as "scan", "CT", "DICOM", "1" and "2024".
+#: Names of folders that may also be ordinary words or numbers in a message, such as "scan", "CT", "DICOM", "1" and
+#: "2024".
 _ORDINARY = re.compile(r".{1,3}|[0-9]{4,5}|[a-z]+|[A-Z]+")
-#: How a message goes on that begins with a name.
+#: What follows the name in a message that begins with a name.
 _VERBS = r" (?:is|was|has|holds|contains|does|cannot)\b"
 #: The end of a name.
 _END = r"(?!\w)"
@@ -51,15 +52,15 @@ class CaseIdTable:
 
 
 def case_ids_of(table: Path, volumes: Sequence[Place]) -> dict[Place, str]:
-    """Returns the id of each volume: that of the table, else the next free number. Nothing is written.
+    """Returns the id of each volume: the id in the table, else the next free number. Nothing is written.
 
     Args:
         table: the table; it need not exist.
         volumes: places of volumes.
 
     Returns:
-        Full path of each volume → its id, such as "case_0001". Of several paths of one volume, such as a link to it,
-        only the first is there.
+        Full path of each volume → its id, such as "case_0001". If several paths lead to one volume, for example a link
+        to it, the result contains only the first of these paths.
 
     Raises:
         AtrousError: the table is no table of case ids, or an input is not a volume on this machine.
@@ -121,13 +122,13 @@ def without_names(text: str, ids: Mapping[Place, str], others: Mapping[str, str]
     Args:
         text: message about the volumes.
         ids: result of `case_ids_of`.
-        others: further names that are replaced, such as those of groups, each with the text that stands for it.
+        others: further names that are replaced, such as names of groups, each with the text that replaces it.
     """
     return with_forms(text, forms_of(ids, others))
 
 
 def forms_of(ids: Mapping[Place, str], others: Mapping[str, str] | None = None) -> list[Form]:
-    """Returns the names that `without_names` replaces, the longest first; for many texts, they are found only once.
+    """Returns the names that `without_names` replaces, the longest first; for many texts, call it only once.
 
     Args:
         ids: as for `without_names`.
@@ -139,13 +140,14 @@ def forms_of(ids: Mapping[Place, str], others: Mapping[str, str] | None = None) 
 
 
 def with_forms(text: str, forms: Sequence[Form]) -> str:
-    """Returns a text in which all names are replaced; of several names at one position, the first in order.
+    """Returns a text in which all names are replaced; if several names match at one position, the first one is used.
 
     Args:
         text: message about the volumes.
         forms: result of `forms_of`.
     """
-    forms = [form for form in forms if form.name in text]  # patterns of all names of a large dataset would be slow
+    # only names that occur in the text: patterns of all names of a large dataset would be slow
+    forms = [form for form in forms if form.name in text]
     if not forms:
         return text
     either = "|".join(f"({one.pattern})" for one in forms)
@@ -171,8 +173,8 @@ class Form(NamedTuple):
     Args:
         name: the name.
         new: text that replaces the name.
-        before: regular expression of the text after the name, such as the number of a slice. With it, an ordinary word
-            is also replaced in every context.
+        before: regular expression of the text after the name, such as the number of a slice. If this text follows, even
+            an ordinary word is replaced in every context.
     """
 
     name: str
@@ -214,7 +216,7 @@ def _forms(volume: Path, new: str) -> Iterator[Form]:
 
 
 def may_be_ordinary(name: str) -> bool:
-    """Returns whether a name may be an ordinary word or number, such as ``scan`` or ``1``, which is not a name alone.
+    """Returns whether a name may also be an ordinary word or number, such as ``scan`` or ``1``.
 
     Args:
         name: name of a file, a folder or a group.
@@ -223,7 +225,7 @@ def may_be_ordinary(name: str) -> bool:
 
 
 def key_of(volume: Path) -> str:
-    """Returns the full path of a volume, as in the table; of one series of several, with its SeriesInstanceUID.
+    """Returns the full path of a volume, as in the table; if a folder has several series, with the SeriesInstanceUID.
 
     Args:
         volume: place of the volume.

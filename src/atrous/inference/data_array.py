@@ -17,7 +17,8 @@ from atrous.errors import AtrousError, shown
 
 #: Names of the dimension along the rows and along the columns of a raster, as rioxarray knows them.
 _ROWS, _COLUMNS = ("y", "latitude", "lat"), ("x", "longitude", "lon")
-#: The attributes of scale and offset, with their defaults. rioxarray uses the first name if the bands differ.
+#: The attributes of scale and offset, with their defaults. rioxarray uses the first name of each pair if the bands have
+#: different values.
 _SCALING = (("scales", "scale_factor", 1.0), ("offsets", "add_offset", 0.0))
 #: Largest number of bands that a message names.
 _SHOWN = 12
@@ -40,10 +41,10 @@ def pixels_of_data_array(array: Any) -> StoredPixels:
 
     Names are taken from the coordinate of the bands or from the attribute ``long_name``, scaling from ``scales`` and
     ``offsets`` or ``scale_factor`` and ``add_offset``, and "no data" from ``_FillValue``, as rioxarray stores them. NaN
-    is no data, too. If the coordinate of the bands contains whole numbers, they are the positions of the bands in these
-    attributes, from 1, because xarray does not change attributes when bands are selected.
+    also means "no data". If the coordinate of the bands contains whole numbers, they are the positions of the bands in
+    these attributes, from 1. They are needed because xarray does not change attributes when bands are selected.
 
-    The array is the whole picture: a band that has no data in it is empty, as in `empty_bands`.
+    The array is the whole picture, so a band without data in the array is empty, as in `empty_bands`.
 
     Args:
         array: DataArray with the dimensions y and x, and at most one further dimension, that of the bands. The
@@ -127,7 +128,7 @@ def _band_numbers(coordinate: np.ndarray | None) -> list[int] | None:
 
 
 def _of_bands(values: Sequence[_T], numbers: Sequence[int] | None, bands: int) -> list[_T] | None:
-    """Chooses the values of the bands by their numbers, or all values without numbers; None if they do not fit."""
+    """Chooses the values of the bands by their numbers, or all values without numbers; None if this is not possible."""
     numbers = range(1, len(values) + 1) if numbers is None else numbers
     fits = len(numbers) == bands and all(1 <= number <= len(values) for number in numbers)
     return [values[number - 1] for number in numbers] if fits else None

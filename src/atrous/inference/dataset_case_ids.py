@@ -1,4 +1,4 @@
-"""Case ids of a dataset: its volumes, masks, groups and folders get names that name no patient."""
+"""Case ids of a dataset: its volumes, masks, groups and folders get names that do not identify a patient."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class DatasetCaseIds:
 
 @contextmanager
 def without_reasons(root: Path, *, private: bool = True) -> Iterator[None]:
-    """Replaces the reason why a dataset cannot be read by a general message, because it may name patients.
+    """Replaces the reason why a dataset cannot be read by a general message, because the reason may name patients.
 
     Args:
         root: folder of the dataset.

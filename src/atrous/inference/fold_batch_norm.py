@@ -1,6 +1,6 @@
 """Simplifies a copy of a network for inference: the copy computes the same function with fewer operations.
 
-Each step is exact up to rounding. The model itself does not change, so its modules stay as in its paper.
+Each step is exact up to rounding. The model itself is not changed, so its modules still correspond to the paper.
 """
 
 from __future__ import annotations
@@ -186,12 +186,14 @@ def fold_norms(model: SegmentationModel) -> None:
 
 
 def _watch(model: SegmentationModel) -> dict[Any, Any]:
-    """Returns the convolution before each batch norm that can be folded.
+    """Returns, for each batch norm that can be folded, the convolution before it.
 
-    Such a batch norm takes only the output of one convolution, and no other batch norm takes that output.
+    A batch norm can be folded if its only input is the output of one convolution, and no other batch norm takes this
+    output.
     """
     results: dict[int, nn.Module] = {}
-    alive: list[Tensor] = []  # keeps ids unique: Python gives the id of a freed tensor to a new tensor
+    # keeps the tensors alive, so that their ids stay unique: Python gives the id of a freed tensor to a new tensor
+    alive: list[Tensor] = []
     takers: defaultdict[nn.Module, set[nn.Module]] = defaultdict(set)
     givers: defaultdict[nn.Module, set[nn.Module | None]] = defaultdict(set)
 
@@ -264,8 +266,8 @@ class LiveConv(nn.Module):
 class SummedASPP(nn.Module):
     """An ASPP that projects each branch by its slice of the projection's weight and adds the results.
 
-    This equals concatenating the branches and projecting them once. The pooled features are one vector for the whole
-    map, so their projection is one vector, too, and serves as the bias.
+    The result equals the projection of the concatenated branches. The pooled features are one vector for the whole map,
+    so their projection is one vector, too, and is used as the bias.
 
     Args:
         aspp: ASPP with a 1×1 projection and folded batch norms; its layers become parts of this module.

@@ -1,8 +1,9 @@
 """Turns the masks of rasters into polygons: one polygon for each connected part of a class.
 
-The masks are read in windows. The parts of a polygon in neighbouring windows, also of neighbouring rasters on one grid,
-are found by the pixels on both sides of their common edge. They are merged as soon as no further window can add a part.
-So the memory depends on the unfinished polygons, not on the size of the masks.
+The masks are read in windows. A polygon may have parts in several neighbouring windows, also of neighbouring rasters on
+one grid. These parts are found by the pixels on both sides of the common edges of the windows. The parts of a polygon
+are merged as soon as no further window can add a part. So the memory depends on the unfinished polygons, not on the
+size of the masks.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def _polygons_of_grid(grid: Sequence[GridRaster], raw: np.ndarray | None, side: 
 
 
 class _OpenMask:
-    """The mask that is being read; windows are in the order of the masks, so only one is open at a time."""
+    """The mask that is being read; windows are in the order of the masks, so only one mask is open at a time."""
 
     def __init__(self) -> None:
         self._raster: Raster | None = None
@@ -140,7 +141,7 @@ class _MergedPieces:
         self._next = 0
 
     def add(self, kept: np.ndarray, values: np.ndarray, polygons: np.ndarray, source: str) -> np.ndarray:
-        """Adds pieces of a window; returns the number of each piece of the window, -1 if it is not added.
+        """Adds pieces of a window; returns the number of each piece of the window, -1 for a piece that is not added.
 
         One more -1 follows at the end, so that it is also the number of the index -1.
         """
@@ -179,7 +180,7 @@ class _MergedPieces:
                 self._parts[number] = a
 
     def finished(self, numbers: Iterable[int]) -> Iterator[tuple[int, set[str], list[Any]]]:
-        """Yields and forgets those parts of some pieces to which no further window can add a piece."""
+        """Yields the parts of some pieces to which no further window can add a piece, and then forgets these parts."""
         for number in numbers:
             part = self._parts.get(number)
             if part is not None and part.waiting == 0:

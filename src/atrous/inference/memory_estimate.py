@@ -26,8 +26,8 @@ WORKERS = "LOCAL_WORLD_SIZE"
 #: Height and width of the picture for which a network's memory is counted, in pixels. For other sizes, the memory is
 #: assumed to be proportional to the number of pixels.
 REFERENCE = 512
-#: Ratio of measured to counted memory. Buffers of convolutions and fragmentation are not counted; on a CPU, the ratio
-#: is 1.2–1.5 (docs/big-pictures.md).
+#: Ratio of measured to counted memory. The ratio is above 1, because buffers of convolutions and fragmentation are not
+#: counted. On a CPU, it is 1.2–1.5 (docs/big-pictures.md).
 OVERHEAD = 1.4
 #: Bytes of the process itself: Python, and torch with its threads and code.
 PROCESS = 0.8e9

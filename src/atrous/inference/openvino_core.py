@@ -21,7 +21,8 @@ KERNELS_KEPT = "1000"
 #: Number of idle requests that a network keeps; each idle request keeps memory for the largest picture that it ran.
 REQUESTS_KEPT = 2
 #: Ratio of picture sizes above which the memory of the larger picture is released before the smaller picture runs.
-#: Views of one picture at the scales 0.5 and 2 differ by a factor of 16, so nothing is released between them.
+#: Views of one picture at the scales 0.5 and 2 differ by a factor of 16, so no memory is released between the views of
+#: a picture.
 MUCH_LARGER = 20
 #: Number of input values (H·W·C) from which a picture's memory is worth releasing.
 RELEASED_FROM = 3 * 2**20
@@ -57,8 +58,8 @@ class CompiledNetwork:
     """A compiled network that any number of threads can run.
 
     It computes one picture after another, each with all cores. A result is in the memory of the request that computed
-    it, so a request is not used again before its result has been read. Meanwhile, other threads get other requests. A
-    single thread always uses the same request.
+    the result, so a request is not used again before its result has been read. Meanwhile, other threads get other
+    requests. A single thread always uses the same request.
 
     Args:
         compiled: compiled model of OpenVINO.
@@ -130,7 +131,8 @@ class CompiledNetwork:
 def _return_free_pages() -> None:
     """Gives free memory between used blocks of the heap back to the system; does nothing without glibc.
 
-    Pictures of different sizes leave such gaps in the heap of each thread, and glibc does not release them by itself.
+    Pictures of different sizes leave free gaps between used blocks in the heap of each thread, and glibc does not
+    release these gaps by itself.
     """
     if (trim := _trim_function()) is not None:
         trim(0)

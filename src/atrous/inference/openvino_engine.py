@@ -33,9 +33,10 @@ CHECKED_SIZES = ((133, 158), (96, 67))
 TOLERANCE = 1e-3
 #: Precisions of atrous → names in OpenVINO.
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
-#: Number of pixels from which the network is compiled for the size of a picture, because this halves the memory.
+#: If a picture has at least this number of pixels, the network is compiled for the size of the picture. This halves the
+#: memory.
 LARGE = 2**20
-#: Version of the graphs in the cache; raise it when `convert` makes other graphs, so that old entries are not used.
+#: Version of the graphs in the cache. Increase it when `convert` makes other graphs, so that old entries are not used.
 KEPT_FORMAT = 5
 #: End of the name that OpenVINO's tracer gives to the mean over the whole map in image pooling.
 GLOBAL_MEAN = ".mean/aten::mean/ReduceMean"
@@ -157,10 +158,11 @@ class OpenVinoEngine:
             yield request.get_output_tensor(0).data[0]
 
     def _release_before(self, values: int) -> None:
-        """Releases the memory of pictures that were much larger than the next one, which has `values` input values."""
+        """Releases the memory of much larger pictures before the next picture, which has `values` input values."""
         one_size = self._one_size
         if one_size is not None and one_size.shape and one_size.network.release_before(values):
-            # The network compiled for one size is dropped, too, because it takes as much memory as its buffers took.
+            # The network that was compiled for one size is dropped, too, because it takes as much memory as its
+            # buffers.
             self._one_size = OneSize((), self._any_size)
         for network in (self._any_size, self._pinned, self._upto_mean):
             if network is not None:

@@ -280,7 +280,7 @@ class PreparedSource:
 
     Args:
         source: picture as stored.
-        prepare: function that converts an H×W×C window as read to the channels and value range of the model.
+        prepare: function that converts an H×W×C window, as it was read, to the channels and value range of the model.
         preprocessing: preprocessing of the model.
 
     Attributes:

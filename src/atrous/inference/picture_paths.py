@@ -145,7 +145,7 @@ def _listed(url: str, listing: Listing) -> list[str]:
 
 
 def _say_passed_over(folder: Place, changed: Sequence[str], marked: int) -> None:
-    """Prints how many pictures of a folder atrous wrote, and how many of these were changed afterwards."""
+    """Prints how many pictures of a folder atrous wrote, and how many of these pictures were changed afterwards."""
     name = shown_place(folder)
     if marked > len(changed):
         note(f"{counted(marked - len(changed), 'picture')} in {name} skipped: written by atrous")

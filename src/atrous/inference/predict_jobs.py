@@ -78,7 +78,7 @@ class Job:
         overlay: True to also write the picture with the mask's colours over it; not for windowed pictures.
         more: files of the scene's further inputs, such as its depth, in the order of the model's inputs.
         format: format of the mask of a volume: "nifti", or "dicom-seg", which needs a DICOM series.
-        case_id: name of the volume in records and messages, as in `case_ids_of`; "" for its path.
+        case_id: name of the volume in records and messages, as in `case_ids_of`; "" to use the path of the volume.
     """
 
     picture: Place
@@ -126,13 +126,13 @@ def plan(
 
     Args:
         paths: pictures, folders of pictures, or glob patterns; paths or URLs.
-        out: folder for the masks, a path or a URL. Masks have the names of pictures, with .png, or .tif for rasters.
+        out: folder for the masks, a path or a URL. A mask has the name of its picture, with .png, or .tif for rasters.
         spec: specification of the model.
         inputs: folders of further inputs by name, such as {"depth": "depth/"}; files have the stems of their pictures.
         raw: see `Job`.
         overlay: see `Job`.
         format: see `Job`.
-        case_ids: table of case ids, by which masks and records are then named, see `case_ids_of`; None for names.
+        case_ids: table of case ids, which then name masks and records, see `case_ids_of`; None for names of volumes.
         overwrite: True to allow replacing files that atrous did not write; inputs are never replaced.
         also: other files that the caller will write; they must not be among the masks or the inputs.
 
@@ -308,7 +308,7 @@ class Worker:
             any_size, prepared = for_plane(self.segmenter.any_size, read.plane), self.segmenter.preparation.filled(read)
             mask = any_size(prepared, read.valid, name=shown_place(job.picture), progress=progress)
             return Prediction(mask, read.shown, self.segmenter.info)
-        except Exception as error:  # too little memory, or an unsuitable picture; the others must still be segmented
+        except Exception as error:  # too little memory, or an unsuitable picture; other pictures are still segmented
             return _failed(job, error)
 
     def write(self, job: Job, segmented: Prediction | np.ndarray | Record) -> Record:
@@ -377,7 +377,7 @@ def _needs_windows(place: Place, spec: ModelSpec) -> bool | None:
     """Returns whether a picture is read window by window; None for a raster at a URL, which must be fetched first."""
     if isinstance(place, str):
         return None if as_path(place).suffix.lower() in RASTER_SUFFIXES else False
-    most = limit_bytes(spec.memory) / 4  # the picture, as read and as model input, must leave memory for the network
+    most = limit_bytes(spec.memory) / 4  # the picture, as it was read and as input, must leave memory for the network
     return _holds(needs_windows, place, most)
 
 

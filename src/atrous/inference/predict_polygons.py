@@ -1,4 +1,4 @@
-"""Polygons of the masks of one call of predict: checks the rasters before the work, and writes the file after it."""
+"""Polygons of the masks of one call of predict: checks the rasters before the work, and writes the file at the end."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def check_rasters(jobs: Sequence[Job]) -> None:
                 f"{name} is not a raster with coordinates on Earth (GeoTIFF, VRT or JPEG 2000), so its mask has no "
                 "polygons: give rasters only, or leave --polygons out."
             )
-        if _opens(job.picture):  # a damaged file fails later, without the others
+        if _opens(job.picture):  # a damaged file fails later, and the other files do not fail
             rasters.append(read_raster(job.picture, name))
     check_one_crs(rasters)
 

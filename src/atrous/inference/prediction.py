@@ -23,7 +23,7 @@ from atrous.overwrite_checks import check_replaceable, is_our_picture, save_pict
 
 #: Number of pixels of an overlay that are computed at once.
 PIXELS_AT_ONCE = 2**18
-#: Number of pixels that is enough for percentiles. In a picture with n times as many, every n-th pixel is used.
+#: Number of pixels that is enough for percentiles. In a picture with n times as many pixels, every n-th pixel is used.
 MOST_JUDGED = 2**21
 #: Colour of pixels without data in palette masks: Pascal VOC's colour of unlabelled pixels.
 NO_DATA_COLOR = (224, 224, 192)

@@ -27,7 +27,7 @@ def resize_argmax(scores: np.ndarray, size: Sequence[int], align_corners: bool =
         are equal up to rounding.
     """
     rows = np.ascontiguousarray(scores, dtype=np.float32)
-    if rows.shape[2] == 1:  # one logit is equivalent to two logits, the first of them 0
+    if rows.shape[2] == 1:  # one logit is equivalent to two logits of which the first is 0
         rows = np.concatenate([np.zeros_like(rows), rows], 2)
     height, width = size
     mask = np.empty((height, width), np.uint8)

@@ -48,11 +48,12 @@ def segment_volume(
     """Segments a volume with the slices, the planes and the normalisation of the model.
 
     With one plane, each slice is a picture like any other: large ones are tiled, and scales, flip and the CRF apply.
-    With several planes, the probabilities of each voxel are averaged over the planes. If they take more than 512 MB,
-    they are kept in a scratch file, whose size is said first.
+    With several planes, the probabilities of each voxel are averaged over the planes. If the probabilities take more
+    than 512 MB, they are kept in a scratch file, whose size is reported first.
 
-    With a target spacing, the resampled volume is segmented. Its normalisation is that of the resampled values. The
-    probabilities are resized to the volume's own grid slice by slice, and then decide the class of each voxel.
+    With a target spacing, the resampled volume is segmented, and it is normalised by the resampled values. Then the
+    probabilities are resized to the volume's own grid, slice by slice. Each voxel gets the class with the highest
+    resized probability.
 
     Args:
         segmenter: segmenter of a model that was trained on volumes.
@@ -118,7 +119,7 @@ def _slices(
 
 @contextmanager
 def _zeros(shape: tuple[int, ...], what: str, say: Callable[[str], object]) -> Iterator[np.ndarray]:
-    """Gives float32 zeros: in memory, or in a scratch file if they are many."""
+    """Returns float32 zeros: in memory, or in a scratch file if the array is large."""
     x, y, z, classes = shape
     size = 4 * x * y * z * classes
     if size <= IN_MEMORY:

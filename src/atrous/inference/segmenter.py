@@ -125,7 +125,7 @@ class Segmenter:
             from atrous.device import pick_device  # imports torch, which OpenVINO does not need
 
             device = pick_device(device)
-        views_of(scales, flip)  # reports mistakes before the model is loaded, as do the next two checks
+        views_of(scales, flip)  # this check and the next two checks report mistakes before the model is loaded
         check_tiling(tile, overlap, memory)
         check_say(say)
         given = path_of(model, "model") if isinstance(model, str | Path) else check_model(model, weights=True)
@@ -200,10 +200,10 @@ class Segmenter:
 
         Args:
             picture: path, URL, PIL image, H×W or H×W×C array of uint8, uint16 or float32, or `xarray.DataArray`; for
-                several inputs a dict of these, {"image": …, "depth": …}; or a list or an iterator of such pictures.
-                Files and PIL images may be transparent; the fourth channel of an array is dropped if the model takes
-                three. Torch tensors need `axes`. A model of 8-bit or 16-bit pictures rescales uint8 and uint16 to its
-                own type, and refuses floats unless `range` is given.
+                several inputs, a dict of pictures by input, {"image": …, "depth": …}; or a list or an iterator of such
+                pictures. Files and PIL images may be transparent; the fourth channel of an array is dropped if the
+                model takes three. Torch tensors need `axes`. A model of 8-bit or 16-bit pictures rescales uint8 and
+                uint16 to its own type, and refuses floats unless `range` is given.
             valid: H×W booleans, False for pixels without data. NaN and nodata pixels of files need not be marked.
             axes: order of the axes of arrays and tensors, such as "CHW" for channels, height and width; None for H×W
                 and H×W×C arrays.
@@ -241,7 +241,7 @@ class Segmenter:
         """Reads a picture with the channels that the model takes, and finds the pixels that have data.
 
         Args:
-            picture: path, URL, PIL image or array, or a dict of these by input, as in a call.
+            picture: path, URL, PIL image or array; or a dict with one of them for each input, as in a call.
 
         Raises:
             AtrousError: the picture is unreadable or has channels that this model does not take.

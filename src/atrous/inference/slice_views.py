@@ -11,8 +11,9 @@ from atrous.inference.whole_or_tiled import AnySize
 def for_plane(any_size: AnySize, plane: str) -> AnySize:
     """Returns an object that segments the slices of a plane, without mirrored views if the plane is sagittal.
 
-    The columns of a sagittal slice run from anterior to posterior. Its mirror image exchanges them, which no patient
-    shows. Axial and coronal slices are mirrored from left to right. Training follows the same rule.
+    The columns of a sagittal slice run from anterior to posterior. A mirror image would exchange anterior and
+    posterior, which occurs in no patient. Axial and coronal slices are mirrored from left to right. Training follows
+    the same rule.
 
     Args:
         any_size: object that runs the network, with its views.

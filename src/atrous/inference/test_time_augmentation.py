@@ -44,7 +44,8 @@ class View:
 
     def back(self, scores: np.ndarray) -> np.ndarray:
         """Returns the h×w×K scores of this view; scores of a mirrored view are mirrored back."""
-        # Copied, because NumPy calls a flipped array of one column contiguous, but torch refuses its negative stride.
+        # The array is copied, because NumPy counts a flipped array of one column as contiguous, but torch refuses its
+        # negative stride.
         return scores[:, ::-1].copy() if self.mirrored else scores
 
 
@@ -148,7 +149,7 @@ def logits_at(
         align_corners: see `models.layers.resize`.
 
     Returns:
-        n×K float32 logits; two columns for one-logit models, the first of them 0.
+        n×K float32 logits. For one-logit models, there are two columns, of which the first is 0.
     """
     import torch
 

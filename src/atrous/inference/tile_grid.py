@@ -1,4 +1,4 @@
-"""Plans the tiles of a large picture, if possible so that a network samples the same pixels as in the whole picture."""
+"""Plans the tiles of a picture; if possible, a network then samples the same pixels as in the whole picture."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ TILES = (2048, 1536, 1024, 768, 512, 384, 256)
 #: Largest number of grid cells by which a tile of a resized picture may begin earlier, so that its position is nearer
 #: to a whole pixel.
 LOOK_BACK = 3
-#: Largest default overlap in pixels: twice the reach of most networks (docs/big-pictures.md).
+#: Largest default overlap in pixels. It is twice the distance up to which most networks use context
+#: (docs/big-pictures.md).
 OVERLAP = 512
 #: Limits for the denominators of scales as fractions; for example, 0.35 = 7/20 has the denominator 20. The limits are
 #: tried in this order, the most exact first.

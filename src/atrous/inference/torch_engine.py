@@ -36,7 +36,7 @@ class AtMean(threading.local):
     seen: list[Tensor] | None = None
 
     def __call__(self, features: Tensor, mean: Tensor) -> Tensor | None:
-        """Returns the mean to use instead; None to keep the computed mean."""
+        """Returns the given mean; None to keep the mean that image pooling computed."""
         if self.seen is not None:
             self.seen.append(features)
         return None if self.given is None else self.given.to(mean.dtype)

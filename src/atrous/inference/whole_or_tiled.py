@@ -271,7 +271,7 @@ class AnySize:
         return max(self.whole.scales), self.whole.crf is not None
 
     def _after_memory_ran_out(self) -> int | None:
-        """Returns the largest tile size to use since memory ran out; None if it never did."""
+        """Returns the largest tile size that may be used after memory ran out; None if memory never ran out."""
         tile = self.limits.tile(*self._load)
         return tile if tile is None or self.overlap is None else max(tile, self.overlap + GRID)
 
@@ -350,7 +350,7 @@ class AnySize:
         pooled: tuple[np.ndarray, ...] | None,
         scores: Sequence[np.ndarray] | None,
     ) -> np.ndarray:
-        if scores is None or self.whole.plain:  # masks from scores may differ from the engine's masks if classes tie
+        if scores is None or self.whole.plain:  # masks from scores may differ from masks of the engine if classes tie
             return self.whole.segment(image, valid, pooled)
         return self.whole.decide(scores, image, self.whole.crf, valid)
 

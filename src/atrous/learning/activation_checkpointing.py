@@ -26,7 +26,7 @@ HEADS = ("decoder", "aspp", "aspp_conv", "head")
 
 
 def recompute_blocks(model: SegmentationModel) -> int:
-    """Makes a model recompute its blocks in the backward pass: the blocks of the backbone and the parts of the head.
+    """Makes a model recompute the blocks of its backbone and the parts of its head in the backward pass.
 
     Args:
         model: model to change in place; in evaluation mode, nothing is recomputed.
@@ -83,7 +83,7 @@ def _recomputing(block: nn.Module) -> Iterator[None]:
     try:
         with FastDepthwise():
             yield
-    finally:  # torch ends the recomputation with an exception as soon as it has all tensors it needs
+    finally:  # torch ends the recomputation with an exception as soon as it has all tensors that it needs
         for norm, (momentum, tracked) in zip(norms, before, strict=True):
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(tracked)

@@ -5,8 +5,8 @@ of each class on the map comes from the map itself, and not from the sample.
 
 Source: Olofsson et al., Good practices for estimating area and assessing accuracy of land change, Remote Sensing of
 Environment 148, 2014: accuracies in equations 1–4, areas and their standard errors in equations 9–11. The paper assumes
-that the sampled pixels are independent. Pixels of one picture are not, so `area_intervals` draws whole groups of
-pictures; see `bootstrap`.
+that the sampled pixels are independent. Pixels of one picture are not independent, so `area_intervals` draws whole
+groups of pictures; see `bootstrap`.
 """
 
 from __future__ import annotations

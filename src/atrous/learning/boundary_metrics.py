@@ -132,7 +132,8 @@ def outline(mask: NDArray[np.bool_], void: NDArray[np.bool_] | None = None) -> N
 
     Args:
         mask: H×W booleans.
-        void: H×W booleans, True for pixels without data, whose border is not an outline; None if all pixels have data.
+        void: H×W booleans, True for pixels without data; the border of these pixels is not an outline. None if all
+            pixels have data.
     """
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     covered = mask if void is None else mask | void

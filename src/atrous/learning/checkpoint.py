@@ -166,7 +166,7 @@ def saved_info(run: Path) -> Info:
 
 
 def last_weights(run: Path) -> dict[str, Tensor]:
-    """Returns the latest weights of a run, from which it resumes; these are neither the best nor the averaged weights.
+    """Returns the latest weights of a run, from which the run resumes; not the best weights, and not the averaged ones.
 
     Args:
         run: folder of the run.
@@ -181,7 +181,7 @@ def last_weights(run: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Checks that a checkpoint exists, and turns the errors of a damaged or unsuitable one into an AtrousError."""
+    """Checks that a checkpoint exists; errors of a damaged or unsuitable checkpoint become an AtrousError."""
     if not path.is_file():
         raise AtrousError(f"nothing to resume: no checkpoint at {path}.")
     try:
@@ -191,7 +191,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _each_its_own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Moves tensors to the CPU; copies those that share memory, because the file format does not allow that."""
+    """Moves tensors to the CPU; copies tensors that share memory, which the file format does not allow."""
     found, taken = dict[str, Tensor](), set[int]()
     for name, tensor in tensors.items():
         own = tensor.detach().cpu().contiguous()
@@ -256,7 +256,7 @@ def _names(optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[st
 
 def _slots(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
     """Returns the optimiser's state of each parameter, in the optimiser's order."""
-    state: Any = optimizer.state  # has no entry for parameters without a gradient so far
+    state: Any = optimizer.state  # the optimiser has no entry for parameters that had no gradient so far
     return [state.get(parameter, {}) for group in optimizer.param_groups for parameter in group["params"]]
 
 

@@ -1,4 +1,4 @@
-"""Matches the classes of a dataset to those of a model by their names."""
+"""Matches the classes of a dataset to the classes of a model by their names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from atrous.errors import AtrousError
 
 
 def matching_classes(table: ClassTable, names: Sequence[str]) -> np.ndarray:
-    """Returns a look-up table from the data's class indices to the model's, matched by class name.
+    """Returns a look-up table from the class indices of the data to those of the model, matched by class name.
 
     Args:
         table: class table of the dataset.

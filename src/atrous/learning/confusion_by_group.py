@@ -21,7 +21,7 @@ from atrous.learning.evaluation import prepared, reader_for
 def confusion_by_group(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> np.ndarray:
     """Segments every picture, and returns one confusion matrix per group, in the order of the groups' first pictures.
 
-    The masks are those that `measure` measures. Only this process works, and volumes are not resampled.
+    The masks are the same as in `measure`. All pictures are segmented in this process, and volumes are not resampled.
 
     Args:
         segmenter: segmenter to measure, of a model of pictures.

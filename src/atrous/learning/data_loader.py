@@ -96,7 +96,7 @@ class AugmentedSamples(TorchDataset):
         return to_tensor(image), torch.from_numpy(np.ascontiguousarray(label)), sample.name
 
     def _settings_of(self, item: Item) -> Augment:
-        """Returns the settings for one item. Sagittal slices are not flipped: left and right are not in their plane."""
+        """Returns the settings for one item; sagittal slices do not show left and right, so they are not flipped."""
         place = slice_place(item.image)
         return replace(self.config, flip=0.0) if place is not None and place.plane == "sagittal" else self.config
 
@@ -111,7 +111,7 @@ class Loader:
         order: order of the samples; its `start` sets the epoch and the first picture of the next iteration.
         workers: number of worker processes, ≥ 0; 0 reads in this process.
         pin_memory: True to put batches into page-locked memory, for training on a GPU.
-        patience: seconds to wait for a batch; after that time its worker is regarded as stuck.
+        patience: seconds to wait for a batch; after this time, the worker of the batch is regarded as stuck.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Loader:
                 while (found := self._next(iterator)) is not None:
                     done += next(counts)
                     yield found
-            except AtrousError as error:  # in an error from a worker, the message contains the traceback
+            except AtrousError as error:  # the message of an error from a worker contains the traceback
                 message = str(error).rpartition(f"{AtrousError.__module__}.AtrousError: ")[2].strip()
                 raise AtrousError(message) from error
             except RuntimeError as error:
@@ -176,7 +176,8 @@ class Loader:
                 prefetch_factor=PREFETCH if self.workers else None,
                 pin_memory=self.pin_memory,
                 timeout=min(POLL, self.patience) if self.workers else 0,
-                generator=torch.Generator(),  # an iteration draws a number, which must not change torch's state
+                # starting an iteration draws a random number, which must not change torch's random state
+                generator=torch.Generator(),
             )
         # torch's signal handler would raise an error for a dead worker at any place in the program. It is not needed:
         # the iterator detects a dead worker within POLL seconds while it waits for a batch. Windows has no such signal.
@@ -210,7 +211,7 @@ class Loader:
                     raise RuntimeError(f"DataLoader timed out after {waited:.0f} seconds") from error
 
     def _go_on_with_fewer(self, what: str) -> None:
-        """Ends all workers and prints the reason `what`; the next iteration starts one worker fewer."""
+        """Ends all workers, and prints `what` as the reason; the next iteration starts one worker fewer."""
         workers = list(getattr(getattr(self._loader, "_iterator", None), "_workers", ()))
         dead = [number for number, worker in enumerate(workers) if not worker.is_alive()]
         read = [self.samples.reading[number].item() for number in dead or range(len(workers))]
@@ -232,7 +233,7 @@ class Loader:
         if not self.workers or not SHARED_MEMORY.is_dir():
             return self.workers
         image, label, _ = self.samples[(0, 0)]
-        # Not the sample's size, because a crop that grows during training is smaller at first.
+        # The size is not taken from a sample, because a crop that grows during training is smaller at first.
         height, width = self.samples.config.crop or label.shape
         needed = (image.nbytes + label.nbytes) * height * width // label.numel()
         needed *= self.order.batch_size * (PREFETCH + 1)
@@ -249,8 +250,9 @@ class Loader:
 def _end_workers(reference: weakref.ref[Any]) -> None:
     """Ends the workers of an iterator when the main process exits.
 
-    An error that nothing caught keeps the iterator, so its workers still run then. torch and multiprocessing would send
-    them SIGTERM, which they ignore, and wait for them forever.
+    If the main process exits because of an error, the error still refers to the iterator, so the workers of the
+    iterator still run. torch and multiprocessing would send them SIGTERM, which these workers ignore, and would wait
+    for them forever.
     """
     for worker in getattr(reference(), "_workers", ()):
         worker.kill()
@@ -281,7 +283,8 @@ def _collate(samples: list[tuple[Tensor, Tensor, str]]) -> Batch:
 
 
 def _start_worker(_: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole process group; the main process handles them
+    # these signals are sent to the whole process group; the main process handles them
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     # The main process's threads need the cores, and OpenCV's thread pool does not work after a fork.
     cv2.setNumThreads(0)

@@ -1,4 +1,4 @@
-"""A fast backward pass for depthwise convolutions on CPUs, up to twenty times as fast as that of oneDNN.
+"""A fast backward pass for depthwise convolutions on CPUs, up to twenty times as fast as the backward pass of oneDNN.
 
 oneDNN, torch's library for CPUs, has a fast forward kernel for every depthwise convolution. But in the backward pass of
 5×5 and dilated convolutions, it uses slow code. The gradients of the input and of the weight are depthwise convolutions
@@ -52,7 +52,8 @@ def _is_depthwise(
 def _convolve(
     image: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
 ) -> Tensor:
-    if torch.is_autocast_enabled("cpu"):  # autocast acts on lower-level functions, so its rule is applied here
+    # autocast changes only lower-level functions, so its rule for the data type is applied here
+    if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         image, weight = image.to(dtype), weight.to(dtype)
     (top, bottom), (left, right) = (
@@ -87,7 +88,7 @@ class _Depthwise(torch.autograd.Function):
                     image.dtype
                 )
         if ctx.needs_input_grad[1]:
-            if weight.shape[-2:] == (3, 3) and dilation == (1, 1):  # oneDNN's kernel is fast only in this case
+            if weight.shape[-2:] == (3, 3) and dilation == (1, 1):  # oneDNN's forward kernel is fast only in this case
                 for_weight = _library(gradient, image, weight, ctx.geometry, image.dtype, (False, True))
             else:
                 for_weight = _weight_gradient(gradient, image, weight.shape[-2:], *ctx.geometry).to(weight.dtype)

@@ -143,7 +143,7 @@ class ProcessGroup:
 
 
 def current_group() -> ProcessGroup:
-    """Returns the group that `process_group` has joined; outside of that context, a group of this process only."""
+    """Returns the group that `process_group` has joined; outside of its context, a group of only this process."""
     if not (dist.is_available() and dist.is_initialized()):
         return ProcessGroup()
     return ProcessGroup(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
@@ -158,7 +158,8 @@ def process_group() -> Iterator[ProcessGroup]:
     Raises:
         AtrousError: the processes cannot connect to each other.
     """
-    started = all(name in os.environ for name in BY_TORCHRUN)  # schedulers set some of them for other purposes
+    # all variables are needed, because schedulers set some of them for other purposes
+    started = all(name in os.environ for name in BY_TORCHRUN)
     asked = int(os.environ["WORLD_SIZE"]) if started else 1
     if asked == 1 or dist.is_initialized():
         yield current_group()

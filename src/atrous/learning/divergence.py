@@ -16,7 +16,8 @@ class Diverged(AtrousError):
         value: value of the loss or of the gradient's norm: NaN or infinite.
         epoch: number of the epoch, from 1.
         step: number of optimiser steps before the error, ≥ 0.
-        names: names of the pictures in the batch with this loss, or in all batches of the step with this gradient.
+        names: for a loss, the names of the pictures in its batch; for a gradient, the names of the pictures in all
+            batches of its step.
         advice: sentence at the end of the message that tells the user what to do.
     """
 

@@ -16,13 +16,14 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
     Args:
         size: number of samples.
         batch_size: number of pictures per batch, over all processes, ≥ 1. The last batch of an epoch may be smaller.
-            If it had fewer than two pictures per process, too few for batch norm, it is joined to the batch before.
+            If the last batch would have fewer than two pictures per process, which is too few for batch norm, it is
+            joined to the batch before it.
         seed: random seed of the order.
         rank: rank of this process; each batch is divided among all processes, and this process gets its part.
         world: number of processes, ≥ 1.
-        balance: share of the pictures that are drawn by class, 0–1: first a class, all equally probable, then a picture
-            that contains it. So a picture may occur several times in an epoch. Occurrence n = 0, 1, … of picture i has
-            the index i + n·size, and therefore an augmentation of its own.
+        balance: share of the pictures that are drawn by class, 0–1: first a class is drawn, with equal probabilities,
+            then a picture that contains this class. So a picture may occur several times in an epoch. Occurrence n = 0,
+            1, … of picture i in an epoch has the index i + n·size, and therefore a different augmentation.
         classes: for each class, the indices of the samples that contain it; needed for a balance above 0. Classes
             without samples are not drawn.
 

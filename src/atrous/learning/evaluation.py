@@ -146,8 +146,8 @@ def open_to_measure(
     """Opens a dataset with the splits that a model was trained with, and prints the dataset's notes.
 
     Random splits depend on the groups: with other groups, the split would contain pictures that the model was trained
-    on. So the model file stores the pattern of groups from training. This pattern is used if the dataset has random
-    splits and no groups.csv, and `spec` has no pattern of its own.
+    on. So the model file stores the pattern of groups from training. The stored pattern is used if the dataset has
+    random splits and no groups.csv, and if `spec` does not contain a pattern.
 
     Args:
         spec: spec of the dataset.
@@ -172,7 +172,7 @@ def _with_groups_of(spec: DatasetSpec, provenance: Mapping[str, Any], image: Inp
     """Opens a dataset with the groups of the training if it has random splits and no groups of its own."""
     dataset, trained = spec.open(image, resampled=resampled), provenance.get("groups")
     if spec.groups is None and trained and dataset.unlisted and dataset.groups_from != "file":
-        with suppress(AtrousError):  # the pattern does not fit the names of other data
+        with suppress(AtrousError):  # the stored pattern may not fit the names of other data
             return replace(spec, groups=str(trained)).open(image, resampled=resampled)
     return dataset
 

@@ -211,7 +211,7 @@ def fit(
         processes.on_rank_zero(lambda: stack.enter_context(locked(run)))
         if processes.first:
             remove_unfinished_files(run)
-        trainer.save()  # before anything else, so that the run can be resumed from now on
+        trainer.save()  # this checkpoint is written before anything else, so that the run can be resumed from now on
         if processes.first:
             write_recipe(parts.recipe, run / "config.yaml")
             if doctor:
@@ -219,7 +219,7 @@ def fit(
         _say_start(run, parts, dataset)
         if resume is not None:
             _say_finished(run, trainer)
-        close_scenes()  # the processes of the data loader open their own
+        close_scenes()  # the processes of the data loader open the scenes again
         ended = trainer.train(epochs_now)
     progress = trainer.progress
     measured = progress.best_miou >= 0
@@ -274,7 +274,7 @@ def _assembled(
     state: dict[str, Stateful] = {**{name: part for name, part in own.items() if part is not None}, **added.parts()}
     modules = [term for term in added.terms.values() if isinstance(term, nn.Module)]
     optimizer = optimizer_for(recipe, model, crf, modules)
-    torch.manual_seed(recipe.seed + processes.rank)  # gives each process its own dropout
+    torch.manual_seed(recipe.seed + processes.rank)  # different random numbers in each process, so that dropout differs
     progress = Progress()
     if resume is not None:
         path = checkpoint_of(resume)
@@ -338,7 +338,8 @@ def _crf_layer(recipe: Recipe, model: SegmentationModel) -> CrfLayer | None:
     if not recipe.crf.trainable:
         return None
     check_crf(model.info.preprocessing.image)
-    from atrous.learning.crf_layer import CrfLayer  # imports a compiler, which other training runs do not need
+    # this import loads a compiler, which training without a CRF does not need
+    from atrous.learning.crf_layer import CrfLayer
 
     return CrfLayer(recipe.crf, model.info).to(next(model.parameters()).device)
 

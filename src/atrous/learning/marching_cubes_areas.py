@@ -20,8 +20,8 @@ Point = tuple[int, int, int]
 #: Shapes of up to four connected voxels of a 2×2×2 cube, without rotated and mirrored copies, and the triangles that
 #: separate these voxels from the others. The voxels' centres have the coordinates 0 and 2, so the middle of a cube's
 #: edge has a 1.
-#: The triangles of the last shape are not in one plane, so their area depends on the choice of the triangles; this
-#: choice is the classic one, of surface-distance and scikit-image.
+#: The triangles of the last shape are not in one plane, so their area depends on the choice of the triangles. The
+#: triangles here are the classic choice, as in surface-distance and scikit-image.
 _SHAPES: tuple[tuple[tuple[Point, ...], tuple[tuple[Point, Point, Point], ...]], ...] = (
     (((0, 0, 0),), (((1, 0, 0), (0, 1, 0), (0, 0, 1)),)),
     (
@@ -96,7 +96,7 @@ def element_areas(spacing: Sequence[float] | Sequence[Sequence[float]] | NDArray
         spacing: as for `voxel_steps`.
 
     Returns:
-        256 areas; those of the codes 0 and 255 are 0.
+        256 areas; the areas of the codes 0 and 255 are 0.
     """
     x, y, z = voxel_steps(spacing).T
     faces = np.stack([np.cross(y, z), np.cross(z, x), np.cross(x, y)])

@@ -58,7 +58,8 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
     further = [kind_of_input(dataset, one.name, splits) for one in dataset.inputs[1:]]
     image_channels = recipe.model.in_channels or kind.channels * dataset.inputs[0].slices
     if kind.names or dataset.inputs[0].wavelengths:
-        image_channels = kind.channels * dataset.inputs[0].slices  # the bands are chosen, so their number is given
+        # the bands are chosen by name or wavelength, so their number is known
+        image_channels = kind.channels * dataset.inputs[0].slices
     channels = image_channels + sum(one.channels for one in further)
     for note in () if recipe.data.check or not fresh else notes:  # the doctor has printed them
         console.print(f"[yellow]note[/] {escape(note)}")
@@ -139,7 +140,7 @@ def _inputs(
         own, contrasts = slice(first, first + kind.channels), kind.channels // one.slices
         first += kind.channels
         keeps = one.keeps_scale(contrasts) * one.slices
-        # a window of the foreground is a placeholder until it is measured
+        # the window "foreground" is replaced by a placeholder until it is measured
         windows = [(0.0, 1.0) if window == FOREGROUND else window for window in one.windows_of(contrasts)]
         image = one.name == IMAGE
         usual = usual_colors(kind.channels, kind.dtype) if image and not one.planes else 0
@@ -168,7 +169,7 @@ def _inputs(
 def _measured(dataset: Dataset, split: str, one: Input, files: InputFiles) -> Input:
     """Returns the input with the mean and standard deviation of its training files, and with its measured windows.
 
-    The slices are read only if a contrast needs the statistics of whole slices, because that takes long.
+    The slices are read only if a contrast needs the statistics of whole slices, because reading all slices takes long.
     """
     windows = {*files.windows_of(one.channels // one.slices)}
     if FOREGROUND not in windows or windows - {FOREGROUND, None}:

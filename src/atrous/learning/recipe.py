@@ -58,7 +58,7 @@ def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
 
     Args:
         path: path of the file, or name of a shipped recipe, such as quickstart; a file of that name takes precedence.
-        overrides: values by dotted name that replace those of the file, such as {"optim.lr": 0.007}.
+        overrides: values by dotted name that replace the values of the file, such as {"optim.lr": 0.007}.
 
     Raises:
         AtrousError: the file is missing or is not YAML, a field is unknown (the message names the nearest field), or a

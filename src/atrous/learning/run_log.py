@@ -34,7 +34,7 @@ class Board(Protocol):
 
 
 class TensorBoard:
-    """TensorBoard events of a run in a folder; events after `step`, which an interrupted run wrote, are hidden."""
+    """TensorBoard events of a run in a folder; later events than `step`, from an interrupted run, are hidden."""
 
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -136,9 +136,10 @@ class RunLog:
         self._show({f"train/{name}": value for name, value in values.items()}, step)
 
     def validation(self, *, step: int, epoch: int, per_class: dict[str, float | None], **values: Any) -> None:
-        """Records the scores of a validation, unless its step is recorded already.
+        """Records the scores of a validation, unless scores of the same step are already recorded.
 
-        If a run is killed between a validation and the next checkpoint, the resumed run validates this step again.
+        If a run is killed between a validation and the next checkpoint, the resumed run repeats the validation of this
+        step.
         """
         if step in self._validated:
             return

@@ -1,10 +1,10 @@
 """Scores of one class in a volume, in millimetres and millilitres: surface Dice, Hausdorff distance, Dice, volumes.
 
-A surface element lies at each corner of the voxel grid whose 2×2×2 neighbouring voxels are partly inside the mask. Its
-area is that of the marching cubes surface through these eight voxels (Lorensen and Cline, SIGGRAPH 1987). Distances
-are Euclidean, in millimetres, from an element to the nearest element of the other surface. Surface Dice and the other
-scores of surfaces equal those of google-deepmind/surface-distance, the code of arXiv:1809.04430. Voxels outside the
-volume are background, so a mask that touches the volume's border has a surface there.
+A surface element lies at each corner of the voxel grid whose 2×2×2 neighbouring voxels are partly inside the mask. The
+area of an element is the area of the marching cubes surface through these eight voxels (Lorensen and Cline, SIGGRAPH
+1987). Distances are Euclidean, in millimetres, from an element to the nearest element of the other surface. Surface
+Dice and the other scores of surfaces equal those of google-deepmind/surface-distance, the code of arXiv:1809.04430.
+Voxels outside the volume are background, so a mask that touches the volume's border has a surface there.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ SCORES = (
 PERCENT = 95.0
 #: Largest |cosine| between two axes that count as perpendicular. It is above 0, because affines in headers are rounded.
 _PERPENDICULAR = 1e-4
-#: Largest number of voxels of a box for a distance transform, 256³. Larger boxes, such as those of a mask with stray
-#: voxels far from the organ, use a search tree of the surface's elements. There, the tree is 7 times as fast and takes
-#: a third of the memory.
+#: Largest number of voxels of a box for a distance transform, 256³. For larger boxes, such as that of a mask with stray
+#: voxels far from the organ, a search tree of the surface's elements is used. For such boxes, the tree is 7 times as
+#: fast and takes a third of the memory.
 _TRANSFORMED = 2**24
 
 
@@ -130,8 +130,8 @@ def case_metrics(
 ) -> dict[int, SurfaceMetrics]:
     """Measures each class of one volume.
 
-    Voxels that are 255 in truth are background of both masks, so a class that reaches them has a surface at their
-    border. A predicted 255 belongs to no class.
+    Voxels that are 255 in truth count as background in both masks, so a class that reaches such voxels has a surface at
+    their border. A predicted 255 belongs to no class.
 
     Args:
         truth: X×Y×Z class indices, 255 = ignore.
@@ -286,7 +286,8 @@ def _distances(points: NDArray[np.intp], surface: NDArray[np.bool_], steps: NDAr
         candidates = np.stack(np.nonzero(surface), axis=1)
         nearest = candidates[spatial.KDTree(candidates @ steps.T).query(points @ steps.T)[1]]
     squared = ((nearest - points) @ steps.T) ** 2
-    return np.sqrt(squared[:, 0] + squared[:, 1] + squared[:, 2])  # summed in scipy's order, so that rounding is equal
+    # summed in the same order as in scipy, so that rounding is equal
+    return np.sqrt(squared[:, 0] + squared[:, 1] + squared[:, 2])
 
 
 def _surface_scores(

@@ -36,7 +36,8 @@ LOG_EVERY = 10
 #: Seconds between two checkpoints within an epoch; a killed run loses at most the work of this time.
 SAVE_EVERY = 300
 
-#: Number of spans of the moving average, of 1 / (1 − ema) steps each, after which validations count for train.patience.
+#: A span of the moving average is 1 / (1 − ema) steps. After this number of spans, validations count for
+#: train.patience.
 AVERAGES_BEFORE_PATIENCE = 2
 
 #: Reason for the end of training: a limit in the recipe's `train`, a True from `observe`, or `epochs_now` epochs done.
@@ -52,7 +53,8 @@ class Progress:
         pictures: number of pictures done in the current epoch, by all processes together.
         step: number of optimiser steps done.
         best_miou: best mean IoU of all validations, 0–1; −1 before the first validation.
-        stale: number of validations since the best one; validations that do not count for train.patience set it to 0.
+        stale: number of validations since the best validation; a validation that does not count for train.patience sets
+            it to 0.
         seconds: time of the training steps, without validations, in seconds.
     """
 
@@ -128,7 +130,7 @@ class Trainer:
         state: further objects whose state checkpoints contain, by name.
         after_step: functions that are called in order after each optimiser step, with the progress; its `step` includes
             that step.
-        judged: model to validate, such as that of the averaged weights; None for the step's model.
+        judged: model to validate, such as the model with the averaged weights; None for the step's model.
         progress: progress to continue from; None for a new run.
         processes: processes that train together; None for one process.
         validate: function that measures the model; called every train.validate_every epochs and at the end of the run.
@@ -186,7 +188,7 @@ class Trainer:
                 task = bar.add_task("training", total=self.total, completed=self._steps_done(), note="")
                 while not (ended := self.what_ended_it() or ("epochs_now" if self.progress.epoch >= last else None)):
                     self._run_epoch(log, stopped, lambda done, note: bar.update(task, completed=done, note=note))
-                    self.save()  # before the validation, which may fail or be stopped
+                    self.save()  # saved before the validation, because the validation may fail or be stopped
                     if not self.batches.counts(self.progress.pictures):
                         self.progress.epoch, self.progress.pictures = self.progress.epoch + 1, 0
                     miou = None
@@ -203,7 +205,8 @@ class Trainer:
                 if self.progress.best_miou < 0 and ended != "epochs_now":
                     miou = self._validate(log)
                     self.save()
-                    self._is_told_to_stop(miou)  # calls the observer; the result does not matter at the end
+                    # this calls the observer; at the end of the run, its result does not matter
+                    self._is_told_to_stop(miou)
                 return ended
         finally:
             log.close()
@@ -251,7 +254,7 @@ class Trainer:
         return -(-len(counts) // self.recipe.optim.accumulate)
 
     def _steps_done(self) -> int:
-        """Returns the number of steps that the pictures done so far make with the current batch size.
+        """Returns the number of steps for the pictures that were used so far, with the current batch size.
 
         The schedule uses it, because a resumed run may have another batch size.
         """
@@ -340,7 +343,7 @@ class Trainer:
         return bool(minutes) and self.progress.seconds >= 60 * minutes
 
     def _stop_or_go_on(self, stopped: Callable[[], bool]) -> None:
-        """Stops all processes if one got a signal, and saves if a checkpoint is due; called after each step."""
+        """Stops all processes if one process got a signal; saves if a checkpoint is due. Called after each step."""
         due = time.monotonic() - self._saved > SAVE_EVERY
         stop, due, self._late = self.processes.agree(stopped(), due, self._minutes_are_up())
         if stop or due:

@@ -71,7 +71,7 @@ def open_training_data(
     counted = {**{name: class_pixels(taken, name) for name in usual.values() if name not in counted}, **counted}
     _check_fitness(data, obstacles(pictures, dataset.classes, counted, data.train, data.val, dataset.nouns))
     files = {name: _count_of_files(items) for name, items in dataset.splits.items()}
-    # with data.check, the examination has already printed these warnings
+    # if data.check is true, the examination has already printed these warnings
     for _, sentence in () if data.check else few_pictures(files, data.val, dataset.nouns):
         console.print(f"[yellow]warning[/]: {escape(sentence)}")
     return dataset, counted[usual[data.train]], doctor
@@ -107,7 +107,7 @@ def _opened(data: Data) -> Dataset:
 
 
 def _spacing_of_run(data: Data, run: Path) -> Spacing | None:
-    """Returns the target spacing of a run to resume: `median` is not measured again, because the data may have changed.
+    """Returns the target spacing of a run to resume; `median` is not measured again, because data may have changed.
 
     Raises:
         AtrousError: the recipe has another target spacing, or the run has no checkpoint.

@@ -27,9 +27,9 @@ def start_from(model: SegmentationModel, source: SegmentationModel | str | Path)
 
     Weights with one row per class (of the classifier, an auxiliary classifier, DeepLabV2's branches) are matched by
     class name: a class gets the rows of the class with the same name, for any order and number of classes. In a
-    one-logit model, the logit is the second class's score minus the first class's. So the row of the logit is the
-    difference of two rows of the trained model. If the trained model has one logit, its row becomes two rows, the first
-    of them 0.
+    one-logit model, the logit is the score of the second class minus the score of the first class. So the row of the
+    logit is the difference of two rows of the trained model. If the trained model has one logit, its row becomes two
+    rows, of which the first is 0.
 
     Args:
         model: model to initialise in place; its info.classes are the names to match.
@@ -51,7 +51,8 @@ def start_from(model: SegmentationModel, source: SegmentationModel | str | Path)
         for name, tensor in given.items()
         if name in state and name not in classwise and state[name].shape == tensor.shape
     }
-    if not any(tensor.ndim > 1 for tensor in fitting.values()):  # biases may have the same length by chance
+    # biases do not show a match, because they may have the same length by chance
+    if not any(tensor.ndim > 1 for tensor in fitting.values()):
         raise AtrousError(
             f"no weights of the given model fit: it is {source.info.architecture} over "
             f"{source.info.arguments.get('backbone')}, but the recipe requires {model.info.architecture} over "
@@ -69,12 +70,12 @@ def start_from(model: SegmentationModel, source: SegmentationModel | str | Path)
 def network_of(info: Info, wanted: Model) -> Model:
     """Returns the recipe's model section with the network of a trained model from which training starts.
 
-    The weights fit only that network: they were trained with its align_corners, padding, rates and dilation rule. The
-    numbers of channels and classes are left out, because the data determine them.
+    The weights fit only the network of the trained model, because they were trained with its align_corners, padding,
+    rates and dilation rule. The numbers of channels and classes are left out, because the data determine them.
 
     Args:
         info: metadata of the trained model.
-        wanted: model section of the recipe; each of its `arguments` replaces that of the trained model.
+        wanted: model section of the recipe; each of its `arguments` replaces the same argument of the trained model.
     """
     arguments = {**info.arguments, **wanted.arguments}
     own = {name: arguments.pop(name) for name in ("backbone", "output_stride")}

@@ -76,7 +76,7 @@ class Validation:
         log.picture("val/confusion", confusion_picture(confusion.counts, names), progress.step)
         taken = self.dataset.taking_inputs(segmenter.info.preprocessing.inputs)
         for item in self.items[:SHOWN]:
-            with suppressed(PictureWarning):  # these warnings were printed before the training
+            with suppressed(PictureWarning):  # the same warnings were printed before the training
                 shown = _predicted(segmenter, taken, item).overlay()
             log.picture(f"val/{item.name}", np.asarray(shown), progress.step)
         best = " (best)" if confusion.miou > progress.best_miou else ""

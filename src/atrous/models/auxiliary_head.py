@@ -1,4 +1,4 @@
-"""The auxiliary head: a second classifier, used only in training, on features before the backbone's last stage.
+"""The auxiliary head: a second classifier, used only in training, for features of the stage before the last.
 
 Source: arXiv:1612.01105 §3.3.
 """
@@ -18,7 +18,7 @@ class AuxiliaryHead(nn.Module):
     Args:
         in_channels: C of the features before the backbone's last stage.
         num_classes: K ≥ 1.
-        norm: (eps > 0, momentum 0–1) of its batch norm.
+        norm: (eps > 0, momentum 0–1) of the head's batch norm.
         dropout: dropout probability before the classifier, 0–1.
     """
 

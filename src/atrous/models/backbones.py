@@ -1,10 +1,11 @@
 """Backbones at output stride 8, 16 or 32 with the same weights: timm's networks, VGG-16 and Google's MobileNetV2.
 
 A stride that is reduced to 1 makes the features denser. The later convolutions are then dilated, so that their weights
-still cover the same positions of the picture. Two dilation rules exist for the block that loses its stride:
+still cover the same positions of the picture. Two dilation rules exist for the block whose stride is reduced to 1:
 
 - *previous* (timm, torchvision's ResNets, mmsegmentation, TensorFlow): the block keeps the rate of the stage before.
-  The features at output stride 8 or 16, subsampled, then equal the features at 32; docs/models.md lists exceptions.
+  Then every second feature at output stride 16, and every fourth feature at 8, equals a feature at 32; docs/models.md
+  lists exceptions.
 - *full* (Caffe, detectron2, segmentation-models-pytorch's own encoders): the whole stage has the new rate.
 """
 
@@ -176,7 +177,8 @@ class Backbone(nn.Module):
         """Sets strides, rates and paddings by the dilation rule.
 
         Their values are copied from a second network that timm builds on the meta device, so timm's own code computes
-        the rule *previous*. For *full*, the rate of a convolution is then multiplied by the stride that it lost.
+        the rule *previous*. For *full*, the rate of a convolution is then multiplied by the stride that was removed
+        from it.
         """
         with on_meta_device():
             twin = dict(_features(self.name, output_stride, **self._arguments).named_modules())
@@ -190,12 +192,12 @@ class Backbone(nn.Module):
                 if isinstance(module, SameConv2d):
                     module.base_stride = before
                 else:
-                    # timm uses SAME padding for ConvNeXt's even kernels if they lose their stride.
+                    # timm uses SAME padding for ConvNeXt's even kernels if their stride becomes 1.
                     module.padding = "same" if isinstance(template, Conv2dSame) else template.padding
                 if self.dilation_rule == "full":
                     multiply_rate(module, before // module.stride[0])
             elif _has_no_state(template) and repr(template) != repr(module):
-                _replace(self.net, path, template)  # pools of a shortcut become identities, or the reverse
+                _replace(self.net, path, template)  # pools of a shortcut become identities, or identities become pools
 
     def set_multi_grid(self, multi_grid: Sequence[float] | None) -> None:
         """Changes the multi-grid in place; the weights stay the same."""
@@ -206,7 +208,7 @@ class Backbone(nn.Module):
         """Sets the rate of each block of a ResNet's last stage to its factor times the stage's rate.
 
         Both dilation rules get the same rates. For the factors (1, 2, 4), the rates are 2·(1, 2, 4) at output stride 16
-        and 4·(1, 2, 4) at 8, as in the paper. The features at 8, subsampled, then equal the features at 16.
+        and 4·(1, 2, 4) at 8, as in the paper. Then every second feature at 8 equals a feature at 16.
         """
         blocks = plain_blocks(self.net)
         if not blocks:
@@ -330,7 +332,7 @@ def _features(name: str, output_stride: int, **arguments: Any) -> Any:
 
 
 def _exists(name: str, output_stride: int) -> bool:
-    """Returns whether timm builds the network without further arguments; if so, those arguments caused the error."""
+    """Returns whether timm builds the network without further arguments; if so, these arguments caused the error."""
     try:
         with on_meta_device():
             timm.create_model(name, features_only=True, output_stride=output_stride)

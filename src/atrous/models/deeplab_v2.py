@@ -94,8 +94,8 @@ class DeepLabV2(nn.Module):
     Difference from the paper: the maximum of the logits is taken at the output stride and then upsampled
     (kazuto1011/deeplab-pytorch, libs/models/msc.py); the paper upsamples the logits of each scale first (§3.2).
 
-    If the backbone has TensorFlow's SAME padding, the smaller pictures have sides of 32k + 1 pixels. The feature
-    positions of all scales then agree.
+    If the backbone has TensorFlow's SAME padding, the smaller pictures have sides of 32k + 1 pixels. Then the features
+    of all scales lie at the same positions.
 
     The shared arguments are documented in `atrous.models.paper_arguments`.
 
@@ -222,7 +222,8 @@ class DeepLabV2(nn.Module):
     def _shrink(self, images: Tensor, scale: float) -> Tensor:
         """Returns the picture at a scale below 1, sampled every 1/scale pixels, as other implementations do."""
         sides = images.shape[-2:]
-        if self.pads_unevenly:  # else the sampling positions of the scales would differ by up to one stride
+        # without this rounding, the sampling positions of the scales would differ by up to one stride
+        if self.pads_unevenly:
             size = [aligned_side(side, scale) for side in sides]
             return F.interpolate(images, size=size, mode="bilinear", align_corners=self.align_corners)
         if min(sides) * scale < 1:

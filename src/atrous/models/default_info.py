@@ -15,7 +15,8 @@ def first_info(architecture: str, arguments: dict[str, Any], backbone: Backbone 
 
     Args:
         architecture: a key of `atrous.models.ARCHITECTURES`.
-        arguments: arguments of the model's constructor, as `locals()` returns them there; lists become tuples.
+        arguments: arguments of the model's constructor, as `locals()` returns them in the constructor; lists become
+            tuples.
         backbone: backbone of the model. The record contains its means and standard deviations, in 0–255. If their
             number differs from the number of channels, every channel gets their average.
 

@@ -1,4 +1,4 @@
-"""Adapts the first layer of a pretrained network to bands: the filters of red, green and blue go to these bands."""
+"""Adapts the first layer of a pretrained network to bands: bands of a colour get the filters of this colour."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-#: Wavelengths of red, green and blue in nanometres: the lowest and the highest.
+#: The lowest and the highest wavelength of red, of green and of blue, in nanometres.
 COLORS_NM = ((620.0, 690.0), (520.0, 600.0), (440.0, 520.0))
 _WORDS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (r"(?<!infra[ -])\bred\b(?![ -]?edge)", r"\bgreen\b", r"(?<!coastal )\bblue\b")
 )
-#: Band names of Sentinel-2, and one that only Sentinel-2 has.
+#: Band names of Sentinel-2, and one name that only Sentinel-2 has.
 _SENTINEL_2 = (re.compile(r"B0?4"), re.compile(r"B0?3"), re.compile(r"B0?2"))
 _ONLY_SENTINEL_2 = re.compile(r"B0?8A|B12")
 
 
 def spread_over_bands(model: nn.Module, names: Sequence[str], wavelengths: Sequence[float]) -> bool:
-    """Gives the pretrained filters of red, green and blue to the bands of these colours, and their mean to the others.
+    """Gives the pretrained filters of red, green and blue to the bands of these colours, and their mean to other bands.
 
-    timm repeats the three filters over the bands in their order, so that filters of one colour meet another. Here, all
-    filters are multiplied by 3/C, as in timm: bands that are alike then give the same output as a picture in RGB.
+    timm repeats the three filters over the bands in the order of the bands, so a filter of one colour may be applied to
+    a band of another colour. Here, all filters are multiplied by 3/C, as in timm: bands that are alike then give the
+    same output as a picture in RGB.
 
     Args:
         model: model with ImageNet weights, which timm adapted to C channels; changed in place.
@@ -31,8 +32,8 @@ def spread_over_bands(model: nn.Module, names: Sequence[str], wavelengths: Seque
         wavelengths: wavelengths of the C bands in nanometres; () if unknown.
 
     Returns:
-        Whether the filters were changed. They are not if the model has fewer than three channels, or if a colour is not
-        found among the bands.
+        Whether the filters were changed. They are not changed if the model has fewer than three channels, or if a
+        colour is not found among the bands.
     """
     layer = first_layer(model)
     found = _color_bands(names, wavelengths)

@@ -23,7 +23,7 @@ PADDINGS = ("consistent", "tensorflow")
 
 @dataclass(frozen=True)
 class ForeignQuirks:
-    """The differences between another implementation of a backbone and this package's.
+    """The differences between another implementation of a backbone and the implementation in this package.
 
     Args:
         padding: padding of a SAME convolution whose stride was reduced to 1. "consistent" (default) keeps the positions

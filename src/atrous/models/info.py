@@ -367,9 +367,9 @@ def aligned_side(side: int, factor: float) -> int:
     """Returns the number 32k + 1 ≥ 33 nearest to factor·side.
 
     With such a side every feature map down to stride 32 has an odd side, so TensorFlow's SAME padding is symmetric.
-    Training crops and whole pictures are then sampled at the same positions; with other sides a map shifts by half its
-    stride. Stride 32 matters at output stride 16 too, because the last stage keeps the padding of its lost stride: with
-    sides of 16k + 1 and an odd k, mean IoU on CamVid fell by 7 to 20 points (docs/results.md).
+    Training crops and whole pictures are then sampled at the same positions; with other sides, a map is shifted by half
+    its stride. Stride 32 also matters at output stride 16, because the last stage keeps the padding of its original
+    stride: with sides of 16k + 1 and an odd k, mean IoU on CamVid fell by 7 to 20 points (docs/results.md).
 
     Args:
         side: height or width in pixels, ≥ 1.
@@ -379,5 +379,5 @@ def aligned_side(side: int, factor: float) -> int:
     exact = Fraction(factor).limit_denominator(10**6)
     above, below = side * exact.numerator - exact.denominator, 32 * exact.denominator
     nearest = (2 * above + below) // (4 * below) + (2 * above + 3 * below - 1) // (4 * below)
-    nearest = nearest + 1 // (nearest + 1)  # at least 1, so the side is at least 33
+    nearest = nearest + 1 // (nearest + 1)  # k is at least 1, so the side is at least 33
     return 32 * nearest + 1

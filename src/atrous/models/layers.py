@@ -66,7 +66,11 @@ def resize_rows(features: Tensor, size: Sequence[int], rows: range, align_corner
 
 
 def class_probabilities(logits: Tensor) -> Tensor:
-    """Returns N×K×H×W probabilities for N×K×H×W logits, by softmax; for one logit N×2×H×W, by sigmoid."""
+    """Returns the class probabilities of logits.
+
+    For N×K×H×W logits with K ≥ 2, the probabilities are N×K×H×W, by softmax. For N×1×H×W logits, they are N×2×H×W, by
+    sigmoid.
+    """
     if logits.shape[1] == 1:
         logits = torch.cat([torch.zeros_like(logits), logits], 1)
     return logits.softmax(1)
@@ -184,8 +188,8 @@ def separable_conv(in_channels: int, out_channels: int, *, rate: int = 1, depthw
         in_channels: C of the input.
         out_channels: C of the output.
         rate: atrous rate of the depthwise convolution, ≥ 1.
-        depthwise_norm: whether batch norm and ReLU stand between the two convolutions, as in the paper;
-            segmentation-models-pytorch has neither.
+        depthwise_norm: whether batch norm and ReLU are between the two convolutions, as in the paper;
+            segmentation-models-pytorch has neither batch norm nor ReLU there.
     """
     depthwise = conv_norm_relu(in_channels, in_channels, 3, rate=rate, groups=in_channels)
     if not depthwise_norm:
@@ -218,8 +222,8 @@ def set_rate(unit: nn.Module, rate: int) -> None:
 def live_taps(size: int, taps: int, stride: int, padding: int, rate: int) -> tuple[int, int]:
     """Returns the range of kernel rows (or columns) that overlap the map at least once (arXiv:1706.05587 §3.3).
 
-    At large rates some rows only ever cover zero padding. If the map is not larger than the rate, only the middle row
-    of a 3×3 kernel remains.
+    At large rates, some rows of the kernel cover only zero padding at every position. If the map is not larger than the
+    rate, only the middle row of a 3×3 kernel remains.
 
     Args:
         size: height (or width) of the map, in feature pixels.
@@ -229,8 +233,8 @@ def live_taps(size: int, taps: int, stride: int, padding: int, rate: int) -> tup
         rate: atrous rate, ≥ 1.
 
     Returns:
-        The first row and the last row + 1. A kernel with only these rows gives the same result if the padding
-        is reduced by rate·first.
+        The first row, and the last row + 1. A kernel with only the rows of this range gives the same result if the
+        padding is reduced by rate·first.
     """
     last = (size + 2 * padding - rate * (taps - 1) - 1) // stride * stride  # last position of the kernel
     live = [tap for tap in range(taps) if tap * rate + last >= padding and tap * rate < padding + size]
@@ -254,7 +258,7 @@ def initialise(head: nn.Module) -> None:
     """Initialises a head's convolutions in place.
 
     Convolutions with a bias are classifiers; their weights get a normal distribution with standard deviation 0.01. All
-    others get He initialisation.
+    other convolutions get He initialisation.
     """
     for module in head.modules():
         if isinstance(module, nn.Conv2d):
@@ -266,7 +270,10 @@ def initialise(head: nn.Module) -> None:
 
 
 def initialise_relu(module: nn.Module) -> None:
-    """Applies He initialisation, in place, to convolutions with a bias that are followed by ReLU without batch norm."""
+    """Applies He initialisation, in place, to all convolutions of a module.
+
+    Each convolution must have a bias, and be followed by ReLU without batch norm.
+    """
     for conv in module.modules():
         if isinstance(conv, nn.Conv2d):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
@@ -288,8 +295,8 @@ def set_norm(module: nn.Module, norm: Norm) -> None:
 def freeze_norm(model: nn.Module) -> None:
     """Freezes the running statistics of all batch norms and normalises by them; scale and shift stay trainable.
 
-    The V3 paper does this in the second phase of training, at output stride 8 (arXiv:1706.05587 §4.1). `model.train()`
-    ends the freezing, unless the model was built with `frozen_norm`.
+    The V3 paper freezes batch norms in the second phase of training, at output stride 8 (arXiv:1706.05587 §4.1).
+    `model.train()` ends the freezing, unless the model was built with `frozen_norm`.
     """
     for module in model.modules():
         if is_batch_norm(module):

@@ -28,8 +28,8 @@ def on_meta_device() -> Iterator[None]:
     """Creates all tensors on the meta device, and skips functions that change nothing but values.
 
     These functions are the random initialisation and batch normalisation. On the meta device, torch runs them in Python
-    to find the shape of their result. They take a third of the time in which a network is built, and most of the time
-    of a forward pass.
+    to find the shape of their result. Without this function, they would take a third of the time for building a
+    network, and most of the time of a forward pass.
     """
     with torch.device("meta"), _WithoutValues():
         yield

@@ -1,7 +1,7 @@
 """MobileNetV2 of Google's DeepLab.
 
-It differs from timm's MobileNetV2 in three points: it has SAME padding, its channels are not always rounded to
-multiples of 8, and by default it has no final convolution to 1280 channels.
+It differs from timm's MobileNetV2 in three points: it has SAME padding, its numbers of channels are not always rounded
+to multiples of 8, and by default it has no final convolution to 1280 channels.
 """
 
 from __future__ import annotations

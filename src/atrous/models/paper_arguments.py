@@ -71,7 +71,7 @@ MOST_CHANNELS = MOST_RATE = 2**20
 #: Arguments whose value is True or False.
 FLAGS = ("align_corners", "aspp_conv", "auxiliary", "depthwise_norm", "frozen_norm", "multi_scale", "separable")
 
-#: Arguments that may be None even if their default is not None; None then leaves the part out of the model.
+#: Arguments that may be None even if their default is not None. With None, the model does not have this part.
 LEFT_OUT = ("cascade", "multi_grid")
 
 Given = ParamSpec("Given")

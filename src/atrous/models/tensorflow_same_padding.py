@@ -11,11 +11,11 @@ class SameConv2d(nn.Conv2d):
     """A convolution with TensorFlow's SAME padding; it exports with dynamic sizes, and its stride can be reduced to 1.
 
     SAME padding depends on the size and the stride, and it is asymmetric at even sizes. If the stride is reduced, the
-    padding stays that of the strided convolution (`base_stride`). The dense features, subsampled, then equal the
-    strided features at every size.
+    padding stays that of the strided convolution (`base_stride`). If every stride-th feature of the convolution with
+    stride 1 is taken, these features equal the features of the strided convolution, at every picture size.
 
-    timm and TensorFlow instead change to symmetric padding if the stride is reduced. At even sizes this shifts the
-    features of pretrained weights by one pixel. `base_stride` 1 reproduces their padding.
+    timm and TensorFlow instead change to symmetric padding if the stride is reduced. At even sizes, this shifts the
+    features of pretrained weights by one pixel. `base_stride` 1 reproduces the padding of timm and TensorFlow.
     """
 
     base_stride: int  # stride that determines the padding
@@ -43,10 +43,12 @@ class SameConv2d(nn.Conv2d):
         if kernel < stride:
             return 0, 0
         total = kernel - stride
-        if stride > 1:  # adds the pixels that the last window lacks, which are (−taps) modulo the stride
+        if (
+            stride > 1
+        ):  # positions = ⌈size / rate⌉; the last window lacks (−positions) modulo stride positions: add them
             # The operator % is avoided, because OpenVINO cannot read it in exported expressions of the size.
-            taps = (size + rate - 1) // rate
-            total = total + (taps + stride - 1) // stride * stride - taps
+            positions = (size + rate - 1) // rate
+            total = total + (positions + stride - 1) // stride * stride - positions
         before = (total // 2) * rate
         after = total * rate - before if self.stride[dim] == stride else (kernel - 1) * rate - before
         return before, after

@@ -1,8 +1,8 @@
 """VGG-16 with atrous blocks, the backbone of DeepLabV1 and V2 (arXiv:1412.7062 §3.1).
 
-It follows the authors' released networks (DeepLab-LargeFOV, train.prototxt). Pools are 3×3, so that each feature lies
-on the centre of a pixel of the picture. At output stride 8 pool4 and pool5 have stride 1, and conv5 is atrous. An
-average pool is the last layer.
+The network follows the authors' released networks (DeepLab-LargeFOV, train.prototxt). Pools are 3×3, so that each
+feature lies on the centre of a pixel of the picture. At output stride 8 pool4 and pool5 have stride 1, and conv5 is
+atrous. An average pool is the last layer.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ class VGG16(nn.Module):
 def vgg16(*, in_channels: int, output_stride: int, dilation_rule: str, multi_grid: Any, **unknown: Any) -> VGG16:
     """Builds a `VGG16` from the arguments common to all backbones.
 
-    Both dilation rules give the same network, because a pool that loses its stride belongs to the stage before the
-    convolutions that become atrous.
+    Both dilation rules give the same network, because a pool whose stride is reduced to 1 belongs to the stage before
+    the convolutions that become atrous.
 
     Args:
         in_channels: number of channels of the pictures, ≥ 1.

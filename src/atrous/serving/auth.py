@@ -47,12 +47,12 @@ class AccessControl:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Passes a request on, or refuses it."""
-        if scope["type"] == "websocket":  # not supported; the check of the key covers only HTTP requests
+        if scope["type"] == "websocket":  # websockets are not supported; the check of the key covers only HTTP requests
             return await send({"type": "websocket.close", "code": 1008, "reason": "this server has no websockets"})
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         head = scope["method"] == "HEAD"
-        if head:  # processed as GET; the response has no body (RFC 9110 §9.3.2)
+        if head:  # HEAD is processed as GET, but the response has no body (RFC 9110 §9.3.2)
             scope = {**scope, "method": "GET"}
 
         async def send_counted(message: Any) -> None:

@@ -210,7 +210,7 @@ class Client:
         return names[0]
 
     def _info(self, name: str, version: str) -> Info:
-        """Returns the metadata of the model version that made a mask, or of the current version if it was replaced."""
+        """Returns the metadata of the model version that made a mask; if it was replaced, of the current version."""
         if (name, version) not in self._infos:
             answer = self._ask("GET", _address_of(name))
             record = answer.json()
@@ -352,7 +352,7 @@ def _png_of(picture: Image.Image) -> bytes:
     if picture.mode in ("F", "I") and picture.format not in ("PNG", "PPM"):
         raise AtrousError(f"a picture to send must have 8 or 16 bits, got an image of mode '{picture.mode}'.")
     with in_words("the picture"):
-        if picture.mode.startswith("I;16"):  # either byte order; a PNG has only one
+        if picture.mode.startswith("I;16"):  # arrays may have either byte order; a PNG has only one byte order
             plain = Image.fromarray(np.asarray(picture).astype(np.uint16))
         elif picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I"):
             plain = picture.copy()

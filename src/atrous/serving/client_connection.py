@@ -188,7 +188,7 @@ class Connection:
             followed += 1
 
     def _trusts(self, target: Address) -> bool:
-        """Returns whether a target may get the key: it is the server, or the same host with https instead of http.
+        """Returns whether a target may get the key: if it is the server itself, or the same host with https, not http.
 
         The second case holds only for the default ports, 80 and 443.
         """
@@ -220,7 +220,7 @@ class Connection:
             try:
                 connection.request(method, path, content, headers)
             except (BrokenPipeError, ConnectionResetError):
-                if connection.sock is None:  # the connection was never open
+                if connection.sock is None:  # the connection was never opened
                     raise
                 cut = True  # a server may refuse a picture after it received a part; its response can still be read
             response = connection.getresponse()

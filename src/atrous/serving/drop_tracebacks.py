@@ -8,8 +8,8 @@ def drop_tracebacks(error: BaseException) -> None:
 
     A traceback refers to the stack frames through which the error passed, and so to the picture in their local
     variables. One of these frames refers to a future, and the future refers to the error. Only the garbage collector
-    frees such a cycle. The collector starts after a certain number of new objects, regardless of their size. Until it
-    started, a dozen truncated pictures of 25 megapixels occupied 0.6 GB of resident memory.
+    frees such a cycle. The collector starts after a certain number of new objects, regardless of their size. Until the
+    collector started, a dozen truncated pictures of 25 megapixels occupied 0.6 GB of resident memory.
 
     Args:
         error: error to change.

@@ -41,7 +41,7 @@ def files_in_form(
 
     async def parse() -> FormData:
         parser = MultiPartParser(headers, parts(), max_files=1 + len(further), max_fields=8, max_part_size=FORM_BYTES)
-        parser.spool_max_size = len(content) + 1  # the parser writes no temporary file
+        parser.spool_max_size = len(content) + 1  # with this setting, the parser writes no temporary file
         return await parser.parse()
 
     try:
@@ -74,7 +74,7 @@ def files_in_form(
 
 
 def form_of(further: Sequence[str]) -> str:
-    """Returns the instruction to send the files of a model that has these further inputs."""
+    """Returns the instruction for sending the files of a model with these further inputs."""
     fields = " ".join(f"-F {name}=@{name}.png" for name in further)
     return f"send a form with a file for each input; with curl: -F {FILE_FIELD}=@picture.png {fields}"
 

@@ -112,7 +112,7 @@ class InferenceQueue:
         except asyncio.CancelledError:
             job.abandoned.set()
             with self._changed:
-                if job in self._jobs:  # frees the memory of its picture now
+                if job in self._jobs:  # frees the memory of the job's picture now
                     self._jobs.remove(job)
             with suppress(Exception):
                 await asyncio.wrap_future(job.mask)

@@ -28,7 +28,7 @@ def note_header(note: str | None) -> dict[str, str]:
 
 
 def note_in(headers: Mapping[str, str]) -> str:
-    """Returns the note in the headers of a response; "" if there is none.
+    """Returns the note in the headers of a response; "" if there is no note.
 
     Args:
         headers: headers of the response; names are case-insensitive.

@@ -36,7 +36,7 @@ def polygons_of(mask: np.ndarray, most: int | None = None) -> list[Polygon]:
         x, y = min(ring, key=lambda corner: (corner[1], corner[0]))  # the leftmost of the topmost corners
         if mask[y, x]:
             of_area[int(areas[y, x])] = [_turned(ring, positive=True)]
-        else:  # the pixel above belongs to the area that the hole is in
+        else:  # the pixel above belongs to the area in which the hole is
             holes.append((int(areas[y - 1, x]), _turned(ring, positive=False)))
     for area, ring in holes:
         of_area[area].append(ring)

@@ -201,7 +201,7 @@ class RequestHandler:
                     await asyncio.wrap_future(future)
                 raise
             finally:
-                del future  # the traceback of its error refers to this call: see drop_tracebacks
+                del future  # the traceback of the error refers to this call: see drop_tracebacks
 
 
 async def _disconnected(request: Request) -> None:

@@ -84,7 +84,7 @@ def run(
         timeout_graceful_shutdown=int(limits.sending_seconds + limits.seconds) + 5,
     )
     server = uvicorn.Server(config)
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of every invalid request
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # uvicorn warns of every invalid request
     warnings.filterwarnings("ignore", module=r"PIL\.")  # Pillow warns of every damaged picture
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     for model in store:
@@ -103,7 +103,8 @@ def run(
         request_handler.close()
         store.close()
         queue.close()
-    cut = max(request_handler.cut, len(server.server_state.connections))  # cut before or during the response
+    # requests that were cancelled before or during the response
+    cut = max(request_handler.cut, len(server.server_state.connections))
     say(f"stopped: {f'{cut} requests were cut off' if cut else 'all requests were answered'}")
 
 

@@ -1,6 +1,7 @@
 """An uploaded volume on its way through the server: its temporary file, its decoding, and the encoding of its mask.
 
-Messages and notes never contain the name of the upload, which may name a patient, nor that of its temporary file.
+Messages and notes never contain the name of the upload, which may name a patient, and never the name of its temporary
+file.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class VolumeUpload:
         self._volume: Volume | None = None
 
     def memory(self) -> float:
-        """Stores the upload and returns the peak memory from decoding to response, in bytes, without the network's.
+        """Stores the upload; returns the peak memory from decoding to response, in bytes, without that of the network.
 
         Raises:
             TooLarge: the volume has more voxels than allowed.
@@ -133,11 +134,12 @@ class VolumeUpload:
             return file.read_bytes()
 
     def _view(self, mask: np.ndarray) -> bytes:
-        """Returns what the page shows: scan and mask as 8-bit arrays, and the files of the mask."""
+        """Returns the data for the page: scan and mask as 8-bit arrays, and the files of the mask."""
         assert self._volume is not None
         info, files = self._settings.model.segmenter.info, {SUFFIXES["nifti"]: self._file(mask, "nifti")}
         if is_series(self._path):
-            with suppress(AtrousError):  # the series or this installation cannot have one
+            # no DICOM-SEG if it cannot be written for this series, or if the required packages are not installed
+            with suppress(AtrousError):
                 files[SUFFIXES["dicom-seg"]] = self._file(mask, "dicom-seg")
         return view_of(self._volume, [mask], window=info.preprocessing.image.windows[0], voxels=VIEW_VOXELS).packed(
             files
@@ -169,7 +171,7 @@ class VolumeUpload:
 
 @contextmanager
 def _stored(content: bytes, suffix: str) -> Iterator[Path]:
-    """Gives a temporary file with this content.
+    """Provides a temporary file with this content.
 
     Raises:
         Problem: 503, it cannot be written.

@@ -1,4 +1,4 @@
-"""A checkpoint of another library (a *foreign* checkpoint), converted to atrous's keys and arguments, and its checks.
+"""A checkpoint of another library (a *foreign* checkpoint), converted to the keys and arguments of atrous; its checks.
 
 "Ours" are the keys, tensors and models of atrous.
 """
@@ -49,15 +49,15 @@ class Adapted:
         state: tensors under our keys.
         left_over: foreign keys without a counterpart in our model.
         preprocessing: normalisation of the pictures; None for the normalisation of the backbone.
-        preprocessing_told: whether the file's own configuration states the normalisation.
+        preprocessing_told: whether the configuration in the file states the normalisation.
         classes: classes of the checkpoint; None if they are unknown, so that the model gets placeholders.
         classes_of: data set from which the classes were taken, because it has as many classes as the model has outputs;
             empty if the classes come from elsewhere.
         classes_fault: reason why the file's class names or colours do not fit its outputs; empty if they fit.
         untold: arguments that the file does not state. They have the source's defaults unless the user gave them.
         notes: further sentences for the user.
-        fills: prefixes of our keys that the source must fill; by default all keys. Other weights, such as the head over
-            an ImageNet backbone, may keep their initial values.
+        fills: prefixes of our keys whose weights must be in the file; by default all keys. All other weights, such as
+            those of the head over an ImageNet backbone, may keep their initial values.
     """
 
     architecture: str
@@ -109,8 +109,8 @@ def normalisation(mean: Sequence[float], std: Sequence[float], channels: int) ->
     Args:
         mean: mean of each channel, in 0–255.
         std: standard deviation of each channel, in 0–255.
-        channels: number of channels C of the pictures. If C differs from the number of means, every channel gets the
-            average of the means and the average of the standard deviations.
+        channels: number of channels C of the pictures. If C differs from the number of means, each channel gets the
+            average of all means and the average of all standard deviations.
     """
     if channels != len(mean):
         mean, std = [(sum(values) / len(values),) * channels for values in (mean, std)]
@@ -160,7 +160,8 @@ def move_channels(weight: Tensor, order: Sequence[int], sizes: Sequence[int] | N
 
     Args:
         weight: weights of the convolution, C'×C×h×w.
-        order: for each of our blocks, the index of the foreign block: (1, 2, 3, 4, 0) moves the first to the end.
+        order: for each of our blocks, the index of the foreign block: (1, 2, 3, 4, 0) moves the first foreign block to
+            the end.
         sizes: channels of each foreign block; by default all blocks have the same number.
 
     Returns:
@@ -227,7 +228,7 @@ def set_aside(adapted: Adapted, ours: Mapping[str, Tensor], theirs: Mapping[str,
 
     Args:
         adapted: the checkpoint.
-        ours: the state dict of the model that will load it.
+        ours: the state dict of the model that will load the checkpoint.
         theirs: the foreign tensors by their names; `left_over` lists these names.
 
     Returns:

@@ -26,7 +26,7 @@ VARINT, EIGHT, BYTES, FOUR = 0, 1, 2, 5
 
 LEAVES = ("weight", "bias")
 
-#: Largest number of dimensions of a blob: more than any layer has, and few enough for a quick product of the sizes.
+#: Largest number of dimensions of a blob: no layer has more, and the product of so few sizes is computed quickly.
 MOST_DIMS = 8
 
 

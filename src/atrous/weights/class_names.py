@@ -29,7 +29,7 @@ def class_names(given: Any, count: int, key: str) -> tuple[tuple[str, ...] | Non
         return None, ""
     if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
         return None, f"{key} is {shown(given)}, but must be a list of names."
-    names = tuple(name.strip() for name in given)  # mmsegmentation's ADE20K has a class 'bed '
+    names = tuple(name.strip() for name in given)  # names are stripped: mmsegmentation's ADE20K has a class 'bed '
     if not len(names) == count <= MAX_CLASSES:
         return None, f"{key} names {counted(len(names), 'class')}, but the network separates {count}."
     odd = next((name for name in names if not (name.isprintable() and 0 < len(name) <= LONGEST_NAME)), None)
@@ -71,7 +71,7 @@ def with_background(names: Any, num_classes: int) -> Any:
     """Adds the background in front of the only class name of a network with a single output.
 
     Args:
-        names: value of the field, of any type; returned unchanged if it is not one name for one output.
+        names: value of the field, of any type; if it is not one name for one output, it is returned unchanged.
         num_classes: number of the network's outputs.
     """
     one = num_classes == 1 and isinstance(names, list | tuple) and len(names) == 1

@@ -26,7 +26,8 @@ PACKAGES = {
 MEAN, STD = 127.0, 128.0
 
 _STEM = {"_conv_stem": "conv_stem", "_bn0": "bn1"}
-#: In timm, a block without expansion (first stage) has one norm fewer, so the numbers of its norms are one lower.
+#: In timm, a block without expansion (in the first stage) has one norm fewer, so the numbers of its norms are lower by
+#: one.
 _DEPTHWISE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 _INVERTED = {
     "_expand_conv": "conv_pw",

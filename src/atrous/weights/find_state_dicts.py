@@ -83,7 +83,7 @@ def _check_sound(key: str, tensor: Tensor, name: str) -> None:
 
 
 def _candidates(found: Any, path: str = "", depth: int = 3) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Yields the path and content of each dict that may hold weights: first those in wrappers, then the dict itself."""
+    """Yields the path and content of each dict that may hold weights: first dicts in wrappers, then the dict itself."""
     if not isinstance(found, Mapping) or not depth or "param_groups" in found:
         return
     names = [key for key in found if isinstance(key, str) and not key.lower().startswith(NO_WEIGHTS)]

@@ -110,9 +110,9 @@ KEYS = (
 
 
 def recognises(foreign: Foreign) -> bool:
-    """Returns whether the keys are this model's, or config.json belongs to another model of transformers.
+    """Returns whether the keys are those of this model, or config.json belongs to another model of transformers.
 
-    `adapt` refuses the other model with a message that names it.
+    `adapt` refuses any other model of transformers with a message that names the model.
 
     Args:
         foreign: the checkpoint as read from its file or folder.
@@ -138,7 +138,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         not use, is left over.
 
     Raises:
-        AtrousError: the folder is of another model of transformers, or its configuration has no counterpart here.
+        AtrousError: the folder is of another model of transformers, or its configuration has no counterpart in atrous.
     """
     config = {**DEFAULTS, **(foreign.config or {"output_stride": OUTPUT_STRIDE})}
     config |= {key: value for key, value in DEFAULTS.items() if config[key] is None}

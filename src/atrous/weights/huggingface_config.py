@@ -19,7 +19,7 @@ NOMINAL = (32, 24, 320)
 DEPTH = {"depth_multiplier": 1.0, "depth_divisible_by": 8, "min_depth": 8}
 #: Steps of an image processor that are converted, or that change no mask.
 TAKEN = ("do_rescale", "do_normalize", "do_flip_channel_order", "do_reduce_labels", "do_convert_rgb")
-#: Steps that change a picture's size → key of the new size.
+#: Steps of an image processor that change a picture's size → key of the new size.
 SIZES = {"do_resize": "size", "do_center_crop": "crop_size"}
 #: Keys that are True if masks have 0 for unlabelled pixels.
 REDUCING = ("do_reduce_labels", "do_reduce_label", "reduce_labels")

@@ -18,7 +18,7 @@ def merged(usual: Mapping[str, Any], held: Mapping[str, Any], given: Mapping[str
     The user's options replace the source's defaults; options in `FREE` also replace the file's values.
 
     Args:
-        usual: the source's defaults for values that neither the weights nor the configuration state.
+        usual: defaults of the source, for values that neither the weights nor the configuration state.
         held: values that the weights or the configuration state.
         given: the user's options; "architecture" is ignored.
         file: the file's name in messages; empty for a state dict.
@@ -58,7 +58,7 @@ def _agreed(name: str, held: Any, given: Any, file: str, before: str = "") -> An
 
 def _same(name: str, held: Any, given: Any) -> bool:
     if name == "backbone" and isinstance(given, str) and isinstance(held, str):
-        # The part after the point is the name of timm's pretrained weights.
+        # The part after the point is the name of the pretrained weights in timm.
         return given.partition(".")[0] == held.partition(".")[0]
     if isinstance(held, bool) != isinstance(given, bool):
         return False

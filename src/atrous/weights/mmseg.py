@@ -5,11 +5,11 @@ mmseg/models/utils/res_layer.py, configs/_base_/models/deeplabv3*_r50-d8.py; ver
 
 The weights do not contain these settings: output stride, rates of the ASPP, `align_corners` (True in the 769×769
 configurations), multi-grid ("d16-mg124"), normalisation and channel order of the pictures, and threshold of a single
-output. If the checkpoint contains its configuration, mmseg_config reads them from it. Otherwise the defaults are those
-of a d8 configuration (`UNTOLD`). For other configurations give output_stride=16, align_corners=True or
-multi_grid=(0.5, 1, 2). This multi-grid gives the same rates as mmsegmentation's multi-grid 1, 2, 4. In mmsegmentation
-the multi-grid replaces the last stage's rate, which is 2 at output stride 16; in atrous and in the paper it multiplies
-that rate.
+output. If the checkpoint contains its configuration, mmseg_config reads these settings from the configuration.
+Otherwise, the defaults are those of a d8 configuration (`UNTOLD`). For other configurations give output_stride=16,
+align_corners=True or multi_grid=(0.5, 1, 2). This multi-grid gives the same rates as mmsegmentation's multi-grid 1, 2,
+4. In mmsegmentation, the multi-grid replaces the rate of the last stage, which is 2 at output stride 16. In atrous and
+in the paper, the multi-grid multiplies this rate.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ def arguments(config: Mapping[str, Any], output_stride: int | None) -> dict[str,
     Args:
         config: configuration from `python_config_parser.read`.
         output_stride: the user's output stride, or None. It is used if the configuration states no strides. Our
-            atrous_rates hold at output stride 16, and our multi_grid at 32, so both depend on the output stride.
+            atrous_rates are given for output stride 16, and our multi_grid for 32, so the conversion of both depends on
+            the output stride.
 
     Raises:
         AtrousError: a value has no counterpart in our models.

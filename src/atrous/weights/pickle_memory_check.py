@@ -1,8 +1,9 @@
 """Tracks the kinds of objects on the stack of a pickle, without creating any of them.
 
-PyTorch's reader calls `function(*arguments)`, and any object on the stack can be `arguments`. If it is a tensor, Python
-creates one object for each number in the tensor. A small file can contain a huge tensor that repeats one number, so
-such a call can fill the memory. Therefore, only calls with a tuple that is written out in the pickle are allowed.
+PyTorch's reader calls `function(*arguments)`, and any object on the stack can be `arguments`. If `arguments` is a
+tensor, Python creates one object for each number in the tensor. A small file can contain a huge tensor that repeats one
+number, so a call with a tensor can fill the memory. Therefore, the only allowed calls are those with a tuple that is
+written out in the pickle.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _MARK = "mark"
 
 
 class Stack:
-    """The kinds of the objects on a pickle's stack: "tuple", "dict", the name of a callable, or "" for all others."""
+    """The kinds of objects on a pickle's stack: "tuple", "dict", the name of a callable, or "" for other objects."""
 
     def __init__(self) -> None:
         self._kinds: list[str] = []
@@ -49,9 +50,9 @@ class Stack:
             argument: argument of the operation in the pickle.
 
         Raises:
-            ValueError: the operation is not allowed. This is so if the arguments of a call are not a tuple, a storage
-                is called, a state is neither a tuple nor a dict, or the state of a dict is not a dict. It is also so
-                if items are set in an object that is not a dict, or the stack is empty.
+            ValueError: the operation is not allowed. An operation is not allowed if the arguments of a call are not a
+                tuple, a storage is called, a state is neither a tuple nor a dict, the state of a dict is not a dict,
+                items are set in an object that is not a dict, or the stack is empty.
         """
         kinds = self._kinds
         if opcode in ("BINPUT", "LONG_BINPUT"):

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from atrous.weights.config_reader import Record
 
-#: Result for values that are neither literals nor names assigned before, such as calls other than dict(…).
+#: Result for values that are neither literals nor names that were assigned before, for example for calls other than
+#: dict(…).
 UNKNOWN = None
 
 

@@ -2,8 +2,7 @@
 
 The first bytes of a file determine its format. Its suffix is used only for .safetensors and .caffemodel files, and for
 formats that are refused. A small file may claim huge content: it may unpack to a thousand times its size, or contain a
-tensor that repeats one number until memory is full. So the amount of data that is read is limited by the size of the
-file.
+tensor that repeats one number until memory is full. So the size of the file limits the amount of data that is read.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class Foreign:
             object.__setattr__(self, "sets", {"": self.state})
 
 
-#: A zip file may unpack to MOST_TIMES its size (weights hardly compress) or to MOST_BYTES, whichever is more.
+#: A zip file may unpack to MOST_TIMES its size (weights hardly compress), or to MOST_BYTES if this is more.
 MOST_TIMES, MOST_BYTES = 20, 2**28
 
 #: Prefixes that Lightning and others often add to every key of the network.
@@ -240,7 +239,7 @@ def _record(found: Any) -> dict[str, Any]:
 
 def _reader(path: Path, head: bytes) -> Callable[[Path], Any]:
     """Returns the reader for a file with these first bytes."""
-    if head[5:9] == b"\0\0\0{" or path.suffix == ".safetensors":  # a length of eight bytes, then JSON
+    if head[5:9] == b"\0\0\0{" or path.suffix == ".safetensors":  # .safetensors: a length of eight bytes, then JSON
         return _read_safetensors
     if head.startswith(b"PK"):
         return _read_zip
@@ -327,7 +326,7 @@ def _first_state(sets: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _first_line(error: Exception) -> str:
-    # torch's text before this mark advises to load the file together with its code, which is unsafe.
+    # The text that torch writes before this mark advises to load the file together with its code, which is unsafe.
     line = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
     line = "".join(sign if sign.isprintable() else "?" for sign in line)  # the message may quote bytes of the file
     return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -61,7 +61,7 @@ def check_shard(file: Path, held: Collection[str], named: Collection[str]) -> No
 
     Args:
         file: path of the shard, for messages.
-        held: keys of the weights in the file.
+        held: keys of the weights that the file contains.
         named: keys that the index lists for the file.
 
     Raises:

@@ -166,8 +166,8 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     Args:
         foreign: content of the file.
         given: arguments that the user named. `backbone` is smp's or timm's name of the encoder; it is needed if the
-            file does not determine its `tu-` encoder. `output_stride` is 8 or 16. Other arguments are those of atrous,
-            such as `atrous_rates`, which hold at output stride 16.
+            file does not determine its `tu-` encoder. `output_stride` is 8 or 16. All other arguments are those of
+            atrous, such as `atrous_rates`, which are given for output stride 16.
 
     Returns:
         The converted checkpoint. The classification head of `aux_params` and layers that smp's encoders do not use
@@ -312,7 +312,7 @@ def _arguments(
             f"{encoder.backbone} from smp can have output_stride {allowed}, not {output_stride}: no backbone of "
             "atrous is dilated like smp's at this stride."
         )
-    # smp's rates hold at the stride of its configuration; atrous's rates are given at output stride 16
+    # smp's rates are for the output stride of its configuration; in atrous, rates are given for output stride 16
     stride = told.get("output_stride", output_stride)
     rates = (rate * stride / 16 for rate in told.get("atrous_rates", LAYOUT["atrous_rates"]))
     usual = {
@@ -343,10 +343,10 @@ def _twin(arguments: Mapping[str, Any]) -> Any:
 
 
 def _unmix(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
-    """Makes all 3×3 convolutions of the head plain, except if all are separable; also returns if all are separable."""
+    """Makes the 3×3 convolutions of the head plain, unless all are separable; also returns if all are separable."""
     depthwise = [match for match in (re.fullmatch(DEPTHWISE, key) for key in state) if match]
     unmixed = dict(state)
-    if len(depthwise) == 5:  # three in the ASPP, two after it
+    if len(depthwise) == 5:  # three convolutions in the ASPP, two after it
         return unmixed, True
     for match in depthwise:
         spatial, mixing = unmixed.pop(match[0]), unmixed.pop(f"{match[1]}.1.weight")

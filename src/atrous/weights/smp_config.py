@@ -1,7 +1,8 @@
 """Reads the arguments that smp's `save_pretrained` stores with the weights.
 
 Source: segmentation_models_pytorch/decoders/deeplabv3/model.py, base/hub_mixin.py, version 0.6.0. Each argument is
-either used, or refused by a message that names it. An argument that the weights also determine must agree with them.
+either used, or refused by a message that names the argument. If the weights also determine an argument, its value must
+agree with the weights.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def told(config: Mapping[str, Any], architecture: str) -> dict[str, Any]:
         hold at smp's output stride.
 
     Raises:
-        AtrousError: an argument has no counterpart in atrous, or contradicts another.
+        AtrousError: an argument has no counterpart in atrous, or two arguments contradict each other.
     """
     record = Record(config)
     kind = record.text("_model_class")

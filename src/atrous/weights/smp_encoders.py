@@ -20,7 +20,8 @@ class Encoder:
             input channels. Stem and size together identify each encoder.
         backbone: name of the backbone in atrous.
         arguments: `backbone_arguments` in atrous.
-        scale: normalisation of its ImageNet weights: "imagenet" (ImageNet's mean and std) or "half" (0.5 for both).
+        scale: normalisation for its ImageNet weights: "imagenet" (mean and std of ImageNet) or "half" (mean and std are
+            0.5).
         output_strides: output strides at which atrous can dilate the backbone as smp does.
     """
 
@@ -32,8 +33,8 @@ class Encoder:
     output_strides: tuple[int, ...] = (8, 16)
 
 
-#: Fraction of residual branches that training drops, for both kinds of EfficientNet; it is 0 in the first block and
-#: rises to this value.
+#: Fraction of residual branches that training drops, for both kinds of EfficientNet. The fraction is 0 in the first
+#: block and rises to this value.
 DROP_PATH = {"drop_path_rate": 0.2}
 
 #: TensorFlow's eps and momentum, and SAME padding. If smp replaces the stride of a stage by dilation, the padding is
@@ -123,9 +124,9 @@ REFUSED = (
     (r"patch_embed1\.", "atrous has no Mix Transformers"),
 )
 
-#: Size without the stem (as in `Encoder`) → timm's name, for common `tu-` encoders. If timm also has the name with
-#: "tf_" (SAME padding, another eps), the file does not determine which of the two networks it is. GENet-M and
-#: -L are missing, because timm adds shortcuts to them when they are dilated.
+#: Size without the stem (as in `Encoder`) → timm's name, for common `tu-` encoders. If timm also has a network of this
+#: name with "tf_" (SAME padding, another eps), the file does not determine which of the two networks it contains.
+#: GENet-M and GENet-L are missing, because timm adds shortcuts to these networks when they are dilated.
 TIMM_ENCODERS = {
     3_371_960: "convnext_atto",
     4_829_712: "convnext_femto",

@@ -53,7 +53,7 @@ def applied(adapted: Adapted, default: Preprocessing, tensors: Mapping[str, Tens
 
     Args:
         adapted: the checkpoint; only its left-over names are searched.
-        default: normalisation that applies if the source has no normalisation.
+        default: normalisation that is used if the source has no normalisation.
         tensors: left-over name → tensor.
 
     Returns:

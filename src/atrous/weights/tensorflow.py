@@ -1,9 +1,9 @@
 """Converts Google's mobile DeepLabV3 (MobileNetV2, image pooling, a 1×1 branch) from .tflite or TF-slim's arrays.
 
 Source: tensorflow/models, research/deeplab (model.py, core/feature_extractor.py) and research/slim/nets/mobilenet.
-In the published .tflite files, batch norms are folded into weights and biases. In the converted model, norms that only
-add these biases take their place. A quantised file becomes float32; the rounding of its activations to 8 bits is not
-reproduced.
+In the published .tflite files, batch norms are folded into weights and biases. The converted model has norms in the
+same places, which only add these biases. A quantised file becomes float32; the rounding of its activations to 8 bits is
+not reproduced.
 
 Difference: atrous pools the features of the whole picture. Google's network pools a window that has the size of the
 training crop's features. For pictures of the size of the training crop, the results are equal.
@@ -50,7 +50,7 @@ _WEIGHTS = r"(?:depthwise_)?weights$"
 _NORM = r"(?:BatchNorm/)?(gamma|beta|moving_mean|moving_variance|bias|biases)$"
 _LEAVES = {"gamma": "weight", "beta": "bias", "bias": "bias", "biases": "bias"}
 _LEAVES |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
-#: TF-slim's layer → timm's convolution and norm; the first block has no expansion, so one norm fewer.
+#: TF-slim's layer → timm's convolution and norm. The first block has no expansion, so it has one norm fewer.
 _FIRST = {"depthwise": ("conv_dw", "bn1"), "project": ("conv_pw", "bn2")}
 _BLOCK = {"expand": ("conv_pw", "bn1"), "depthwise": ("conv_dw", "bn2"), "project": ("conv_pwl", "bn3")}
 
@@ -87,7 +87,7 @@ KEYS = (
     (r"logits/semantic/bias(?:es)?$", "classifier.bias"),
 )
 
-#: Keys of other DeepLab networks of that repository, which this module does not convert.
+#: Keys of other DeepLab networks of the same repository, which this module does not convert.
 OTHERS = re.compile(r"(aspp[1-9]|decoder/|xception_|resnet_v1)")
 
 

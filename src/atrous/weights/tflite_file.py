@@ -21,7 +21,7 @@ from atrous.errors import AtrousError, missing_extra
 
 #: Bytes 4 to 8 of every file.
 IDENTIFIER = b"TFL3"
-#: The format's own limit, since its offsets are signed 32-bit numbers.
+#: The limit of the format itself, because its offsets are signed 32-bit numbers.
 LARGEST_FILE = 2**31
 #: Limit on operators: far above the graph of a segmenter (70), and low enough for quick reading.
 MOST_OPERATORS = 5_000
@@ -151,7 +151,7 @@ class _File:
             opcode = self._one(
                 "operator code", self.model.OperatorCodes, self.model.OperatorCodesLength(), operator.OpcodeIndex()
             )
-            # Files from before 2020 have the code only in the first of these fields.
+            # Files that were written before 2020 have the code only in the first of these fields.
             yield max(opcode.DeprecatedBuiltinCode(), opcode.BuiltinCode()), operator
 
     def _input(self) -> tuple[tuple[int, ...], tuple[float, float] | None]:

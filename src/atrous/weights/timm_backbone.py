@@ -74,7 +74,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
             "network: give its name in timm with backbone= (--backbone), such as resnet50."
         )
     architecture = given.get("architecture", "deeplabv3plus")
-    # If this timm lacks the network of config.json, the user named another backbone.
+    # If the installed timm lacks the network of config.json, the user must have named another backbone.
     if not timm.is_model(told.get("backbone", "")):
         told.pop("backbone", None)
         told.pop("backbone_arguments", None)

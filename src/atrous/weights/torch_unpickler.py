@@ -6,7 +6,7 @@ tensor that repeats one number. So this module checks all names in the pickles f
 
 Training checkpoints also contain harmless objects, such as a NumPy score or the history of a log. Their names are
 listed in `HARMLESS`. An inert class of this module replaces each of these objects; it accepts any arguments and does
-nothing. So no foreign code is imported or called for them either.
+nothing. So no foreign code is imported or called for harmless objects, either.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ SAFE = frozenset(
 #: operation may create an object, and compression can pack many operations into few bytes.
 MOST_OPCODES = 2**20
 
-#: Container → operations with which its arguments may begin: no argument, or a list that is written out. Any other
-#: argument could be a huge tensor that repeats one number, and the container would unpack it.
+#: Container → operations with which the container's arguments may begin: no argument, or a list that is written out.
+#: Any other argument could be a huge tensor that repeats one number, and the container would unpack this tensor.
 CONTAINERS = {
     "collections.OrderedDict": ("EMPTY_TUPLE", "EMPTY_LIST"),
     "builtins.set": ("EMPTY_LIST",),
@@ -115,7 +115,8 @@ def read_torch(path: Path) -> Any:
             raise AtrousError(_refusal(path, name[:100].removeprefix("builtins.")))
     stand_ins: list[Any] = [*((_Nothing, name) for name in HARMLESS), *((_Dict, name) for name in DICTS)]
     with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
-        warnings.simplefilter("ignore")  # the user cannot change what torch deprecates
+        # warnings that torch deprecates a feature are hidden, because the user cannot change the file's format
+        warnings.simplefilter("ignore")
         return torch.load(path, map_location="cpu", weights_only=True)
 
 

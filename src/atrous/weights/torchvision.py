@@ -96,7 +96,7 @@ _COMMON: dict[str, Any] = {
 }
 #: torchvision has rates 12, 24, 36 at output stride 8; in atrous, rates are given at output stride 16 and double at 8.
 RESNET: dict[str, Any] = {**_COMMON, "output_stride": 8, "atrous_rates": (6, 12, 18), "dilation_rule": "previous"}
-#: torchvision has the same rates 12, 24, 36 at output stride 16 (the defaults of `DeepLabHead`).
+#: For MobileNetV3, torchvision has the same rates 12, 24, 36 at output stride 16 (the defaults of `DeepLabHead`).
 MOBILENET: dict[str, Any] = {
     **_COMMON,
     "output_stride": 16,

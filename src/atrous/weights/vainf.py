@@ -1,8 +1,8 @@
 """Converts DeepLabV3 and V3+ of VainF/DeepLabV3Plus-Pytorch over its ResNets and its MobileNetV2.
 
 Source: network/modeling.py, network/_deeplab.py, network/backbone/{resnet,mobilenetv2}.py, main.py; commit 4e1087d.
-Checkpoints of this repository do not contain the output stride; its default for training is 16. The atrous rates are
-6, 12, 18 at output stride 16, and twice as large at 8.
+Checkpoints of this repository do not contain the output stride; the default of the repository for training is 16. The
+atrous rates are 6, 12, 18 at output stride 16, and twice as large at output stride 8.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _low_last(ours: dict[str, Tensor], separable: bool) -> None:
-    """Moves the low-level features of the decoder to the end: they come first in VainF's code and last in atrous."""
+    """Moves the low-level features of the decoder to the end: VainF's code has them first, and atrous has them last."""
     low = len(ours["decoder.reduce.0.weight"])
     mixing = "decoder.fuse.0.1.weight" if separable else "decoder.fuse.0.0.weight"
     ours[mixing] = move_channels(ours[mixing], (1, 0), sizes=(low, ours[mixing].shape[1] - low))

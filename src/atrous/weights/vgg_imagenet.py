@@ -120,7 +120,7 @@ def _thinned(tensor: Tensor, ours: Tensor) -> Tensor:
         side = 7 if tensor.shape[1] == 512 * 49 else 1
         tensor = tensor.reshape(tensor.shape[0], -1, side, side)
     if tensor.ndim != ours.ndim or any(there < here for there, here in zip(tensor.shape, ours.shape, strict=True)):
-        return tensor  # cannot be subsampled; the later comparison of shapes reports it
+        return tensor  # these weights cannot be subsampled; the later comparison of shapes reports this
     for dim, size in enumerate(ours.shape):
         # 7 pixels to 3: the first, middle and last; 4096 filters to 1024: every fourth.
         step = max(1, (tensor.shape[dim] - 1) // (size - 1)) if dim > 1 and size > 1 else tensor.shape[dim] // size

@@ -1,10 +1,10 @@
 """Chooses the set of weights that is converted from a checkpoint, and lists the other contents of the checkpoint.
 
 All keys of a network may begin with the same name (for example that of an attribute in Lightning, of a teacher or of an
-average). Words of wrappers, such as `module` or `_orig_mod`, may be anywhere in its keys. The file may also contain
+average). Words of wrappers, such as `module` or `_orig_mod`, may be anywhere in the keys. The file may also contain
 losses, counters and other networks. One rule holds for all sources: a set is complete if a source recognises it after
-removal of some prefix. If the file has several complete sets, the first set whose name is not that of an average or a
-teacher is converted. If all names are those of averages or teachers, the first set is converted.
+removal of some prefix. If the file has several complete sets, the first set whose name does not mean an average or a
+teacher is converted. If all names mean averages or teachers, the first set is converted.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from atrous.weights import detect_source
 from atrous.weights.adapter import COUNT, LAYER_LEAVES, some
 from atrous.weights.read_checkpoint import Foreign, single
 
-#: Sources whose files contain only a backbone. Every network also contains a backbone, so these sources count only if
-#: the file has no complete network.
+#: Sources whose files contain only a backbone. Every network also contains a backbone, so these sources are considered
+#: only if the file has no complete network.
 BACKBONES = frozenset({"timm-backbone", "vgg16"})
 
 #: Largest number of names in a prefix; networks with longer prefixes are not found.
@@ -46,9 +46,10 @@ class Chosen:
     """The set that is converted.
 
     Args:
-        foreign: content of the file with only that set, by the source's own names.
+        foreign: content of the file with only the chosen set, by the source's own names.
         keys: source's name → key in the file.
-        beside: keys of all other tensors in the file; one entry `NAME.*` stands for all keys of another complete set.
+        beside: keys of all other tensors in the file. For another complete set, one entry `NAME.*` stands for all its
+            keys.
         notes: notes for the user on the other sets.
     """
 
@@ -156,7 +157,8 @@ def _networks(foreign: Foreign) -> list[_Network]:
 def _by_wrappers(held: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
     """Maps keys without wrappers' words to keys in the file; returns several sets if keys differ only in these words.
 
-    TensorFlow's averages are a set of their own, completed with the variables that have no average.
+    TensorFlow's averages are a separate set. For variables without an average, this set contains the variables
+    themselves.
     """
     averages = {without_wrappers(key.removesuffix(f"/{AVERAGE}")): key for key in held if key.endswith(f"/{AVERAGE}")}
     if averages:

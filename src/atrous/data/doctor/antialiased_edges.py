@@ -13,7 +13,8 @@ from atrous.data.mask_value_map import Raw
 
 _SQUARE = np.ones((3, 3), np.uint8)
 _INSIDE = 0.02  # largest share of a blended value's pixels whose 3×3 neighbours all have that value
-_BETWEEN = 0.5  # smallest share of a blended value's pixels between lower and higher neighbours; thin lines have less
+# smallest share of a blended value's pixels between lower and higher neighbours; thin lines have a smaller share
+_BETWEEN = 0.5
 _RARE = 0.05  # largest share of all pixels that have one blended value
 _AREAS = 0.3  # smallest share of a mask's pixels inside uniform areas; below it, the values are noise
 _MOST = 0.4  # largest share of all pixels that have blended values; above it, the values are noise
@@ -27,8 +28,8 @@ class EdgeCounts:
         inside: per value, the number of pixels whose 3×3 neighbours all have the same value.
         between: per value, the number of pixels strictly between the smallest and the largest of their 3×3 neighbours;
             for colours, in at least one channel.
-        places: (x, y) of the first such pixel of each of the values with the largest numbers in ``between``; the key
-            is the index of the value.
+        places: for each of the values with the largest numbers in ``between``, (x, y) of the first pixel counted there;
+            the key is the index of the value.
     """
 
     inside: np.ndarray
@@ -78,7 +79,8 @@ def blended_values(
     edges = {value for value, count in pixels.items() if value not in known and inside[value] <= _INSIDE * count}
     found = {value for value in edges if between[value] >= _BETWEEN * pixels[value] and pixels[value] <= _RARE * total}
     shares = Counter({value: pixels[value] for value in found})
-    # Blending creates many values, some only at corners. If two values are certain, rarer edge values are blends too.
+    # Blending creates many values; some of them occur only at corners. If two values are certain blends, rarer values
+    # at edges are blends, too.
     if len(found) >= 2:
         found |= {value for value in edges if between[value] and pixels[value] <= _RARE * total / 10}
     if len(found) < 2 or len(pixels) - len(found) < 2 or shares.total() > _MOST * total:

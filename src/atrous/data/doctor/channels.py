@@ -16,7 +16,7 @@ from atrous.errors import AtrousError
 from atrous.input_spec import usual_colors
 from atrous.option_fields import in_words
 
-#: Fields of a recipe's augment that change only colour channels; they have no effect if no channel is a colour.
+#: Fields of a recipe's ``augment`` that change only colour channels. If no channel is a colour, they have no effect.
 OF_COLORS = ("brightness", "contrast", "blur")
 #: Advice on how to declare colour channels.
 SAY_COLORS = "If some channels are colours, give their number as `colors` in the dataset's inputs.yaml."
@@ -32,7 +32,7 @@ def find_channels_without_a_way(
         by_split: the pairs of each split.
         train: the split to learn from.
         val: the split to choose the best weights on.
-        in_channels: number of channels that the model takes; None for the number in the training pictures.
+        in_channels: number of channels that the model takes; None for the number of channels of the training pictures.
     """
     training, measured = (
         [

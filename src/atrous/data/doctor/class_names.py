@@ -32,7 +32,7 @@ _NO_THING = BACKGROUND_NAMES | {"other", "others", "none", "nothing", "rest", "u
 
 
 def find_assumed_names(dataset: Dataset, pairs: list[Pair], classes: ClassTable | None) -> Iterator[Finding]:
-    """Yields a warning if published class names are assumed, but the pictures are not named as the published ones.
+    """Yields a warning if published class names are assumed, but the pictures have other names than the published ones.
 
     Args:
         dataset: the dataset.
@@ -62,7 +62,7 @@ def find_assumed_names(dataset: Dataset, pairs: list[Pair], classes: ClassTable 
 def _are_of_voc_2007(names: list[str]) -> bool:
     """Returns whether file names such as 000032 may be those of VOC 2007, in which 632 of 9,963 pictures have masks.
 
-    Users often number their own pictures in this form, too. But their numbers start at 0 or 1, or have no gaps.
+    Users often number their own pictures in the same form. But then the numbers start at 0 or 1, or have no gaps.
     """
     numbers = sorted(int(name) for name in names if re.fullmatch(r"00\d{4}", name))
     if not numbers:
@@ -72,7 +72,7 @@ def _are_of_voc_2007(names: list[str]) -> bool:
 
 
 def find_unnamed_background(dataset: Dataset, pairs: list[Pair], classes: ClassTable | None) -> Iterator[Finding]:
-    """Yields a warning if a list names no background, and 0 in the masks may be the background.
+    """Yields a warning if a list of class names has no background, and 0 in the masks may be the background.
 
     Args:
         dataset: the dataset.
@@ -99,7 +99,7 @@ def proposal_with_background(
 
     Args:
         dataset: the dataset.
-        proposal: the proposal to return if the values do not fit this case.
+        proposal: the proposal to return in all other cases.
         found: the numbers in the masks.
         classes: the class table in use, or None.
     """

@@ -57,15 +57,15 @@ class Diagnosis:
         errors: problems that would stop training or make it useless.
         warnings: conditions that may be intended or may be mistakes.
         slices: for volumes, the number of slices per split that are pictures in training; empty for pictures.
-        pixels: per split, the number of pixels with data of each class, in the order of the class table. For volumes,
-            the pixels of the slices of all planes are counted.
+        pixels: per split and class, the number of pixels with data, in the order of the class table. For volumes, the
+            pixels of the slices of all planes are counted.
         ignored: per split, the number of pixels without a class or without data in the picture.
         proposed_classes: a class table that fits the values in the masks; None if the present table fits, or if no
             single table can be proposed.
         turned: pictures turned by their EXIF tag whose masks do not clearly fit them.
-        proposed_split: a new split of the pictures whose split was drawn at random. It keeps groups, pictures of the
-            same ground, and near copies together. It is the present split if the present split already does so, and
-            empty if lists or folders define the split.
+        proposed_split: the split that ``--write-split`` writes, for pictures that were divided at random. If groups,
+            pictures of the same ground and near copies are already together, this is the present split; otherwise, it
+            is a new split that keeps them together. Empty if lists or folders define the split.
         proposes_split: whether `proposed_split` differs from the split in use.
         taken: channels of the pictures that were examined.
     """
@@ -192,7 +192,9 @@ def examine(
         proposals = [of_segments]
     if palettes:
         proposals = list(_proposal_by_palette(pairs, classes))
-    if any(unknown for unknown, _ in mixed):  # a table would mean different things in different files
+    if any(
+        unknown for unknown, _ in mixed
+    ):  # if palettes differ, the same table would mean different classes in different files
         proposals = [replace(proposal, classes=None) for proposal in proposals]
     own_planes = dataset.inputs[0].planes if of_volumes else ("",)
     pixels, ignored = _count_pixels(by_split, classes, len(own_planes))  # every voxel is in one slice of each plane
@@ -214,7 +216,8 @@ def examine(
     )
     turned, shared = judge_turned(pairs), find_shared(dataset, by_split)
     to_write = _split_to_write(dataset, pairs, bool(shared))
-    # if there are errors, missing labels are not reported, too: the errors may be their cause
+    # if there are errors, missing labels are not reported in addition, because the errors may be the cause of the
+    # missing labels
     unfit = list(obstacles(images, classes, {} if errors else pixels, train, val, dataset.nouns))
     return Diagnosis(
         root=dataset.root,
@@ -241,7 +244,7 @@ def examine(
         slices=slices_by_split(by_split, own_planes) if of_volumes else {},
         pixels=pixels,
         ignored=ignored,
-        # of two proposals, one is for masks of numbers and one for masks of colours; neither fits all masks
+        # if there are two proposals, one is for masks of numbers and one for masks of colours; neither fits all masks
         proposed_classes=proposals[0].classes if len(proposals) == 1 else None,
         turned=turned.doubtful,
         taken=taken,
@@ -251,7 +254,7 @@ def examine(
 
 
 def _split_to_write(dataset: Dataset, pairs: list[Pair], shared: bool) -> Mapping[str, tuple[Item, ...]]:
-    """Returns the split that --write-split writes: a new split if splits share something, else the present one."""
+    """Returns the split that --write-split writes: a new split if splits share something, else the present split."""
     if shared and dataset.unlisted:
         return propose_split(dataset, pairs)
     own = {item.image for item in dataset.unlisted}
@@ -269,7 +272,7 @@ def open_to_examine(
     inputs: Mapping[str, str] | None = None,
     window: int | None = None,
 ) -> tuple[Dataset, ClassTable | None]:
-    """Opens a dataset that may have no class table; volumes are items as a whole, and scenes window by window.
+    """Opens a dataset, with or without a class table; each whole volume and each window of a scene is one item.
 
     Args:
         root: the dataset's folder.

@@ -15,8 +15,10 @@ from atrous.data.formats.exif_orientation import upright
 from atrous.data.pictures import read_pixels, read_raw_mask
 from atrous.errors import AtrousError
 
-_CLEARLY = 1.3  # a mask clearly fits a version of the picture if its contrast there is larger by more than this factor
-#: Approximate number of turned pictures that are judged, chosen at equal distances; at most twice as many.
+# a mask clearly fits a version of the picture if the contrast at its edges is larger in it by more than this factor
+_CLEARLY = 1.3
+#: If more pictures than this are turned, at least this number and fewer than twice this number are judged, at equal
+#: distances.
 MOST_JUDGED = 100
 _INVERSE = {6: 8, 8: 6}  # the two quarter turns undo each other; each other orientation undoes itself
 
@@ -44,7 +46,7 @@ class TurnedPairs:
     """The pictures of a dataset that are turned by their EXIF tag.
 
     Attributes:
-        count: number of pictures turned by an EXIF tag whose value differs from the tag of their mask.
+        count: number of pictures that an EXIF tag turns, and whose mask has a different tag or none.
         judged: number of these pictures that were compared with their masks.
         doubtful: judged pictures whose masks do not clearly fit the upright picture. Masks that fit the stored pixels
             come first. Empty if no mask fits the stored pixels, and at least half of the masks clearly fit the upright
@@ -74,7 +76,9 @@ def judge_turned(pairs: list[Pair]) -> TurnedPairs:
     verdicts = [TurnedPair(pair.item, pair.turned, *_verdict(pair)) for pair in judged]
     stored = [verdict for verdict in verdicts if verdict.fits == "stored"]
     unknown = [verdict for verdict in verdicts if verdict.fits == "unknown"]
-    if not stored and 2 * len(unknown) <= len(judged):  # a few symmetric masks are no evidence
+    if not stored and 2 * len(unknown) <= len(
+        judged
+    ):  # a few masks that are symmetric fit both versions, so they are no evidence
         return TurnedPairs(len(turned), len(judged), ())
     return TurnedPairs(len(turned), len(judged), (*stored, *unknown))
 

@@ -12,7 +12,7 @@ from atrous.data.doctor.scan import Pair, masks_of
 from atrous.data.file_headers import notes_on, notes_on_pages, notes_on_white_is_zero
 from atrous.data.pixels import PictureKind
 
-_MUCH = 0.3  # share of all pixels from which the message calls the pixels without data a large share
+_MUCH = 0.3  # from this share on, the message calls the share of pixels without data large
 
 
 def find_unread_parts(

@@ -30,9 +30,9 @@ from atrous.errors import AtrousError
 
 #: Two photographs show the same ground if their positions differ by less than this distance along each axis, in metres.
 NEAR_METRES = 10.0
-_MOST_CELLS = 4096  # a footprint over more grid squares is compared with every other one
+_MOST_CELLS = 4096  # a footprint that overlaps more grid squares than this is compared with all other footprints
 _SMALLEST = 1e-9  # smallest side of a footprint, in metres or degrees
-_FARTHEST = 1e9  # in metres or degrees; larger, infinite or NaN coordinates are not on Earth
+_FARTHEST = 1e9  # largest coordinate in metres or degrees; larger, infinite or NaN coordinates are not on Earth
 _METRES_PER_DEGREE = 111_320.0
 _GPS_TAG = 34853  # EXIF tag of the directory with latitude and longitude
 _PROJECTED, _GEOGRAPHIC = "ProjectedCSTypeGeoKey", "GeographicTypeGeoKey"
@@ -56,7 +56,8 @@ class Footprint:
         bottom: smallest y.
         right: largest x.
         top: largest y.
-        crs: the system as text that pyproj accepts; "" if positions in it cannot be compared with other systems.
+        crs: the system as text that pyproj accepts; "" if positions in this system cannot be compared with other
+            systems.
     """
 
     system: str
@@ -72,7 +73,7 @@ class Footprint:
         return (self.right - self.left) * (self.top - self.bottom)
 
     def shares(self, other: Footprint) -> float:
-        """Returns the share of the smaller rectangle that overlaps with the larger one, 0–1; 0 for different systems.
+        """Returns how much of the smaller rectangle overlaps with the larger rectangle, 0–1; 0 for different systems.
 
         Args:
             other: the other rectangle.
@@ -87,8 +88,8 @@ class Footprint:
 def footprint_of(path: Path) -> Footprint | None:
     """Returns the ground that a picture shows.
 
-    Its sources are, in this order: the tags of a GeoTIFF, or the header of a VRT or JPEG 2000 file if rasterio is
-    installed; a world file in the same folder; and the GPS position of a photograph.
+    The position is read from the first of these sources that exists: the tags of a GeoTIFF, or the header of a VRT or
+    JPEG 2000 file if rasterio is installed; a world file in the same folder; the GPS position of a photograph.
 
     Args:
         path: path of a picture, or of a window of a scene.
@@ -112,7 +113,7 @@ def footprint_of(path: Path) -> Footprint | None:
 class Grounds:
     """Finds pictures that show the same ground; a grid of squares avoids the comparison of all pairs of pictures.
 
-    Footprints in one coordinate system are compared exactly. Those in different systems are compared as in
+    Footprints in one coordinate system are compared exactly. Footprints in different systems are compared as in
     `overlapping_outlines`, if pyproj and shapely are installed.
 
     Args:
@@ -138,7 +139,7 @@ class Grounds:
         self._systems = {one.system for one in self._first if one.crs}
 
     def sharing(self, footprint: Footprint) -> Iterator[Path]:
-        """Yields one picture for each footprint that overlaps with the given one or equals it.
+        """Yields one picture for each footprint that overlaps with the given footprint or equals it.
 
         Args:
             footprint: the footprint to compare.
@@ -164,13 +165,13 @@ class Grounds:
 
     @cached_property
     def _placed(self) -> tuple[list[tuple[Footprint, np.ndarray]], SphereTree | None]:
-        """The footprints with outlines in longitude and latitude, and a tree that finds near ones."""
+        """The footprints with outlines in longitude and latitude, and a tree that finds footprints near a given one."""
         outlines = ((one, _outline_of(one)) for one in self._first if one.crs)
         placed = [(one, outline) for one, outline in outlines if outline is not None]
         return placed, SphereTree([sphere_around(outline) for _, outline in placed]) if placed else None
 
     def _cells_of(self, one: Footprint) -> list[tuple[str, int, int]] | None:
-        """Returns the grid squares that a rectangle overlaps; None for a rectangle much larger than the others."""
+        """Returns the grid squares that a rectangle overlaps; None for a rectangle that overlaps too many squares."""
         side = self._cell.get(one.system)
         if side is None:
             return []
@@ -286,7 +287,9 @@ def _system_of(tags: Mapping[str, Any]) -> str:
     """Returns the coordinate system of a GeoTIFF, as in `Footprint.system`."""
     for key in (_PROJECTED, _GEOGRAPHIC):
         code = int(tags.get(key, 0))
-        if code == _USER_DEFINED:  # identified by its parameters; the geographic key names only its base
+        if (
+            code == _USER_DEFINED
+        ):  # a projected system without a code is identified by its parameters; the geographic key names only its base
             return repr(sorted((name, str(value)) for name, value in tags.items() if name not in _OF_ONE_FILE))
         if code:
             return f"EPSG:{code}"
@@ -316,7 +319,9 @@ def _around(gps: Mapping[int, Any]) -> list[tuple[float, float]] | None:
         return None
     north = _degrees(gps[2]) * (-1 if str(gps[1]).upper().startswith("S") else 1)
     east = _degrees(gps[4]) * (-1 if str(gps[3]).upper().startswith("W") else 1)
-    if not (abs(north) < 90 and abs(east) <= 180) or (north == 0 and east == 0):  # cameras without a fix write zeros
+    if not (abs(north) < 90 and abs(east) <= 180) or (
+        north == 0 and east == 0
+    ):  # cameras write zeros if they do not know their position
         return None
     half = NEAR_METRES / 2 / _METRES_PER_DEGREE
     wide = half / math.cos(math.radians(north))

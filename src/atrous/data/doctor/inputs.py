@@ -68,7 +68,9 @@ def _read(path: Path, files: InputFiles) -> InputFacts | str | None:
         )
     except AtrousError as error:
         return str(error)
-    except Exception as error:  # an error of a decoder, or no memory: one file must not end the examination
+    except (
+        Exception
+    ) as error:  # an error of a decoder, or too little memory: one such file must not end the examination
         return f"{path}: cannot be read ({type(error).__name__}: {error})"
     void = 0.0 if valid is None else 1 - float(valid.mean())
     height, width, channels = values.shape

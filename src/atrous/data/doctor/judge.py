@@ -1,4 +1,4 @@
-"""Checks of a dataset, one function per kind of problem; they use the facts that `survey` collects."""
+"""Checks of a dataset, one function per kind of problem; the checks use the facts that `survey` collects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from atrous.errors import AtrousError
 
 #: Largest number of examples per finding.
 SHOWN = 5
-_RARE = 0.01  # share of the labelled train pixels below which a class is rare
+_RARE = 0.01  # a class is rare if it has a smaller share of the labelled train pixels than this
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Finding:
         kind: a short name, such as "size_mismatch".
         message: sentences about what is wrong and what to do.
         count: number of files or places with the problem.
-        examples: the first places, at most `SHOWN`, each with the file and, if applicable, the value and pixel.
+        examples: the first places, at most `SHOWN` of them, each with the file and, if applicable, the value and the
+            pixel.
     """
 
     kind: str

@@ -48,7 +48,8 @@ def find_blended_edges(dataset: Dataset, pairs: list[Pair], blended: set[Raw]) -
 def files_by_coding(pairs: list[Pair]) -> dict[str, list[Pair]]:
     """Returns the grey masks by their coding of the foreground; empty if all masks have the same coding.
 
-    The result is also empty if a mask holds 255 (or 65535) and another number than 0: white then means "ignore".
+    The result is also empty if a mask holds 255 (or 65535) and another number that is not 0, because 255 (or 65535)
+    then means "ignore".
 
     Args:
         pairs: the items of a dataset, each once.
@@ -76,8 +77,8 @@ def find_mixed_codings(
         classes: its class table, or None.
 
     Yields:
-        Whether the finding is an error, and the finding. It is an error if the class table is missing or does not list
-        all values.
+        Whether the finding is an error, and the finding. The finding is an error if the class table is missing or does
+        not list all values.
     """
     if not groups or (classes is not None and classes.color_coded):
         return

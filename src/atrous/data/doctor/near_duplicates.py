@@ -1,6 +1,7 @@
 """Finds pictures that look nearly alike, such as exposures of one object or neighbouring frames of a video.
 
-Blank pictures, such as black tiles or empty slices, are left out: they are equal, but can show different scenes.
+Blank pictures, such as black tiles or empty slices, are left out: blank pictures are equal, but may show different
+scenes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _AT_ONCE = 512  # number of pictures compared with all others in one matrix prod
 class NearCopies:
     """Finds near copies: pictures with similar thumbnails.
 
-    If many pictures share a fixed part, such as a caption bar, their other parts must be similar, too (`FixedParts`).
+    If many pictures share a fixed part, such as a caption bar, near copies must also be similar in their other parts
+    (`FixedParts`).
 
     Args:
         pictures: the facts of each picture by its path, at least one.
@@ -50,7 +52,7 @@ class NearCopies:
             others: the pictures to find copies of.
 
         Yields:
-            (other, picture, correlation); the correlation is None for an exact copy.
+            Tuples (other, picture, correlation); the correlation is None for an exact copy.
         """
         rows = np.array([self._rows[path] for path in pictures])
         thumbnails = self._thumbnails[rows]
@@ -87,5 +89,5 @@ class NearCopies:
         return not self._thumbnails[row].any()
 
     def _alike(self, row: int, rows: np.ndarray, near: np.ndarray) -> np.ndarray:
-        """Returns those of ``near`` whose pictures are also similar to that of ``row`` without the fixed parts."""
+        """Returns the rows in ``near`` whose pictures are similar to that of ``row``, also without the fixed parts."""
         return near[self._fixed_parts.are_alike(row, rows[near])] if len(near) else near

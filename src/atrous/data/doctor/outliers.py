@@ -6,7 +6,7 @@ import numpy as np
 
 #: Smallest count of numbers for which outliers are found.
 FEWEST = 5
-_DEVIATIONS = 6  # an outlier is farther from the median, in robust standard deviations
+_DEVIATIONS = 6  # an outlier is more than this number of robust standard deviations away from the median
 _OF_NORMAL = 1.4826  # for a normal distribution, standard deviation divided by median absolute deviation
 
 
@@ -17,7 +17,7 @@ def outliers(numbers: np.ndarray, least: float) -> np.ndarray:
 
     Args:
         numbers: N finite numbers.
-        least: distance from the median, ≥ 0, that an outlier exceeds.
+        least: smallest distance from the median, ≥ 0: a number that is not farther from the median is never an outlier.
 
     Returns:
         N booleans; all False for fewer than `FEWEST` numbers.
@@ -29,7 +29,7 @@ def outliers(numbers: np.ndarray, least: float) -> np.ndarray:
 
 
 def is_usual(number: float, numbers: np.ndarray, least: float) -> bool:
-    """Returns whether a number is at most half as far from the median of other numbers as the limit of outliers.
+    """Returns whether the distance of a number from the median of other numbers is at most half the limit of outliers.
 
     Args:
         number: the number to compare.

@@ -12,9 +12,11 @@ _IGNORED = -1  # means "ignore" in several remote sensing datasets
 _IGNORED_TOPS = (255, 65535, 2**32 - 1)  # 255 in VOC, Cityscapes and most tools; all are −1 in unsigned types
 _IGNORED_BOTTOMS = (-128, -9999, -32768, -(2**31))  # fill values of GIS tools, and the smallest values of signed types
 _GREY_STEP = 16  # smallest mean step between classes drawn as grey levels; class numbers are closer together
-_MANY = 32  # with more values than this, compression or numbered objects are more probable than classes
-_NEARLY_ALL = 0.9  # smallest share of pixels that have the lowest or highest value, for a mask of two classes
-_MUCH_RARER = 0.1  # largest number of pixels of a value between two classes, relative to the rarer class
+_MANY = (
+    32  # if masks have more values than this, the values are probably from compression or number objects, not classes
+)
+_NEARLY_ALL = 0.9  # smallest share of pixels with the lowest or the highest value in a mask of two classes
+_MUCH_RARER = 0.1  # largest number of pixels that a value between two classes may have, relative to the rarer class
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def propose_classes(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Pr
 
     Args:
         pixels: number of pixels of each raw value; all values are numbers, or all are (red, green, blue).
-        classes: the table in use, or None. The proposed table keeps its names and colours if they fit.
+        classes: the table in use, or None. The proposed table keeps the names and colours of this table if they fit.
 
     Returns:
         The proposal, or None if ``classes`` already fits the values.
@@ -117,7 +119,8 @@ def _for_colors(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Propos
     if len(found) > MAX_CLASSES:
         return _too_many(len(found))
     names = dict(zip(classes.colors, classes.names, strict=True)) if classes else {}
-    # If the table has colours but not black, black is taken as "void", because tools that colour masks write it so.
+    # If the table has colours but not black, black is taken as "void", because tools that write coloured masks use
+    # black for void.
     black_is_void = (0, 0, 0) in found and (0, 0, 0) not in names and len(names) > 0
     kept = [color for color in found if not (black_is_void and color == (0, 0, 0))]
     if classes:
@@ -137,7 +140,7 @@ def _for_colors(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Propos
 def _usually_ignored(found: list[int]) -> tuple[int, ...]:
     """Returns those of the sorted values that usually mean "ignore"; empty if fewer than two others would be left.
 
-    If the other values are grey levels, as in 0, 128, 255, white is a class, too.
+    If the other values are grey levels, as in 0, 128, 255, the value of white is a class and is not ignored.
     """
     if len(found) < 3:
         return ()
@@ -233,8 +236,8 @@ def _has_foreground(classes: ClassTable | None, white: int) -> bool:
 def without_blends(pixels: Mapping[Raw, int], blended: set[Raw], classes: ClassTable | None) -> Proposal | None:
     """Proposes a class table for masks with blended edges, from the values that are not blends.
 
-    If blends are numbers, the table ignores them. Blends that are colours are not listed, because they are too many. If
-    two classes have many values between them, the table divides the values at their middle.
+    If blends are numbers, the table ignores them. If blends are colours, the table does not list them, because they are
+    too many. If two classes have many values between them, the table divides the values at their middle.
 
     Args:
         pixels: number of pixels of each raw value.
@@ -262,7 +265,7 @@ def without_blends(pixels: Mapping[Raw, int], blended: set[Raw], classes: ClassT
 
 
 def _is_smeared(found: list[int], pixels: Mapping[Raw, int]) -> bool:
-    """Returns whether many values lie between the lowest and the highest, and are rare in sum or each by itself."""
+    """Returns whether many values lie between the lowest and the highest, and are rare, together or each by itself."""
     if not _MANY < len(found) <= 256:
         return False
     ends, between = (pixels[found[0]], pixels[found[-1]]), [pixels[value] for value in found[1:-1]]

@@ -9,7 +9,7 @@ from atrous.data.mask_value_map import ClassTable
 from atrous.data.splits.split_names import canonical_split
 from atrous.errors import counted, nearest
 
-#: Number of pictures up to which the score of a split is not reliable.
+#: If a split has at most this number of pictures, its score is not reliable.
 FEW = 2
 
 
@@ -21,7 +21,7 @@ def obstacles(
     val: str = "val",
     nouns: tuple[str, str] = ("picture", "pixel"),
 ) -> Iterator[tuple[str, str]]:
-    """Yields the reasons why training cannot start: a kind such as "missing_split", and sentences with the solution.
+    """Yields the reasons why training cannot start, each as a kind such as "missing_split" and sentences with a cure.
 
     Args:
         pictures: the number of pictures or volumes of each split.

@@ -6,21 +6,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Lowest threshold of the correlation of the varying parts of two pictures; near copies exceed the threshold.
+#: Two pictures are near copies if the correlation of their varying parts exceeds a threshold. This is the lowest
+#: threshold.
 VARYING_ALIKE = 0.8
 
-_SAME_CAMERA = 0.8  # correlation that thumbnails of one camera exceed; others without fixed parts reached 0.71
+_SAME_CAMERA = (
+    0.8  # thumbnails of one camera have a higher correlation; other thumbnails, without fixed parts, reached 0.71
+)
 # A fixed part is searched only if a camera has at least this number and this share of all pictures. Fewer similar
 # pictures may be copies, or frames of a video while the camera stood still (5 % of CamVid).
 _FEWEST, _LEAST_SHARE = 8, 0.1
-_SAMPLE = 200  # about this number of pictures of a camera is examined; more do not change the result
-_VARIES = 0.25  # smallest variation of a varying pixel, relative to the pixel that varies most
+_SAMPLE = 200  # about this number of pictures of a camera is examined; more pictures would not change the result
+_VARIES = 0.25  # a pixel counts as varying if it varies at least this much, relative to the pixel that varies most
 # Smallest contrast of the varying part, in grey levels: JPEG and sensor noise, averaged over a pixel of a
 # thumbnail, has 0.1 to 0.5.
 _CLEARLY_VARIES = 1.0
-_MOST_VARIES = 0.5  # largest squared length of the varying parts of thumbnails of length 1; above it, nothing is fixed
-_AS_STRONG = 1.4  # largest ratio of the lengths of the varying parts of copies; saturated white changes the lengths
-_STRICTEST = 0.97  # highest threshold of the correlation; copies still exceed it
+# largest squared length of the varying parts of thumbnails of length 1; with a larger length, there is no fixed part
+_MOST_VARIES = 0.5
+_AS_STRONG = 1.4  # largest ratio of the lengths of the varying parts of two copies; saturated white changes the lengths
+_STRICTEST = 0.97  # highest threshold of the correlation; the correlation of copies is still higher
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +69,8 @@ class FixedParts:
             others: rows to compare it with.
 
         Returns:
-            One boolean for each of ``others``; also True if the two pictures have no common fixed part, or if too few
-            pictures are similar to find a fixed part.
+            One boolean for each of ``others``. It is also True if the two pictures have no common fixed part, or if
+            there are too few similar pictures to find a fixed part.
         """
         camera = self._find(picture)
         if camera is None:
@@ -78,7 +82,7 @@ class FixedParts:
         return (rows < 0) | (likeness[rows] > _threshold(camera, this))
 
     def _find(self, picture: int) -> _Camera | None:
-        """Returns the camera of a picture, which is computed once; None if it has no fixed part."""
+        """Returns the camera of a picture; None if the picture has no fixed part. Each camera is computed once."""
         known = [camera for camera in self._cameras if camera.rows[picture] >= 0]
         if known:
             return max(known, key=lambda camera: float(camera.typical @ self._thumbnails[picture]))
@@ -103,7 +107,7 @@ class FixedParts:
         levels = np.sqrt(energy / varies.sum() * self._thumbnails.shape[1]) * self._contrasts[sample]
         if np.median(energy) > _MOST_VARIES or np.median(levels) < _CLEARLY_VARIES:
             return None
-        # Remove the fixed part itself, which a change of brightness scales.
+        # Remove the fixed part itself, because a change of brightness scales it.
         fixed = typical[varies] / max(float(np.linalg.norm(typical[varies])), 1e-6)
         varying = self._thumbnails[members][:, varies] - typical[varies]
         varying -= np.outer(varying @ fixed, fixed)
@@ -117,21 +121,25 @@ class FixedParts:
 def _independent_ways(deviations: np.ndarray) -> float:
     """Returns the effective number of independent ways in which pictures vary (participation ratio)."""
     powers = np.linalg.svd(deviations, compute_uv=False) ** 2
-    share = (powers**2).sum() / powers.sum() ** 2 - 1 / len(deviations)  # few pictures seem to vary in fewer ways
+    share = (powers**2).sum() / powers.sum() ** 2 - 1 / len(
+        deviations
+    )  # if there are few pictures, they seem to vary in fewer ways than they really do
     return 1 / max(share, 1 / deviations.shape[1])
 
 
 def _threshold(camera: _Camera, varying: np.ndarray) -> float:
-    """Returns the correlation that different pictures of a camera do not reach by chance.
+    """Returns a correlation so high that different pictures of a camera do not reach it by chance.
 
-    It is higher if the pictures vary in fewer ways or pixels.
+    The correlation is higher if the pictures vary in fewer ways or in fewer pixels.
 
     Args:
         camera: the camera.
         varying: V, the varying part of one of its pictures.
     """
     fourth_powers = float((varying**4).sum())
-    pixels = float(varying @ varying) ** 2 / max(fourth_powers, 1e-12)  # few if only one small object varies
+    pixels = float(varying @ varying) ** 2 / max(
+        fourth_powers, 1e-12
+    )  # this number is small if only one small object varies
     deviations = np.sqrt(2 * np.log(10 * len(camera.varying) ** 2))  # bounds the largest of 10·M² normal numbers
     by_chance = np.tanh(deviations / np.sqrt(max(min(camera.ways, pixels) - 3, 0.5)))  # Fisher's transformation
     return float(np.clip(by_chance, VARYING_ALIKE, _STRICTEST))

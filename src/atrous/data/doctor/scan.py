@@ -31,7 +31,8 @@ from atrous.errors import AtrousError
 ALL_CHANNELS = TakenChannels()
 _THUMBNAIL = 16  # side in pixels
 _PLACES = 5  # largest number of values per mask whose place is stored
-_VALUES = 1024  # largest number of values stored per mask; a colour JPEG has 10⁵, but 255 classes are the limit
+# largest number of values stored per mask; a colour JPEG may have 10⁵ values, but a table has at most 255 classes
+_VALUES = 1024
 _READERS = 16  # largest number of threads, so that 128 cores do not decode 128 large pictures at once
 
 
@@ -82,9 +83,10 @@ class MaskFacts:
         lossy: whether the file was compressed lossily.
         values: the raw values found, sorted; the 1024 most frequent if there are more.
         counts: the number of pixels of each value.
-        seen: the number of pixels of each value where the picture has data; training ignores the other pixels.
+        seen: the number of pixels of each value, counted only where the picture has data; training ignores the other
+            pixels.
         distinct: the number of different values in the file, without ``nodata``.
-        labels: the class index of each value, `IGNORE_INDEX` or `UNKNOWN`; None without a class table, or if only one
+        labels: for each value, its class index, `IGNORE_INDEX` or `UNKNOWN`; None without a class table, or if only one
             of mask and table has colours.
         unknown: the number of pixels whose value no class lists.
         places: first (x, y) of each of the most frequent values that no class lists; in volumes (x, y, axial slice),
@@ -93,11 +95,12 @@ class MaskFacts:
         between: as in `EdgeCounts`; 0 if the mask was not searched for blends.
         between_places: as in `EdgeCounts`, by value; in volumes (x, y, axial slice).
         palette: the colour of each value if the file has a palette, else None.
-        nodata: the value that the file declares as no data, if it occurs in the mask and no class lists it; else None.
-            ``values`` does not contain it.
+        nodata: the value that the file declares as "no data", if this value occurs in the mask and no class lists it;
+            else None. ``values`` does not contain this value.
         pages: number of pages or frames in the file; only the first is read.
         stacks: whether the file is a TIFF, whose pages may be stacked as channels.
-        white_is_zero: whether the file declares 0 as white; None if it declares neither black nor white as 0.
+        white_is_zero: whether the file declares that 0 is white; None if the file declares neither that 0 is white nor
+            that 0 is black.
     """
 
     size: tuple[int, ...]
@@ -129,8 +132,8 @@ class Pair:
         picture: the facts about its picture; None if the file is missing or unreadable.
         mask: the facts about its mask; None if there is no mask or its file is unreadable.
         problems: errors of unreadable files, each with the name of its file.
-        turned: the picture's EXIF orientation, 2 to 8, if it turns the picture and the mask has a different one; else
-            0.
+        turned: the picture's EXIF orientation, 2 to 8, if it turns the picture and the mask has a different
+            orientation; else 0.
         volume: further facts of a volume; None for a picture.
     """
 
@@ -156,7 +159,7 @@ def survey(
         classes: the table that maps values to labels, or None.
         progress: called after each item with the number of items read and the total.
         pages: as in `read_pixels`.
-        taken: channels that a model takes, because they decide which pixels hold data.
+        taken: channels that a model takes. They decide which pixels hold data.
 
     Returns:
         One pair per item, in their order. Damaged files raise no error, but become `Pair.problems`.
@@ -225,7 +228,7 @@ def _turned(item: Item) -> int:
     try:
         orientation = exif_orientation(item.image)
         alike = orientation == 1 or (item.mask is not None and exif_orientation(item.mask) == orientation)
-    except Exception:  # an unreadable tag does not turn the picture
+    except Exception:  # if the tag cannot be read, the picture is not turned
         return 0
     return orientation if not alike and 2 <= orientation <= 8 else 0
 
@@ -241,7 +244,7 @@ def file_error(path: Path, error: Exception) -> str:
 
 
 def _describe_picture(pixels: StoredPixels, taken: TakenChannels) -> tuple[PictureFacts, np.ndarray | None]:
-    """Returns the facts, and H×W booleans, True where the picture has data, or None if it has data everywhere."""
+    """Returns the facts, and H×W booleans, True where the picture has data; None instead if it has data everywhere."""
     image, valid = taken.values(pixels)
     height, width = image.shape[:2]
     digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
@@ -249,7 +252,7 @@ def _describe_picture(pixels: StoredPixels, taken: TakenChannels) -> tuple[Pictu
     thumbnail = cv2.resize(known, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
     thumbnail = thumbnail.reshape(_THUMBNAIL, _THUMBNAIL, -1).mean(axis=2, dtype=np.float32)
     level = 1.0 if image.dtype == np.uint8 else float(np.ptp(thumbnail)) / 255
-    # Remove slow changes, such as a vignette or a sky, that make different pictures look alike.
+    # Remove slow changes of brightness, such as a vignette or a sky: they make different pictures look alike.
     thumbnail -= cv2.GaussianBlur(thumbnail, (0, 0), _THUMBNAIL / 8)
     thumbnail -= thumbnail.mean()
     length = float(np.linalg.norm(thumbnail))
@@ -266,7 +269,7 @@ def _describe_picture(pixels: StoredPixels, taken: TakenChannels) -> tuple[Pictu
 
 
 def _without_void(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Returns a picture with its mean where there is no data, so that a common border makes no pictures similar."""
+    """Returns a picture with its mean where it has no data, so that equal borders do not make pictures similar."""
     return fill_missing(image, valid, image[valid].mean(axis=0)) if valid.any() else image
 
 
@@ -343,7 +346,7 @@ def describe_mask(stored: StoredMask, lossy: bool, classes: ClassTable | None, v
 
 
 def _may_be_blended(distinct: int, unknown: int, lossy: bool, classes: ClassTable | None) -> bool:
-    """Returns whether to search for blends: at least four values, of which some are in no class, and no lossy file."""
+    """Returns whether to search for blends: if the file is not lossy, has four values or more, and some in no class."""
     return 4 <= distinct <= 1 << 16 and not lossy and bool(unknown or classes is None)
 
 

@@ -1,4 +1,4 @@
-"""Finds pictures, groups, ground and near copies that two splits share, because they make scores too high."""
+"""Finds pictures, groups, ground and near copies that two splits share; they make scores too high."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def find_shared(dataset: Dataset, by_split: Mapping[str, list[Pair]]) -> tuple[F
 
 
 def groups_of(dataset: Dataset) -> tuple[dict[Path, str], str | None]:
-    """Returns the group of each picture, as the dataset defines it, or else as the file names suggest it.
+    """Returns the group of each picture: the group that the dataset defines, or else a group from the file names.
 
     Args:
         dataset: the dataset.
 
     Returns:
-        The groups by picture, without pictures that belong to no group. If the groups are from file names, also the
-        regular expression that recognises them in the names; else None.
+        Two values. The first contains the group of each picture, without pictures that belong to no group. The second
+        is the regular expression that finds the groups in the file names; None if the groups are not from file names.
     """
     items = {item.image: item for items in dataset.splits.values() for item in items if not item.listed}
     given = {path: item.group for path, item in items.items() if item.group is not None}
@@ -125,7 +125,7 @@ class _Joined:
 
 
 def _advice(dataset: Dataset) -> str:
-    """Returns a sentence with the solution, which depends on how the dataset defines its splits."""
+    """Returns a sentence that states what to do; this depends on how the dataset defines its splits."""
     if dataset.unlisted:
         return "`--write-split` writes split lists that keep groups, places and near copies together."
     if dataset.layout in _READS_LISTS:
@@ -198,7 +198,7 @@ def _same_ground(by_split: Mapping[str, list[Pair]]) -> Iterator[Finding]:
 def _near_identical(dataset: Dataset, by_split: Mapping[str, list[Pair]]) -> Iterator[Finding]:
     splits = {name: {pair.item: pair for pair in pairs if pair.picture} for name, pairs in by_split.items()}
     facts = {pair.item.image: pair.picture for pairs in splits.values() for pair in pairs.values() if pair.picture}
-    if not facts or dataset.layout == RASTERS:  # windows of water or of one crop look alike, wherever they are
+    if not facts or dataset.layout == RASTERS:  # windows of water, or of one kind of crop, look alike wherever they are
         return
     copies = _near_copies(dataset, facts)
     item, pixel = dataset.nouns
@@ -222,7 +222,7 @@ def _near_copies(dataset: Dataset, facts: Mapping[Path, PictureFacts]) -> NearCo
 
 
 def _independent_splits(splits: Mapping[str, Iterable[Any]]) -> Iterator[tuple[tuple, tuple]]:
-    """Yields all pairs of splits, except if one is meant to contain the other, as VOC's trainval contains train."""
+    """Yields all pairs of splits, without pairs in which one split contains the other, as VOC's trainval and train."""
     for first, second in combinations(splits, 2):
         one, other = set(splits[first]), set(splits[second])
         if _are_apart(first, second) or not (one <= other or other <= one):

@@ -1,4 +1,4 @@
-"""The channels of pictures that training takes, so that the doctor examines the same values."""
+"""The channels that training takes from pictures; the doctor examines the same channels."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def taken_channels(
         kinds: kind of each picture.
         train: the split to learn from.
         val: the split to choose the best weights on.
-        in_channels: number of channels that the model takes; None for the number in the training pictures. It is also
-            the result if training cannot start.
+        in_channels: number of channels that the model takes; None for the number of channels of the training pictures.
+            If training cannot start, this argument itself is the number in the result.
     """
     training, measured = (
         [

@@ -9,7 +9,8 @@ import numpy as np
 
 from atrous.data.volumes.grid import Grid
 
-#: Number of cells of a fingerprint along each axis; cells along each side of the cubes whose means are removed.
+#: Number of cells of a fingerprint along each axis, and number of cells along each side of the cubes whose means are
+#: removed.
 _CELLS, _CUBE = 16, 4
 #: Percentiles that describe the intensities of a contrast; values beyond them are noise or metal.
 PERCENTILES = (1, 50, 99)
@@ -26,10 +27,11 @@ class VolumeFacts:
         mask_grid: the grid of its mask, with RAS axes; None if it has no mask or its mask cannot be read.
         notes: sentences about properties that its file does not state, such as its orientation.
         percentiles: C×3, `PERCENTILES` of each of the C contrasts, over its voxels with data that are not 0.
-        fits: 4×2, two measures of the intensities under the foreground of its mask. The rows are the mask as it is, and
-            mirrored left–right, front–back and head–foot. The columns are the share of the foreground on dark voxels,
-            such as air, and the standard deviation of its intensities, as a share of the range of the volume. None if
-            the mask has no foreground, the volume no contrast, or the shapes differ.
+        fits: 4×2, two measures of the intensities under the foreground of its mask. The four rows are for the mask as
+            it is, and for the mask mirrored left–right, front–back and head–foot. The first column is the share of the
+            foreground that lies on dark voxels, such as air. The second column is the standard deviation of the
+            intensities under the foreground, divided by the range of the volume. None if the mask has no foreground, if
+            the volume has no contrast, or if the shapes differ.
         segments: names of the segments of its mask in DICOM; () for a mask in NIfTI.
         mask_notes: sentences about content of its mask in DICOM that is not read.
     """
@@ -93,7 +95,7 @@ def fingerprint(values: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _means(values: np.ndarray, axis: int) -> np.ndarray:
-    """Returns the means of `_CELLS` parts of an axis; the parts of a shorter axis repeat its values."""
+    """Returns the means of `_CELLS` parts of an axis; if the axis is shorter, its values are repeated."""
     side = values.shape[axis]
     starts = np.arange(_CELLS) * side // _CELLS
     if side < _CELLS:

@@ -41,13 +41,14 @@ def find_other_grids(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
 def find_wrong_contrasts(
     dataset: Dataset, pairs: list[Pair], slices: int, in_channels: int | None
 ) -> Iterator[Finding]:
-    """Yields an error if volumes differ in their number of contrasts, or do not give the channels of the model.
+    """Yields an error if volumes differ in their number of contrasts, or if this number does not fit the model.
 
     Args:
         dataset: the dataset.
         pairs: its volumes, each once.
         slices: number of neighbouring slices that are channels, ≥ 1.
-        in_channels: number of channels that the model takes, ≥ 1; None for the number that the volumes give.
+        in_channels: number of channels that the model takes, ≥ 1; None for the number of channels of the volumes'
+            slices.
     """
     counts = Counter(pair.picture.channels for pair in pairs if pair.picture)
     first = {pair.picture.channels: pair for pair in reversed(pairs) if pair.picture}
@@ -71,7 +72,7 @@ def find_wrong_contrasts(
 
 
 def volume_notes(pairs: list[Pair]) -> tuple[str, ...]:
-    """Returns the first notes on volumes and their masks, such as a missing orientation, and the number of the others.
+    """Returns the first notes on volumes and masks, such as a missing orientation, and the number of further notes.
 
     Args:
         pairs: the volumes of a dataset, each once.

@@ -13,20 +13,21 @@ from atrous.data.doctor.outliers import outliers
 from atrous.data.doctor.scan import Pair
 from atrous.data.volume_items import input_of_slices
 
-#: Difference from the median position that an outlier exceeds, in ranges of its intensities.
+#: A position is an outlier only if it differs from the median of all positions by more than this number. The unit is
+#: the size of the volume's own intensity range.
 _SHIFT = 0.5
-#: Ratio of an outlier's range to the median range, or the inverse ratio, that an outlier exceeds.
+#: The size of a range is an outlier only if it is more than this many times larger or smaller than the median size.
 _RATIO = 4.0
 
 
 def find_unusual_intensities(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
-    """Yields a warning of volumes with a single value, and of volumes whose percentiles are robust outliers.
+    """Yields a warning of volumes with a single value, and a warning of volumes whose percentiles are robust outliers.
 
     The range of a volume extends from percentile 1 to 99. Three numbers of each volume are compared: the position of
     the range (its middle divided by its size), the position of the median in the range, and the size of the range. The
-    first two do not depend on the scale of the intensities. The size is compared only if training keeps the scale. It
-    does not keep it for a contrast that is divided by its own standard deviation, such as MRI, which has no common
-    scale.
+    first two do not depend on the scale of the intensities. The size is compared only if training keeps the scale of
+    the contrast. Training does not keep the scale of contrasts that are divided by their own standard deviation, such
+    as contrasts of MRI, which have no common scale.
 
     Args:
         dataset: the dataset, whose first input determines the normalisation.

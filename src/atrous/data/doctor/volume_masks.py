@@ -11,19 +11,20 @@ from atrous.data.doctor.judge import SHOWN, Finding, shown
 from atrous.data.doctor.outliers import is_usual, outliers
 from atrous.data.doctor.scan import Pair
 
-#: Difference from the median share of foreground on dark voxels that an outlier exceeds.
+#: A mask is an outlier only if its share of foreground on dark voxels differs from the median share by more than this.
 _OUTSIDE = 0.5
-#: The same difference for masks that fit if mirrored, for the share on dark voxels and for the standard deviation.
+#: For masks that would fit if they were mirrored, a smaller difference is enough. It applies to the share on dark
+#: voxels and to the standard deviation.
 _MIRRORED = (0.05, 0.04)
 _DIRECTIONS = ("left and right", "front and back", "head and foot")
 
 
 def find_misplaced_masks(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
-    """Yields a warning of masks whose foreground is on dark voxels far more or far less often than in other volumes.
+    """Yields a warning of masks whose share of foreground on dark voxels is far from that of the other volumes.
 
-    The foreground itself may be dark, such as lungs, so the masks are compared with each other. A smaller difference of
-    the share on dark voxels or of the standard deviation of the intensities is also reported, if both measures are
-    usual for a mirrored mask.
+    The foreground itself may be dark, such as lungs, so the masks are compared with each other. A smaller difference,
+    in the share on dark voxels or in the standard deviation of the intensities, is reported if the mirrored mask would
+    have usual values of both measures.
 
     Args:
         dataset: the dataset.

@@ -55,7 +55,9 @@ def _read_pair(item: Item, classes: ClassTable | None) -> Pair:
             labelled = _mask_values(stored, item.mask)
             void = valid is not None and valid.shape == labelled.values.shape and not valid.all()
             mask = _describe_mask(labelled, classes, valid if void else None)
-        except Exception as error:  # no memory, or fractions: one file must not end the examination
+        except (
+            Exception
+        ) as error:  # too little memory, or a mask of fractions: one such file must not end the examination
             problems.append(file_error(item.mask, error))
     if scan is None or valid is None:
         return Pair(item, None, mask, tuple(problems))
@@ -78,7 +80,7 @@ def _read(path: Path, problems: list[str], reader: Callable[[Path], Volume]) -> 
 
 
 def _segment_names(mask: Path) -> tuple[str, ...]:
-    """Returns the names of a mask's segments, also if its voxels cannot be read, for example if segments overlap."""
+    """Returns the names of a mask's segments, even if its voxels cannot be read, for example if segments overlap."""
     try:
         return tuple(one.name for one in described_labels(label_file(mask)).segments.values())
     except Exception:  # already reported when the mask was read
@@ -91,7 +93,7 @@ def _mask_values(stored: Volume, path: Path) -> StoredMask:
     if values.dtype.kind == "f":
         values, nodata = whole_numbers(values, None, path)
     if values.min() >= 0 and values.max() <= np.iinfo(np.uint8).max:
-        values = values.astype(np.uint8)  # values of this type are counted without sorting
+        values = values.astype(np.uint8)  # values of this type can be counted without sorting them
     return StoredMask(values, None, None if nodata is None else int(nodata), 1, False, None)
 
 
@@ -119,7 +121,7 @@ def _describe_mask(stored: StoredMask, classes: ClassTable | None, valid: np.nda
 
 
 def _foreground(mask: MaskFacts) -> list[int]:
-    """Returns the values of a mask that mean a class other than the first; without a class table, all except 0."""
+    """Returns the values of a mask that mean a class other than the first class; without a class table, all but 0."""
     values = [value for value in mask.values if isinstance(value, int)]
     if mask.labels is None:
         return [value for value in values if value != 0]

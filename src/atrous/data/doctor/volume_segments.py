@@ -11,8 +11,8 @@ from atrous.data.mask_value_map import BACKGROUND_NAMES, MAX_CLASSES, ClassTable
 def proposal_of_segments(pairs: list[Pair]) -> Proposal | None:
     """Proposes a class table with a background and one class for each name of a segment.
 
-    The name of a segment determines its class, so files may number their segments differently. Segments with another
-    name of the background, such as "BG", are listed as segments of the class "background".
+    The name of a segment determines its class, so files may number their segments differently. The proposed table lists
+    segments with another name of the background, such as "BG", as segments of the class "background".
 
     Args:
         pairs: the volumes of a dataset without a class table, each once.

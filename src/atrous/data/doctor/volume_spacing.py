@@ -10,7 +10,8 @@ from atrous.data.dataset import Dataset
 from atrous.data.doctor.judge import SHOWN, Finding, shown
 from atrous.data.doctor.scan import Pair
 
-#: Largest ratio of a voxel side to the median side along the same axis, or the inverse, for which nothing is reported.
+#: A volume is reported only if a voxel side is more than this many times larger or smaller than the median side along
+#: the same axis.
 MOST = 2.0
 _FEWEST = 3  # smallest number of volumes for which a usual voxel size is computed
 _AXES = ("left–right", "front–back", "head–foot")

@@ -9,17 +9,17 @@ import numpy as np
 
 from atrous.fork_safety import ForkLock
 
-#: Largest number of bytes that the kept strips and tiles of a process have together, unless a single one is larger.
+#: Largest number of bytes of all strips and tiles that a process keeps. A single strip or tile may be larger.
 MOST_BYTES = 128e6
 
-_blocks: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()  # the block that was used last is the last one
+_blocks: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()  # blocks in the order of their last use
 _bytes = 0
 _lock = ForkLock()
 _numbers = itertools.count()
 
 
 def new_page() -> int:
-    """Returns a number for the strips or tiles of a page; no other page of this process has it."""
+    """Returns a number for the strips or tiles of a page; no other page of this process has the same number."""
     return next(_numbers)
 
 
@@ -38,7 +38,7 @@ def kept_block(page: int, index: int) -> np.ndarray | None:
 
 
 def keep_block(page: int, index: int, values: np.ndarray) -> None:
-    """Keeps the values of a strip or tile. Those that have not been used for the longest time make room for it.
+    """Keeps the values of a strip or tile, and drops those that were not used for the longest time if needed.
 
     Args:
         page: the number of the page.

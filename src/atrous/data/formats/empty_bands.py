@@ -30,7 +30,8 @@ class SearchedFile(NamedTuple):
         shape: (H, W, C) of the stored values.
         dtype: data type of the stored values.
         block: (height, width) in pixels of the blocks that are decoded as a whole.
-        reading: what the result depends on besides the content of the file, such as its nodata value and pages.
+        reading: further values on which the result depends, besides the content of the file, such as the nodata value
+            and the pages.
         read: function that returns the stored values of a window (top, left, height, width), H×W×C.
         missing: function that returns for stored values H×W×C booleans, True for the nodata value; None if there is no
             such value.
@@ -48,8 +49,8 @@ class SearchedFile(NamedTuple):
 def empty_bands(stored: np.ndarray, missing: np.ndarray | None, file: SearchedFile) -> tuple[int, ...]:
     """Returns the bands of a window that have no data in the whole file; () if no band of the window has data.
 
-    The file is searched only if a band has no data in the window, and then until each band has data. The result is kept
-    for each version of a file, also for forked processes.
+    The file is searched only if a band has no data in the window. The search ends as soon as data of each band were
+    found. The result is kept for each version of a file, also for forked processes.
 
     Args:
         stored: H×W×C stored values of the window.
@@ -74,7 +75,7 @@ def _in_file(file: SearchedFile) -> frozenset[int]:
         if (known := _found.get(key)) is not None:
             return known
         searching = _searching.setdefault(key, ForkLock())
-    with searching:  # other threads that need this file wait, and do not search it as well
+    with searching:  # other threads that need the result for this file wait for it instead of searching, too
         with _found_lock:
             known = _found.get(key)
         if known is None:
@@ -106,7 +107,7 @@ def _search(file: SearchedFile) -> frozenset[int]:
 
 
 def _parts(file: SearchedFile) -> Iterator[Window]:
-    """Yields parts of whole blocks, so that each block is decoded once; they have the full width if they may."""
+    """Yields parts of whole blocks, so that each block is decoded once; parts have the full width if possible."""
     (height, width, bands), (tall, wide) = file.shape, file.block
     most = max(1, PART_BYTES // (bands * file.dtype.itemsize))  # pixels
     columns = min(width, max(1, most // (tall * wide)) * wide)
@@ -117,10 +118,10 @@ def _parts(file: SearchedFile) -> Iterator[Window]:
 
 
 def bands_without_data(stored: np.ndarray, missing: np.ndarray | None) -> np.ndarray | None:
-    """Returns, for each band, whether all of its values are missing, NaN or infinite; None if no band is without data.
+    """Returns, for each band, whether all its values are missing, NaN or infinite; None if each band has data.
 
-    The numbers that mean "no data" without being declared, `UNDECLARED_MISSING`, count as missing: a band that has only
-    them contains no information in any case.
+    The numbers in `UNDECLARED_MISSING` count as missing, too: a band that contains no other numbers has no information
+    in any case.
 
     Args:
         stored: H×W×C stored values.

@@ -35,8 +35,8 @@ def scaling_beside(path: Path | str, bands: int, inside: BandScaling | None = No
     Args:
         path: a picture file.
         bands: number of bands of the file.
-        inside: scale and offset that the file itself stores. As in GDAL, they count for bands that have neither in
-            ``PATH.aux.xml``.
+        inside: scale and offset that the file itself stores. As in GDAL, they are used for bands without scale and
+            offset in ``PATH.aux.xml``.
 
     Returns:
         As for `band_scaling`.
@@ -58,7 +58,7 @@ def _number(text: str | None, default: float) -> float:
 
 
 def _elements(path: Path | str, name: str, bands: int) -> list[str | None]:
-    """Returns the text of an element of each band; None for a band without it."""
+    """Returns the text of an element of each band; None for a band without this element."""
     element = re.compile(f"<{name}>([^<]*)</{name}>")
     found = {int(band): element.search(content) for band, content in _BAND.findall(_text_beside(path))}
     texts = (found.get(band) for band in range(1, bands + 1))

@@ -46,8 +46,8 @@ def identify(file: Any, formats: Collection[str] | None = None) -> Image.Image |
     Returns:
         The picture, or None if no reader accepts the file.
     """
-    # Image.open refuses large pictures. Its limit is a global variable, on which a server in the same process may
-    # rely. This loop over the readers does the same as Image.open, but without the limit.
+    # Image.open refuses large pictures. The limit is a global variable. It is not changed, because a server in the same
+    # process may rely on it. This loop over the readers does the same as Image.open, but without the limit.
     start = file.read(16)
     for load_readers in (Image.preinit, Image.init):
         load_readers()
@@ -155,7 +155,7 @@ def _as_pixels(array: np.ndarray, alpha: np.ndarray | None, name: object) -> Sto
 
 
 def _decode_deep(content: np.ndarray, picture: Image.Image, name: Path | str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Decodes a file with OpenCV; returns the values and, if alpha is not one of their bands, the separate alpha."""
+    """Decodes a file with OpenCV; returns the values, and the alpha if it is not one of the bands of the values."""
     import cv2  # imported here: it takes 0.1 s, and only these files need it
 
     alpha, tile = None, picture.tile[0] if getattr(picture, "tile", None) else None  # type: ignore[attr-defined]
@@ -173,7 +173,7 @@ def _decode_deep(content: np.ndarray, picture: Image.Image, name: Path | str) ->
 
 
 def _picture_array(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns H×W or H×W×C values, and the alpha if it is not one of their bands, else None."""
+    """Returns H×W or H×W×C values, and the alpha if it is not one of the bands of the values, else None."""
     mode, stretch = picture.mode, _grey_stretch(picture)  # before decoding, which empties picture.tile
     if mode == "I" and picture.format in ("PNG", "PPM"):  # 16 bits in the file; some versions of Pillow widen them
         return np.asarray(picture).astype(np.uint16), None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -20,14 +19,14 @@ from atrous.data.formats.exif_orientation import ORIENTATION_TAG, stored_window,
 from atrous.data.formats.tiff_colors import STRETCH, check_colours, color_table, colors_of_indices, rgb_of_cmyk
 from atrous.data.formats.tiff_header_checks import Directory, directories
 from atrous.data.formats.tiff_metadata import BandMetadata, metadata_of_bands
-from atrous.data.formats.tiff_page import JPEG, StoredPage, Window, check_size, page_at
+from atrous.data.formats.tiff_page import JPEG, StoredPage, Window, check_size, page_at, silence_tifffile
 from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype, nodata_values
 from atrous.errors import AtrousError
 
 #: First bytes of TIFF and BigTIFF files, little and big endian.
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-#: In an untrusted file, all strips and tiles together may be at most this many times as large as the file; the factor
-#: is above 1 because equal strips or tiles may share bytes.
+#: In an untrusted file, all strips and tiles together may have at most this many times the bytes of the file. The
+#: factor is above 1, because equal strips or tiles may share bytes.
 MOST_TIMES_LISTED = 4
 #: Allowed values of `pages`.
 PAGES = ("first", "channels")
@@ -208,12 +207,12 @@ class TiffPicture:
 
     @property
     def _bands_as_stored(self) -> bool:
-        """Whether the bands of the picture are those of the first page, and not of several pages or of a palette."""
+        """Whether the picture has the bands of the first page, and not those of several pages or of a palette."""
         return len(self._stored) == 1 and self.shape[2] == self._stored[0].shape[2]
 
     @property
     def dtype(self) -> np.dtype:
-        """The data type of `StoredPixels.values`; it follows from the header."""
+        """The data type of `StoredPixels.values`, from the header."""
         empty = np.zeros((1, 1, self._stored[0].shape[2]), self._stored[0].dtype)
         return self._values(empty).dtype
 
@@ -328,7 +327,7 @@ class TiffPicture:
         return read
 
     def _check_listed(self) -> None:
-        """Raises AtrousError if the strips and tiles of an untrusted file share too many bytes: each is read alone."""
+        """Raises AtrousError if an untrusted file has strips and tiles that share too many bytes."""
         listed, size = sum(page.listed_bytes for page in [*self._stored, *self._masks]), self._file.filehandle.size
         if self._strangers and listed > MOST_TIMES_LISTED * size:
             raise AtrousError(
@@ -353,7 +352,7 @@ class TiffPicture:
         return nodata_values(stored, self._nodata, self.alpha)
 
     def _empty(self, stored: np.ndarray, missing: np.ndarray | None) -> tuple[int, ...]:
-        """Returns the bands without data in the whole file, of those without data in a window."""
+        """Returns those bands without data in a window that have no data in the whole file, either."""
         if self.alpha is not None:
             return ()
         page = self._stored[0]
@@ -395,10 +394,3 @@ class TiffPicture:
         if table is None or len(table) > 256:
             return None
         return tuple((int(red), int(green), int(blue)) for red, green, blue in table)
-
-
-def silence_tifffile() -> None:
-    """Hides tifffile's log messages about unusual files; the errors of this package name the file."""
-    logger = logging.getLogger("tifffile")
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())

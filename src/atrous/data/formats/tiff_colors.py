@@ -21,8 +21,8 @@ _COLOUR_SPACES = {6: "YCbCr", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32844: "Lo
 def color_table(page: TiffPage) -> np.ndarray | None:
     """Returns the colour table of a page, N×3 ``uint8``, or None if it has none.
 
-    The standard requires 16 bits per colour. Some programs write 8 bits, as libtiff's tools allow; a table is taken as
-    8 bits if all of its numbers are below 256.
+    The standard requires 16 bits per colour. Some programs write 8 bits. If all numbers of a table are below 256, it is
+    read as a table of 8 bits, as in libtiff's tools.
 
     Args:
         page: page of an open TIFF.
@@ -43,7 +43,7 @@ def colors_of_indices(indices: np.ndarray, table: np.ndarray | None, name: objec
         H×W×(3·P) ``uint8``, the colours of the pages one after the other.
 
     Raises:
-        AtrousError: there is no colour table, or an index is beyond it.
+        AtrousError: there is no colour table, or an index is beyond the end of the table.
     """
     if table is None:
         raise AtrousError(f"{name}: the picture has colour indices and no colour table; the file is damaged.")

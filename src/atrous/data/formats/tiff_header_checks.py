@@ -66,7 +66,7 @@ def directories(file: BinaryIO, name: object, strangers: bool = False) -> list[D
     order = "<" if file.read(2) == b"II" else ">"
     form = _Form(order, False)
     found: dict[int, Directory] = {}
-    in_tags = 0  # bytes of all tags; several tags may point to the same place
+    in_tags = 0  # sum of the bytes of all tags; several tags may point to the same bytes
     try:
         form = _Form(order, form.read(file, "H") == 43)
         if form.big:

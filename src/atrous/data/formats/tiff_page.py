@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 
 #: Largest number of bytes per pixel of a picture from an untrusted source: eight bands of float64.
 MOST_BYTES_PER_PIXEL = 64
-#: Windows of fewer bytes are decoded in one thread, because starting more threads takes longer, and because small files
-#: are often read in many processes at once.
+#: A window of fewer bytes is decoded in one thread, because starting more threads would take longer, and because small
+#: files are often read in many processes at once.
 THREADED_BYTES = 4 * 2**20
-#: A strip or tile with more bytes than this, and more than four times the bytes of the page, means a damaged header.
+#: If a strip or tile has more bytes than this, and more than four times the bytes of the page, the header is damaged.
 LARGEST_SEGMENT = 2**28
-#: Limit of the decoded bytes per stored byte, by TIFF's number of the compression. It is slightly above the largest
-#: possible ratio: 1365 for LZW (12-bit codes), 1032 for deflate (RFC 1951) and 64 for PackBits.
+#: Limit of the decoded bytes per stored byte, by TIFF's number of the compression. Each limit is slightly above the
+#: largest possible ratio: 1365 for LZW (12-bit codes), 1032 for deflate (RFC 1951) and 64 for PackBits.
 MOST_EXPANDED = {5: 1400, 8: 1040, 32946: 1040, 32773: 66}
 #: Largest number of scans of a JPEG; a photograph has fewer. Each scan has few bytes but needs a pass over all pixels.
 MOST_SCANS = 200
@@ -182,7 +183,7 @@ class StoredPage:
                 place(part)
         else:
             with ThreadPoolExecutor(min(8, len(parts), os.cpu_count() or 1)) as pool:
-                for _ in pool.map(place, parts):  # raises the exceptions of the threads
+                for _ in pool.map(place, parts):  # getting the results raises the exceptions of the threads
                     pass
         return out
 
@@ -212,7 +213,7 @@ class StoredPage:
         return rows * (self._wide * samples * bits // 8)
 
     def _rows(self, index: int, row: int, first: int, last: int, keep: bool) -> np.ndarray:
-        """Returns rows of one strip or tile, L×W×S with L rows."""
+        """Returns some rows of one strip or tile: L×W×S, with L rows."""
         offset, count = int(self.page.dataoffsets[index]), int(self.page.databytecounts[index])
         if offset == 0 or count == 0:  # missing in the file; GDAL does not write empty blocks
             return np.full((last - first, self._wide, self._together), self._empty(index), self.dtype)
@@ -290,7 +291,7 @@ class StoredPage:
 
 
 def _interleaved(planes: list[np.ndarray]) -> np.ndarray:
-    """Merges S planes of L×W×1 to L×W×S, with OpenCV if possible: OpenCV needs one pass, NumPy one pass per plane."""
+    """Merges S planes of L×W×1 to L×W×S; uses OpenCV if possible, because it needs one pass, NumPy one per plane."""
     if len(planes) == 1:
         return planes[0]
     if planes[0].dtype in _MERGED and planes[0].shape[2] == 1 and len(planes) <= MOST_CHANNELS:
@@ -380,3 +381,10 @@ def check_size(page: TiffPage, most_pixels: float, pages: int, name: object) -> 
     tile = page.tilewidth * page.tilelength * page.samplesperpixel * itemsize if page.is_tiled else 0
     if tile > max(most_pixels * MOST_BYTES_PER_PIXEL, 4 * total) or tile > max(2**26, 16 * total):
         raise TooLarge(f"{name}: tiles of {page.tilewidth}×{page.tilelength} px; save it with smaller tiles.")
+
+
+def silence_tifffile() -> None:
+    """Hides tifffile's log messages about unusual files; the errors of this package name the file."""
+    logger = logging.getLogger("tifffile")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())

@@ -2,7 +2,8 @@
 
 The folders of the splits are ``training/`` and ``validation/``. Names and values are those of
 github.com/CSAILVision/sceneparsing, ``objectInfo150.txt`` (the first name of each line) and README. Colours are those
-of its ``visualizationCode/color150.mat``, which github.com/open-mmlab/mmsegmentation also uses in ``ade.py``.
+of ``visualizationCode/color150.mat`` in the same repository; github.com/open-mmlab/mmsegmentation also uses these
+colours in ``ade.py``.
 """
 
 from __future__ import annotations

@@ -50,7 +50,8 @@ _VOID_IDS = tuple(value for value in range(34) if value not in _IDS)
 
 CITYSCAPES_TRAIN_IDS = ClassTable(_NAMES, _COLORS, tuple((index,) for index in range(len(_NAMES))), (255,))
 # Two tables are needed, because 7 means a traffic sign as a train id, but road as a label id. Ignored pixels are
-# written as 0, "unlabeled". −1 (license plate) would be 255 as a byte, but these polygons are not drawn in masks.
+# written as 0, "unlabeled". The label id −1 (license plate) would be 255 as a byte, but polygons of license plates are
+# not drawn in masks.
 CITYSCAPES_LABEL_IDS = ClassTable(_NAMES, _COLORS, tuple((value,) for value in _IDS), (*_VOID_IDS, 255, -1))
 
 _PICTURE = "_leftImg8bit"

@@ -64,7 +64,7 @@ def _by_any_name(images: dict[str, Path], files: dict[str, Path]) -> dict[str, P
     """Returns the masks by the stem of their picture and by their own stem; a split list may use either stem."""
     try:
         return {**files, **masks_by_picture(images, files)}
-    except AtrousError:  # the masks cannot be matched to the pictures, so the list must name the masks
+    except AtrousError:  # if masks cannot be matched to pictures, the list must name the masks
         if single_labels_note(files.values()):
             raise
         return files
@@ -74,6 +74,7 @@ def _folders(root: Path) -> tuple[Path, Path] | None:
     images, masks = folder_named(root, IMAGE_FOLDERS), folder_named(root, MASK_FOLDERS)
     if images is None or masks is None:
         return None
-    # Other names are less certain, so with them, both folders must directly contain pictures.
+    # Other folder names are less certain signs of this layout, so with other names, both folders must directly contain
+    # pictures.
     sure = (images.name, masks.name) == ("images", "masks") or (holds_pictures(images) and holds_pictures(masks))
     return (images, masks) if sure else None

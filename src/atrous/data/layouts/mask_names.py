@@ -95,7 +95,7 @@ def _without_word(stem: str, *forms: re.Pattern[str]) -> str:
 
 
 def _no_mask_fits(images: Mapping[str, Path], masks: Mapping[str, Path]) -> AtrousError:
-    """Returns the error for masks without pictures, with a command that renames the masks if they have one ending."""
+    """Returns the error for masks without pictures; if the masks have one ending, with a command that renames them."""
     image, mask = next(iter(images.values())), next(iter(masks.values()))
     note = (
         f"no mask in {mask.parent} has the name of a picture in {image.parent}. The first picture is '{image.name}', "

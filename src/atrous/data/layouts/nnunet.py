@@ -75,7 +75,7 @@ def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
         lists, more_notes = find_lists(root, images) if part == "Tr" else ([], ())
         notes += more_notes
         if part == "Ts":
-            if "test" in splits:  # the random split made this split; the pictures in imagesTs/ replace it
+            if "test" in splits:  # if the random split made a split test, the pictures in imagesTs/ replace it
                 splits["train"] += splits["test"]
             splits["test"] = paired(images, masks)
         elif lists:
@@ -137,7 +137,7 @@ def _masks(folder: Path, images: dict[str, Path]) -> dict[str, Path]:
 
 
 def _volumes(folder: Path, files: dict[str, Path], root: Path) -> dict[str, Path]:
-    """Returns the volumes by the stem of their mask; of contrasts in several files, their place.
+    """Returns the volumes by the stem of their mask; for contrasts in several files, the place of the contrasts.
 
     Raises:
         AtrousError: a contrast is missing, or dataset.json names fewer contrasts than there are.
@@ -173,7 +173,7 @@ def _hold_all_contrasts(files: list[Path]) -> bool:
 
 
 def _unused_notes(files: dict[str, Path], images: dict[str, Path]) -> tuple[str, ...]:
-    """Returns a sentence about the files that are not used because their names lack the ending of the others."""
+    """Returns a sentence about files that are not used because their names lack the ending of the other names."""
     used = {file for image in images.values() for file in stored_files(image)}
     unused = [file for file in files.values() if file not in used]
     if not unused:

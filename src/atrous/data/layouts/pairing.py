@@ -129,7 +129,7 @@ def paired(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Item,
 
     Args:
         images: the pictures by stem.
-        masks: the masks by the stem of their picture; the mask of a picture without one is None.
+        masks: the masks by the stem of their picture. An item without a mask gets None.
     """
     return tuple(Item(name, image, masks.get(name)) for name, image in images.items())
 

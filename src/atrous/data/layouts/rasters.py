@@ -77,7 +77,7 @@ def _scene_folder(root: Path) -> Path | None:
 
 
 def _labels(root: Path) -> list[Path]:
-    """Returns the files of the labels: those of the folder of labels, else vector files beside it."""
+    """Returns the files of the labels: the files in the folder of labels, else vector files in the dataset's folder."""
     folder, suffixes = folder_named(root, MASK_FOLDERS), (*SCENE_SUFFIXES, *VECTOR_SUFFIXES)
     if folder is not None:
         return _files(folder, suffixes)

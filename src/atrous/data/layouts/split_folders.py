@@ -28,8 +28,8 @@ from atrous.errors import AtrousError
 def looks_like_split_folders(root: Path) -> bool:
     """Returns whether ``root`` has a folder of pictures and a folder of masks for at least one split.
 
-    Returns False if the folders have the names of ADE20K's folders. Many retina datasets have these names, too; for
-    them, the user must name the layout.
+    Returns False if the folders have the names of ADE20K's folders. Many retina datasets have the same folder names;
+    for these datasets, the user must name the layout.
     """
     may_be_ade20k = (root / "images/training").is_dir() and (root / "annotations/training").is_dir()
     return not may_be_ade20k and any(masks for _, masks in _folders(root).values())
@@ -70,7 +70,8 @@ def read_split_folders(root: Path, classes: ClassTable | None = None) -> Dataset
 def folder_named(root: Path, names: tuple[str, ...]) -> Path | None:
     """Returns the first folder in ``root`` that has one of the names and contains pictures.
 
-    If no such folder contains pictures, returns the first that contains no folders of splits, or None.
+    If no folder with such a name contains pictures, returns the first of these folders that contains no folders of
+    splits, or None.
 
     Args:
         root: the folder to search; its subfolders are not searched.

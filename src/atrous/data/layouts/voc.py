@@ -1,6 +1,6 @@
 """The VOCdevkit layout: ``JPEGImages/``, ``SegmentationClass/`` and lists in ``ImageSets/Segmentation/``.
 
-If ``ImageSets/Segmentation/`` contains no lists, the lists directly in ``ImageSets/`` are used.
+If ``ImageSets/Segmentation/`` contains no lists, the lists that are directly in ``ImageSets/`` are used.
 
 The augmented set, whose additional masks are from SBD, is also read. Its grey masks are in ``SegmentationClassAug/``.
 Its lists are ``trainaug.txt`` in the folder of the other lists, or ``train_aug.txt`` in ``ImageSets/SegmentationAug/``.
@@ -109,7 +109,7 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
 
 
 def _lists(sets: Path) -> list[Path]:
-    """Returns the lists, sorted by name. A list in ``SegmentationAug/`` is left out if another list has its name."""
+    """Returns the lists, sorted by name; of two lists of one name, the one in ``SegmentationAug/`` is left out."""
     published = sorted((sets / "Segmentation").glob("*.txt")) or sorted(sets.glob("*.txt"))
     by_name = {path.stem: path for path in (*(sets / "SegmentationAug").glob("*.txt"), *published)}
     return [by_name[name] for name in sorted(by_name)]

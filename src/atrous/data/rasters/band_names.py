@@ -1,4 +1,4 @@
-"""Names and wavelengths of the bands of a raster, and the choice of bands by them."""
+"""Names and wavelengths of the bands of a raster, and the choice of bands by name or wavelength."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from atrous.errors import AtrousError, counted
 NEAR_NM = 10.0
 _DESCRIPTION = re.compile(r'<Item\b(?=[^>]*\brole="description")(?=[^>]*\bsample="(\d{1,5})")[^>]*>([^<]*)</Item>')
 _WAVELENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*(nanomet(?:er|re)s?|nm|micromet(?:er|re)s?|[uµμ]m)\b", re.IGNORECASE)
-#: Names that state only the position of a band. "B1" is none of them: Landsat and Sentinel-2 have such names.
+#: Names that state only the position of a band. "B1" does not match, because bands of Landsat and Sentinel-2 have such
+#: names.
 _POSITION = re.compile(r"(?:band|layer|channel)?[ _-]*0*(\d+)", re.IGNORECASE)
 _SHOWN = 12
 
@@ -43,7 +44,7 @@ def descriptions_in_metadata(text: str, bands: int) -> list[str | None]:
 
 
 def checked_names(descriptions: Sequence[str | None]) -> tuple[str, ...]:
-    """Returns one name per band, "" for a band without a description; () if no band has one, or two have the same.
+    """Returns one name per band, "" for a band without description; () if no band has one, or two bands have the same.
 
     Args:
         descriptions: descriptions of all bands of a file.
@@ -60,7 +61,7 @@ def wavelengths_in(names: Sequence[str]) -> tuple[float, ...]:
         names: the names of the bands.
 
     Returns:
-        One wavelength per band; () if a name contains none.
+        One wavelength per band; () if one of the names contains no wavelength.
     """
     found = [_wavelength(name) for name in names]
     return () if None in found else tuple(one for one in found if one is not None)
@@ -75,7 +76,7 @@ def bands_to_read(
 
     Args:
         names: names of the bands in the file, "" for a band without a name; () if it has no names.
-        wanted: names of the bands that the model takes; () if they have no names.
+        wanted: names of the bands that the model takes; () if these bands have no names.
         wavelengths: wavelengths that the model takes, in nanometres; () if unknown.
         bands: number of bands of the file, without an alpha band.
 
@@ -84,8 +85,8 @@ def bands_to_read(
         wavelengths, or if the file states only positions and has no more bands than the model takes.
 
     Raises:
-        AtrousError: the file has names, and one of the wanted bands is not among them; or it has no names, and more
-            bands than the model takes.
+        AtrousError: the file has names, but a wanted band is not among them; or the file has no names, but more bands
+            than the model takes.
     """
     count = len(wanted or wavelengths)
     if not count:
@@ -124,7 +125,7 @@ def shared_names(files: Sequence[Sequence[str]]) -> tuple[str, ...]:
         files: the names of the bands of each file.
 
     Returns:
-        The names; () if a file has none, or if the names state only positions.
+        The names; () if a file has no names, or if the names state only positions.
     """
     if not files or not all(files) or _are_positions(files[0]):
         return ()

@@ -13,7 +13,7 @@ class Ellipsoid(NamedTuple):
 
     Attributes:
         radius: semi-major axis in metres.
-        squared: e², of the eccentricity e; 0 for a sphere.
+        squared: the square e² of the eccentricity e; 0 for a sphere.
     """
 
     radius: float
@@ -25,7 +25,7 @@ class Ellipsoid(NamedTuple):
         Source: J. Snyder, Map projections, 1987, equation 3-12.
 
         Args:
-            latitude: latitudes in radians; the areas have their sign.
+            latitude: latitudes in radians. The area for a negative latitude is negative.
         """
         sine, e = np.sin(latitude), np.sqrt(self.squared)
         logarithm = np.arctanh(e * sine) / e if e else sine

@@ -1,4 +1,4 @@
-"""Reads windows of rasters that are no TIFF files, such as VRT and JPEG 2000, through GDAL."""
+"""Reads windows of rasters that are not TIFF files, such as VRT and JPEG 2000, through GDAL."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def _table_of(file: Any) -> _Table | None:
 
 
 def _is_grey(table: _Table) -> bool:
-    """Returns whether GDAL made the table itself, for grey TIFFs of one bit and for those in which 0 is white."""
+    """Returns whether GDAL made the table itself: it does so for grey TIFFs of one bit, or in which 0 is white."""
     if len(table) not in (2, 4, 16, 256):
         return False
     values = [number * 255 // (len(table) - 1) for number in range(len(table))]

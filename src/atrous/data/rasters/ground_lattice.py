@@ -12,10 +12,11 @@ import numpy as np
 from atrous.data.rasters.raster_grid import RasterGrid, same_crs
 from atrous.data.sources.source import Window
 
-#: A line moves to an edge of a scene that is nearer than this part of the distance between lines. Otherwise the edge
-#: would cut off a strip of a few pixels.
+#: If an edge of a scene is nearer to a line than this fraction of the distance between lines, the line is moved to the
+#: edge. Otherwise there would be a strip of a few pixels between the line and the edge.
 SNAP = 0.25
-#: A line at the middle of a pixel is after it, also if it is this part of a pixel before: coordinates are rounded.
+#: A line at the middle of a pixel counts as behind the pixel's centre. The same holds for a line that is before the
+#: centre by at most this fraction of a pixel, because coordinates are rounded.
 ROUNDED = 1e-6
 
 
@@ -32,7 +33,7 @@ class Lattice(NamedTuple):
 
 
 def overlapping(grids: Sequence[RasterGrid | None]) -> list[list[int]]:
-    """Returns the groups of scenes that show the same ground: their rectangles overlap, directly or through others.
+    """Returns groups of scenes that show the same ground: their rectangles overlap, directly or through other scenes.
 
     Scenes are compared if they have the same coordinate reference system and are not rotated. Scenes that only touch do
     not overlap.
@@ -63,8 +64,8 @@ def lattice_of(grids: Sequence[RasterGrid], side: int) -> Lattice:
 
     Args:
         grids: grids of the scenes of one group of `overlapping`.
-        side: largest distance of lines in pixels of the coarsest scene, ≥ 1. A line that moves to the edge of a scene
-            may be further away, by half of this distance.
+        side: largest distance of lines in pixels of the coarsest scene, ≥ 1. If a line is moved to the edge of a scene,
+            the distance to the next line may be larger by up to half of it.
     """
     bounds = np.array([_bounds(grid) for grid in grids])
     pixel = np.max([(abs(grid.transform.a), abs(grid.transform.e)) for grid in grids], axis=0)

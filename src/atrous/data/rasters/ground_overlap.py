@@ -1,4 +1,4 @@
-"""Finds rasters that show the same ground, also if their coordinate reference systems differ."""
+"""Finds rasters that show the same ground, even if their coordinate reference systems differ."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from numpy.typing import NDArray
 
 from atrous.errors import missing_extra
 
-#: Two pictures overlap if they share more than this part of the smaller one's ground; tiles that only touch do not.
+#: Two pictures overlap if they share more than this fraction of the ground of the smaller picture. Tiles that only
+#: touch do not overlap.
 LEAST_SHARED = 0.01
 #: The centre of a sphere in space, on the scale of the unit sphere, and its radius.
 Sphere: TypeAlias = tuple[NDArray[np.float64], float]
 
 
 def overlapping_outlines(outlines: Mapping[Path, NDArray[np.float64]]) -> Iterator[tuple[Path, Path, float]]:
-    """Yields pairs of rasters that overlap by more than 1 % of the smaller one; tiles that only touch do not overlap.
+    """Yields pairs of rasters that share more than 1 % of the smaller raster; tiles that only touch do not overlap.
 
-    The outlines of two rasters are compared in an equal-area projection around the first one, so rasters at a pole and
-    on both sides of the date line are compared, too.
+    The outlines of two rasters are compared in an equal-area projection around the first raster. So the comparison also
+    works for rasters at a pole, and for rasters on both sides of the date line.
 
     Args:
         outlines: points along the outline of each raster, as N × (longitude, latitude) in degrees; see
             `PixelAreas.outline`.
 
     Yields:
-        The two rasters, and the shared part of the smaller one, 0–1.
+        The two rasters, and the fraction of the smaller raster that both share, 0–1.
 
     Raises:
         AtrousError: shapely or pyproj is not installed.
@@ -54,10 +55,11 @@ def _near_pairs(spheres: list[Sphere]) -> list[tuple[int, int]]:
 
 
 class SphereTree:
-    """Finds the spheres that have a point in common with another one.
+    """Finds the spheres that have a point in common with a given sphere.
 
-    A tree of boxes in a plane finds spheres that may have one. Lengths do not grow by the projection on the plane, so
-    none is lost. The plane is that in which the centres are farthest from each other.
+    First, a tree of boxes in a plane finds the spheres that may have a common point. A projection on a plane does not
+    increase lengths, so no sphere is lost. The plane is chosen so that the projected centres are as far apart as
+    possible.
 
     Args:
         spheres: spheres from `sphere_around`, at least one.
@@ -91,7 +93,7 @@ class SphereTree:
         from shapely import box
 
         x, y = (centres @ self._axes).T
-        reach = radii * (1 + 1e-9) + 1e-12  # so that rounding loses no pair
+        reach = radii * (1 + 1e-9) + 1e-12  # a tolerance, so that no pair is lost by rounding
         return box(x - reach, y - reach, x + reach, y + reach)
 
 
@@ -113,7 +115,7 @@ def sphere_around(points: NDArray[np.float64]) -> Sphere:
 
 
 class OutlinePlane:
-    """An outline in an equal-area projection around it, in which its ground is compared with that of others.
+    """An outline in an equal-area projection around it; in this projection, it is compared with other outlines.
 
     Args:
         outline: points along the outline, N × (longitude, latitude) in degrees, all finite.
@@ -127,7 +129,7 @@ class OutlinePlane:
         self._own = self._polygon(outline)
 
     def shared(self, other: NDArray[np.float64]) -> float:
-        """Returns the shared area of this outline and another one, as a part of the smaller one, 0–1.
+        """Returns the area that this outline shares with another outline, divided by the area of the smaller one, 0–1.
 
         Args:
             other: the other outline, as for `OutlinePlane`.
@@ -154,5 +156,5 @@ def _plane_around(centre: NDArray[np.float64]) -> Any:
 
     latitude = np.degrees(np.arctan2(centre[2], np.hypot(centre[0], centre[1])))
     longitude = np.degrees(np.arctan2(centre[1], centre[0]))
-    # a Transformer between two systems gives the same numbers, but takes 25 times longer to create
+    # a Transformer between two systems gives the same numbers, but creating it takes 25 times longer
     return Proj(f"+proj=laea +lat_0={latitude:.8f} +lon_0={longitude:.8f} +datum=WGS84")

@@ -1,8 +1,8 @@
 """Hides warnings of rasterio and pyogrio; the messages of this package explain these cases.
 
-`warnings.catch_warnings` replaces the filters of the whole process, and puts them back when its block ends. If blocks
-of several threads overlap, the filter of one thread may stay for ever and hide all warnings. So the filters here are
-narrow, and stay.
+`warnings.catch_warnings` replaces the filters of the whole process, and restores them when its block ends. If blocks of
+several threads overlap, the filter of one thread may stay for ever and hide all warnings. So this module does not use
+it: it adds filters for single messages, and never removes them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def hide_rasterio_warnings() -> None:
 
 
 def hide_pyogrio_warnings() -> None:
-    """Hides warnings that pyogrio gives while it reads a file, such as those about M coordinates."""
+    """Hides warnings that pyogrio gives while it reads a file, such as warnings about M coordinates."""
     _hide(Warning, _PYOGRIO)
 
 
 def _hide(category: type[Warning], module: str | None) -> None:
-    """Adds a filter, unless it exists and no filter for all modules and a wider category precedes it."""
+    """Adds a filter; does nothing if it exists and no filter for all modules and a wider category precedes it."""
     wanted = "ignore", None, category, None if module is None else re.compile(module), 0
     for one in warnings.filters:
         if one == wanted:

@@ -1,4 +1,4 @@
-"""Opens rasters with rasterio; its errors become errors that name the file and the cause."""
+"""Opens rasters with rasterio; errors of rasterio become errors that name the file and the cause."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atrous.errors import AtrousError, missing_extra
 
 #: Size of GDAL's cache of blocks in MB; GDAL's default is 5 % of the memory.
 CACHE_MB = 128
-#: Suffix of GDAL's virtual rasters, which name the files that contain their pixels.
+#: Suffix of GDAL's virtual rasters (VRT). A VRT names the files that contain its pixels.
 VRT_SUFFIX = ".vrt"
 #: Suffixes of scenes that are read window by window through GDAL.
 GDAL_SUFFIXES = (VRT_SUFFIX, ".jp2")
@@ -63,8 +63,8 @@ def opened_raster(path: str | Path) -> Any:
         path: the file.
 
     Raises:
-        AtrousError: rasterio is not installed; the file is missing or damaged; or it is a VRT, and a file is missing
-            from which it takes pixels.
+        AtrousError: rasterio is not installed; the file is missing or damaged; or the file is a VRT that takes pixels
+            from a missing file.
     """
     with rasterio_errors(path) as rasterio:
         dataset = rasterio.open(path)
@@ -106,7 +106,7 @@ def rasterio_window(window: tuple[int, int, int, int]) -> Any:
 
 
 def source_files(path: str | Path) -> list[Path]:
-    """Returns the files from which a VRT takes its pixels, also missing ones; [] for any other file.
+    """Returns the files from which a VRT takes its pixels, also missing files; [] for any other file.
 
     The files of a VRT in a VRT belong to both.
 

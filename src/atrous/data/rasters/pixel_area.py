@@ -1,8 +1,8 @@
 """Computes the true area of a raster's pixels on the ellipsoid, in any coordinate reference system (CRS).
 
-In most projections, a pixel of 10 m does not cover 100 m² of ground: 0.08 % more at the centre of a UTM zone, and a
-quarter of it in Web Mercator at a latitude of 60°. So the corners of small cells of pixels are converted to positions
-on the ellipsoid, and the area of each cell is computed there.
+In most projections, a pixel of 10 m does not cover 100 m² of ground: it covers 0.08 % more at the centre of a UTM zone,
+and only a quarter of 100 m² in Web Mercator at a latitude of 60°. So the corners of small cells of pixels are converted
+to positions on the ellipsoid, and the area of each cell is computed there.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class PixelAreas:
 
     If the CRS is geographic and the raster is not rotated, a pixel is bounded by meridians and parallels, and its area
     is exact. Otherwise, a cell of at most `CELL` metres (or one pixel, if pixels are larger) is a flat quadrilateral
-    between its four corners on the ellipsoid. Its relative error is below 10⁻⁷ for cells of 1 km. Pixels that are not
-    on Earth, as in the corners of a world map, have no area.
+    between its four corners on the ellipsoid. The relative error of the area is below 10⁻⁷ for cells of 1 km. Pixels
+    that are not on Earth, as in the corners of a world map, have no area.
 
     Args:
         place: position of the raster on Earth, as of `GeoTiffSource.geometry`.
@@ -39,7 +39,8 @@ class PixelAreas:
         name: name of the raster in messages.
 
     Raises:
-        AtrousError: pyproj is not installed, the raster has no position or no CRS on Earth, or it is not on Earth.
+        AtrousError: pyproj is not installed, the raster has no position or no CRS on Earth, or its coordinates are not
+            on Earth.
     """
 
     def __init__(self, place: Place, size: tuple[int, int], name: str) -> None:
@@ -97,7 +98,7 @@ class PixelAreas:
         return (self._transform[1, 1] * rows + self._transform[1, 2]) * self._unit
 
     def _of_rows(self, rows: Values) -> Values:
-        """Returns the area of a pixel between each two parallels."""
+        """Returns the area of a pixel of each row, which lies between two parallels."""
         latitudes = np.clip(self._latitudes(rows), -np.pi / 2, np.pi / 2)
         wide = abs(self._transform[0, 0]) * self._unit
         return wide * np.abs(np.diff(self._ellipsoid.area_below(latitudes)))
@@ -125,7 +126,7 @@ class PixelAreas:
         from pyproj import Transformer
 
         (a, b, c), (d, e, f) = self._transform
-        # made for each call, because an object of pyproj must stay in the thread that made it
+        # a new object for each call, because an object of pyproj must stay in the thread that made it
         transformer = Transformer.from_crs(self._crs, target, always_xy=True)
         return transformer.transform(a * columns + b * rows + c, d * columns + e * rows + f)
 

@@ -62,7 +62,7 @@ def _of_degrees(ellipsoid: Ellipsoid, unit: float) -> Callable[[Any], float]:
 
     def ring_area(ring: Any) -> float:
         x, y = np.asarray(ring.coords).T[:2] * unit
-        # for an edge along a meridian or a parallel, as all edges of rasters are, the mean of its ends is exact
+        # for an edge along a meridian or a parallel, as in rasters, the mean of the values at its ends is exact
         return abs(float(np.sum(np.diff(x) * (below(y[:-1]) + below(y[1:])) / 2)))
 
     return lambda polygon: ring_area(polygon.exterior) - sum(map(ring_area, polygon.interiors))

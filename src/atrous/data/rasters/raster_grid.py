@@ -15,7 +15,7 @@ from atrous.data.formats.tiff import TiffPicture, is_tiff
 from atrous.data.rasters.open_raster import open_raster
 from atrous.errors import AtrousError
 
-#: Largest distance of the corners of two rasters on one grid, as a part of a pixel.
+#: Two rasters are on one grid if their corners are at most this fraction of a pixel apart.
 TOLERANCE = 1e-3
 #: Largest number of coordinate reference systems whose texts and codes are kept.
 _MOST_SYSTEMS = 1024
@@ -90,9 +90,10 @@ def _read_grid(path: Path, version: RasterVersion) -> RasterGrid:
 def same_grid(one: RasterGrid, other: RasterGrid) -> bool:
     """Returns whether the pixels of two rasters lie on each other.
 
-    They do if both have the same size, their corners agree within `TOLERANCE` of a pixel, and their coordinate
-    reference systems are equal. A missing system agrees with any other: equal coordinates in another system do not
-    occur by chance. A raster without coordinates lies on every raster of its size, pixel by pixel.
+    They do if both rasters have the same size, their corners agree within `TOLERANCE` of a pixel, and their coordinate
+    reference systems are equal. If the system of one raster is missing, the systems count as equal, because equal
+    coordinates in two different systems do not occur by chance. A raster without coordinates lies on every raster of
+    its size, pixel by pixel.
 
     Args:
         one: grid of a raster.
@@ -124,7 +125,7 @@ def same_crs(one: Any, other: Any) -> bool:
     return code is not None and code == epsg_code(other)
 
 
-# PROJ compares a system without an EPSG code with its whole database, which takes a second.
+# For a system without an EPSG code, PROJ searches its whole database, which takes a second.
 @lru_cache(maxsize=_MOST_SYSTEMS)
 def _crs_text(crs: Any) -> str:
     return crs.to_string()

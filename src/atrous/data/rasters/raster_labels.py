@@ -24,8 +24,8 @@ from atrous.errors import AtrousError
 
 #: Largest number of pixels of the labels that are read at once.
 MOST_PIXELS = 2**26
-#: A pixel centre on the border of two labels belongs to the right and lower one, also if it is this part of a label
-#: before the border, because coordinates are rounded.
+#: A pixel centre on the border of two pixels of the labels gets the right or the lower one. The same holds for a centre
+#: that is before the border by at most this fraction of a label pixel, because coordinates are rounded.
 ON_BORDER = 1e-6
 
 
@@ -34,8 +34,8 @@ class RasterLabels(NamedTuple):
 
     Attributes:
         values: H×W integers, or H×W×3 for colours.
-        nodata: the value that means no data; None if there is none. Pixels outside the label raster have this value:
-            the nodata value that the file declares, otherwise `NO_NUMBER`.
+        nodata: the value that means "no data"; None if there is no such value. Pixels outside the label raster have
+            this value. It is the nodata value that the file declares, otherwise `NO_NUMBER`.
         palette: colours by index, if the values are indices of a colour table; None otherwise.
         hidden: H×W booleans, True for pixels that a mask of the file hides; None if none is hidden.
     """
@@ -66,13 +66,14 @@ def read_raster_labels(
         path: the label raster, a file that rasterio reads.
         grid: grid of the scene.
         window: (top, left, height, width) in pixels of the scene, inside the scene.
-        listed: raw values that the class table lists. If the nodata value of the file is one of them, pixels outside
-            the raster get `NO_NUMBER`, because they belong to no class.
+        listed: raw values that the class table lists. If the nodata value of the file is one of these raw values,
+            pixels outside the raster get `NO_NUMBER`, because these pixels belong to no class.
         in_colors: whether indices of a colour table become colours, for a class table that lists colours.
 
     Raises:
         AtrousError: rasterio or pyproj is not installed; the file is missing or damaged, or its values are not whole
-            numbers; it shows another place than the scene; or it is on another grid and a CRS is missing.
+            numbers; the labels show another place than the scene; or the labels are on another grid and a CRS is
+            missing.
     """
     path = Path(path)
     own = grid_of(path)
@@ -119,7 +120,7 @@ def warp_command(path: str | Path, grid: RasterGrid) -> list[str] | None:
         systems += ["-s_srs", "CRS_OF_THE_LABELS"] if own is None else []
     right, bottom = coordinates(move, grid.width, grid.height)
     extent = map(repr, map(float, (move.c, bottom, right, move.f)))
-    # the size instead of -tr: gdalwarp would compute it from rounded numbers
+    # the size is given instead of -tr, because gdalwarp would compute the size from rounded numbers
     size = (str(grid.width), str(grid.height))
     target = path.with_name(f"{path.stem}_on_grid.tif")
     return ["gdalwarp", "-r", "near", *systems, "-te", *extent, "-ts", *size, str(path), str(target)]

@@ -16,7 +16,8 @@ from atrous.errors import AtrousError, missing_extra
 
 #: Side in pixels of the squares in which positions are interpolated between their exactly computed corners.
 SQUARE = 16
-#: Largest error of an interpolated position in pixels; GDAL allows 0.125. Other squares are computed exactly.
+#: Largest error of an interpolated position in pixels; GDAL allows 0.125. Squares with larger errors are computed
+#: exactly.
 LARGEST_ERROR = 0.01
 #: Number of steps along each side of the lattice of points from which bounds are computed.
 _STEPS = 20
@@ -29,7 +30,7 @@ Points: TypeAlias = tuple[np.ndarray, np.ndarray]
 def positions_in(grid: RasterGrid, window: Window, other: RasterGrid) -> Points:
     """Returns where the pixel centres of a window lie in another raster.
 
-    Squares of the grid are computed as a whole, so that overlapping windows agree.
+    Squares of the grid are always computed as a whole, so that overlapping windows get the same positions.
 
     Args:
         grid: grid of the window; both rasters have a CRS.
@@ -69,7 +70,8 @@ def positions_in(grid: RasterGrid, window: Window, other: RasterGrid) -> Points:
 def bounds_in(grid: RasterGrid, window: Window, crs: str) -> Bounds | None:
     """Returns bounds in another CRS that contain a window.
 
-    They are the bounds of a lattice of points, extended by two steps, because straight sides are curved in another CRS.
+    The result is the bounds of a lattice of points, extended by two steps, because straight sides are curved in another
+    CRS.
 
     Args:
         grid: grid of the window, with a CRS.

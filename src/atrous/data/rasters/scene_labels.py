@@ -23,7 +23,7 @@ _SHOWN = 8
 
 
 class _Drawing(NamedTuple):
-    """How polygons are drawn; see `VectorLabels.window`."""
+    """Arguments with which polygons are drawn; see `VectorLabels.window`."""
 
     labels: VectorLabels
     value_of: dict[str, int]
@@ -47,13 +47,14 @@ def has_own_grid(place: WindowPlace, scene: Path) -> bool:
 
 
 def read_scene_labels(place: WindowPlace, scene: Path, classes: ClassTable | None) -> RasterLabels:
-    """Reads labels that have a grid of their own, or none, on the grid of a scene.
+    """Reads labels that have another grid or no grid, on the grid of a scene.
 
     The class of a polygon is the value of an attribute: the name of a class, or one of its ``segments`` in
     classes.yaml. ``attribute`` in classes.yaml names the attribute, whose values may then also be raw values. Without
-    it, the one attribute is used whose values are all names or segments of classes, or ignored. If there is no such
-    attribute, one class besides the background, and no segments and no ignored values, all polygons belong to that
-    class. Pixels outside all polygons are background; without a class background, they have no class.
+    this key, the attribute is used whose values are all names or segments of classes, or are ignored. If there is no
+    such attribute, and the class table has only one class besides the background, no segments and no ignored values,
+    all polygons belong to this class. Pixels outside all polygons are background; without a class background, they have
+    no class.
 
     Args:
         place: window of the labels, in pixels of the scene.
@@ -117,8 +118,8 @@ def _texts_of(classes: ClassTable, *, numbers: bool) -> dict[str, int]:
 
     Args:
         classes: class table of the dataset.
-        numbers: whether raw values also stand for their class. An attribute such as a running number has them by
-            chance, so they count only if the attribute is named.
+        numbers: whether raw values also stand for their class. A running number, for example, has such values by
+            chance. So raw values are accepted only if classes.yaml names the attribute.
     """
     found: dict[str, int] = {}
     segments = classes.segments or ((),) * len(classes)

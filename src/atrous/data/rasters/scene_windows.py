@@ -1,8 +1,9 @@
 """Windows of large scenes as pictures: their paths, and the pixels in a window.
 
 The path of a window is the path of its scene, the word ``window``, and the window's top, left, height and width in
-pixels: ``scene.tif/window/1024_2048_512_512``. With such a path, functions that read pictures also read windows, so a
-scene of any size trains in the memory of its windows. The window of a mask refers to the pixels of the scene.
+pixels: ``scene.tif/window/1024_2048_512_512``. With such a path, functions that read pictures also read windows, so
+training on a scene of any size needs only the memory for its windows. The window of a mask refers to the pixels of the
+scene.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from atrous.fork_safety import ForkLock
 
 #: Name of the folder between a scene and the numbers of a window.
 FOLDER = "window"
-#: Suffixes of TIFF files, and of scenes that are read window by window; the others are read through GDAL.
+#: Suffixes of TIFF files.
 TIFF_SUFFIXES = (".tif", ".tiff")
+#: Suffixes of scenes, which are read window by window. Scenes that are not TIFFs are read through GDAL.
 SCENE_SUFFIXES = (*TIFF_SUFFIXES, *GDAL_SUFFIXES)
 #: Number of scenes that the threads of a process keep open together; each thread may always have one. Opening a scene
 #: reads the positions of all its tiles.
@@ -127,7 +129,7 @@ def window_mask(place: WindowPlace, *, any_format: bool = False) -> tuple[np.nda
     """Reads the stored values in a window of a mask.
 
     Args:
-        place: the window, in pixels of the mask.
+        place: the window, here in pixels of the mask's own file (not of the scene, as elsewhere in this module).
         any_format: whether the mask may have any format that GDAL reads, besides the formats of scenes.
 
     Returns:
@@ -164,7 +166,10 @@ class _Scenes:
 
 
 class _OpenScenes(threading.local):
-    """The scenes of this thread; a forked process opens its own, because files share their position."""
+    """The scenes of this thread.
+
+    A forked process opens the scenes again, because parent and child would share the read offset of each open file.
+    """
 
     def __init__(self) -> None:
         self.scenes = _Scenes()

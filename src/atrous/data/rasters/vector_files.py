@@ -26,18 +26,19 @@ from atrous.fork_safety import ForkLock
 
 #: Suffixes of vector files.
 VECTOR_SUFFIXES = frozenset({".gpkg", ".geojson", ".shp", ".fgb", ".kml"})
-#: Suffixes of the files that belong to a shapefile; a change of an attribute changes only the .dbf file.
+#: Suffixes of the files that belong to a shapefile. All are checked, because a change of an attribute changes only the
+#: .dbf file.
 _BESIDE_SHP = (".dbf", ".prj", ".qix", ".cpg")
 #: Suffixes of formats that have one layer.
 _ONE_LAYER = (".shp", ".geojson", ".fgb")
 _POINTS_AND_LINES = ("Point", "LineString", "MultiPoint", "MultiLineString")
-_VALID = "Valid Geometry"  # GEOS's answer for valid geometries
+_VALID = "Valid Geometry"  # text that GEOS returns for valid geometries
 _POLYGON, _COLLECTIONS = 3, (6, 7)  # shapely's numbers for Polygon, and for MultiPolygon and GeometryCollection
 #: Bounds of longitude and latitude; some files count longitudes to 360.
 _MOST_DEGREES = (361.0, 91.0)
-#: Largest memory in bytes of the polygons that stay in memory, estimated; one file may be larger.
+#: Largest estimated size in bytes of all polygons that stay in memory. A single file may be larger.
 KEPT_BYTES = 2**28
-#: Approximate memory in bytes of a vertex, and of a polygon with its entry in the index, besides its vertices.
+#: Approximate memory in bytes of a vertex; and of a polygon with its entry in the index, without its vertices.
 _VERTEX_BYTES, _POLYGON_BYTES = 24, 600
 
 _loaded: OrderedDict[tuple[VectorLayer, str | None], _Loaded] = OrderedDict()
@@ -80,7 +81,7 @@ class VectorLayer:
             attribute: name of the attribute.
 
         Raises:
-            AtrousError: it has no such attribute.
+            AtrousError: the layer has no such attribute.
         """
         if attribute not in self.attributes:
             error = unknown_name("attribute", attribute, self.attributes)
@@ -112,11 +113,12 @@ def open_layer(path: str | Path, layer: str | None = None) -> VectorLayer:
 
     Args:
         path: the file.
-        layer: name of the layer; None if the file has only one with geometries.
+        layer: name of the layer; None if the file has only one layer with geometries.
 
     Raises:
-        AtrousError: pyogrio is not installed; the file is missing or damaged; it has several layers or not this one; it
-            has points or lines; or its coordinate reference system is unknown or wrong.
+        AtrousError: pyogrio is not installed; the file is missing or damaged; no layer is named, and the file has
+            several; the file has no layer of this name; the layer has points or lines; or its coordinate reference
+            system is unknown or wrong.
     """
     path = Path(path)
     beside = [path.with_suffix(suffix) for suffix in _BESIDE_SHP] if path.suffix.lower() == ".shp" else []
@@ -167,7 +169,7 @@ def read_polygons(layer: VectorLayer, attribute: str | None, bounds: Bounds) -> 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[Any]:
-    """Gives pyogrio to a `with` block; its errors, and those of shapely, name the file."""
+    """Gives pyogrio to a `with` block; errors of pyogrio and of shapely in the block get the name of the file."""
     try:
         import pyogrio
     except ImportError:
@@ -189,7 +191,8 @@ def _reading(path: Path) -> Iterator[Any]:
 @lru_cache(maxsize=MOST_FILES)
 def _read_layer(path: Path, version: tuple[Version, ...], layer: str | None) -> VectorLayer:
     with _reading(path) as pyogrio:
-        one_layer = layer is None and path.suffix.lower() in _ONE_LAYER  # a GeoJSON is read as a whole each time
+        # a GeoJSON is read as a whole each time it is opened
+        one_layer = layer is None and path.suffix.lower() in _ONE_LAYER
         name = None if one_layer else _layer_name(path, pyogrio.list_layers(path), layer)
         found = pyogrio.read_info(path, layer=name, force_total_bounds=True)
     kind = (found["geometry_type"] or "").removeprefix("2.5D ").split(" ")[0]
@@ -243,7 +246,7 @@ def _check_crs(path: Path, crs: str | None, bounds: tuple[float, ...] | None) ->
 
 @lru_cache(maxsize=8)
 def _counted(layer: VectorLayer) -> dict[str, tuple[tuple[str, int], ...]]:
-    """Returns the counts of all attributes, because a GeoJSON is parsed as a whole for each of them."""
+    """Returns the counts of all attributes at once, because a GeoJSON would be parsed as a whole for each attribute."""
     with _reading(layer.path) as pyogrio:
         about, _, _, columns = pyogrio.raw.read(layer.path, layer=layer.name, read_geometry=False)
     names = map(str, about["fields"])

@@ -19,8 +19,8 @@ from atrous.data.raw_values import NO_NUMBER
 from atrous.errors import AtrousError, counted, missing_extra
 from atrous.fork_safety import ForkLock
 
-#: Vertices are rounded to this part of a pixel. Then an edge through a pixel centre gives the same result in each
-#: window, whatever the rounding errors of its coordinates.
+#: Vertices are rounded to this fraction of a pixel. So an edge through a pixel centre gives the same result in each
+#: window, in spite of the rounding errors of coordinates.
 ROUNDED = 2**-10
 #: An edge as long as the scene is divided into this many edges before it is mapped to another CRS.
 EDGES = 256
@@ -111,7 +111,8 @@ class VectorLabels:
             grid: grid of the scene; it must have a CRS.
             window: (top, left, height, width) in pixels of the scene.
             value_of: value of the class by value of the attribute, as in `values`; "" for features without a value.
-                Without an attribute, all features get the only value in it besides ``default``, or 1 if there is none.
+                Without an attribute, all features get the only value in ``value_of`` that is not ``default``, or 1 if
+                there is no such value.
             default: value of pixels outside every polygon; None if nothing is known about them.
             order: values of classes that may overlap, the most important one first.
 
@@ -164,8 +165,9 @@ class VectorLabels:
 def _within_scene(shapes: np.ndarray, values: np.ndarray, grid: RasterGrid, crs: str) -> tuple[np.ndarray, np.ndarray]:
     """Prepares polygons for another CRS.
 
-    They are cut to the surroundings of the scene, because its CRS may be unable to represent places far away. Long
-    edges get more vertices, because they are curved in the other CRS. Both depend on the scene, not on the window.
+    The polygons are cut to the surroundings of the scene, because the CRS of the scene may be unable to represent
+    places far away. Long edges get more vertices, because they are curved in the other CRS. The cut and the new
+    vertices depend on the scene, not on the window.
     """
     if is_one_crs(crs, grid.crs_text):
         return shapes, values
@@ -240,7 +242,7 @@ def _near_window(ring: np.ndarray, height: int, width: int) -> np.ndarray | None
 
 
 def _turned(ring: np.ndarray, outer: bool) -> np.ndarray:
-    """Returns a ring in the direction that GDAL needs to give each pixel centre on an edge to one polygon only."""
+    """Returns a ring in the direction in which GDAL assigns each pixel centre on an edge to only one polygon."""
     x, y = ring[:-1].T
     area = float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y))
     return ring if (area > 0) == outer else ring[::-1]
@@ -277,7 +279,7 @@ def _mask(polygons: list[list[np.ndarray]], shape: tuple[int, int]) -> np.ndarra
     except ImportError:
         raise missing_extra("rasterio", "geo") from None
 
-    hide_rasterio_warnings()  # of a grid without coordinates: these are pixels
+    hide_rasterio_warnings()  # the warning is about a grid without coordinates; here, coordinates are pixels
     with _rasterizing:
         return np.asarray(rasterize(_geojson(polygons), shape, dtype="uint8"), bool)
 

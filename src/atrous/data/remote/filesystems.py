@@ -63,12 +63,12 @@ def put(file: Path, url: str) -> None:
             system.put_file(str(file), part)
             _rename(system, part, path)
         finally:
-            with suppress(Exception):  # if there was no error, the temporary file was renamed and does not exist
+            with suppress(Exception):  # without an error, the temporary file was renamed, so this file no longer exists
                 system.rm_file(part)
 
 
 def _rename(system: Any, part: str, path: str) -> None:
-    """Renames a file to its final name; an existing file is moved aside first if the system cannot replace it."""
+    """Renames a file to its final name; renames an existing file first if the system cannot replace it."""
     from fsspec.spec import AbstractFileSystem
 
     if type(system).mv is AbstractFileSystem.mv:  # fsspec's default mv copies, and interprets names as patterns
@@ -96,7 +96,7 @@ def _rename(system: Any, part: str, path: str) -> None:
 
 
 def _exists(system: Any, path: str) -> bool:
-    """Returns whether a file exists; unlike `exists` of fsspec, it raises an error if the server cannot be reached."""
+    """Returns whether a file exists; unlike `exists` of fsspec, raises an error if the server cannot be reached."""
     try:
         system.info(path)
     except FileNotFoundError:
@@ -149,7 +149,7 @@ def errors_named(url: str) -> Iterator[None]:
         raise AtrousError(f"{shown_place(url)}: no such file.") from None
     except MemoryError:
         raise
-    except Exception as error:  # each filesystem has its own types of errors
+    except Exception as error:  # each filesystem raises errors of its own types
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         words = _first_line(shown_place(str(reason).replace(url, shown_place(url))))
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))

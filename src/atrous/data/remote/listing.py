@@ -24,7 +24,7 @@ class Listing:
     Attributes:
         pictures: the URLs of the picture files, in order.
         is_folder: whether the URL is a folder.
-        folders: the URLs of the folder's subfolders, without hidden ones; empty if the URL is not a folder.
+        folders: the URLs of the folder's subfolders, without hidden subfolders; empty if the URL is not a folder.
     """
 
     pictures: list[str]
@@ -111,7 +111,7 @@ def _url_of(name: str, url: str, path: str) -> str:
 
 
 def _is_folder_itself(entry: Any, path: str) -> bool:
-    """Returns whether an entry is the folder itself; an object store may contain an empty object in its place."""
+    """Returns whether an entry is the folder itself: an object store may list an empty object of the folder's name."""
     return entry["name"].strip("/") == path.strip("/")
 
 

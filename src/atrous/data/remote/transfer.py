@@ -229,7 +229,7 @@ def _copy(
     url: str,
     stopped: Callable[[], bool],
 ) -> None:
-    """Copies a file in chunks; `size` is its number of bytes (None if unknown), and `free` the allowed number of bytes.
+    """Copies a file of `size` bytes (None if unknown) in chunks; at most `free` bytes are allowed.
 
     Raises:
         AtrousError: the file is larger than `free` or ends before `size`, or the copy was cancelled.

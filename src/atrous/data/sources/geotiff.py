@@ -33,8 +33,8 @@ from atrous.software_tag import UNSEALED, seal
 
 #: Height and width, in pixels, of the blocks in which masks are compressed.
 BLOCK = 512
-#: Options of GDAL's driver for Cloud Optimised GeoTIFFs. A pixel of an overview has the class that most of its pixels
-#: have; a mean of class indices would be a wrong class.
+#: Options of GDAL's driver for Cloud Optimised GeoTIFFs. Each pixel of an overview has the most frequent class of the
+#: mask pixels that it covers; a mean of class indices would be a wrong class.
 COG: dict[str, Any] = {
     "driver": "COG", "BLOCKSIZE": BLOCK, "COMPRESS": "DEFLATE", "OVERVIEW_RESAMPLING": "MODE", "BIGTIFF": "IF_SAFER"
 }  # fmt: skip
@@ -157,7 +157,8 @@ class GeoTiffSource:
             stored = self._whole.window(window)
         values, valid = stored.choosing(self._chosen).for_model(self._taken, self._fill, self._missing)
         doubtful = self._judges_alpha and self._taken < self.bands and stored.alpha_may_be_a_channel
-        self._judges_alpha = self._judges_alpha and not doubtful  # the doubt is reported for one window only
+        # the doubt about alpha is reported for one window only
+        self._judges_alpha = self._judges_alpha and not doubtful
         return Pixels(values, valid, doubtful)
 
     def close(self) -> None:
@@ -190,7 +191,8 @@ class GeoTiffSink:
         like = source.geometry or Place(None, rasterio.Affine.identity(), (), None)
         self.path, self._table, self._raw = Path(path), table, raw
         self._unfinished = ExitStack()
-        # if a class has the raw value 255, ignored pixels may have no value; masks with such pixels are then refused
+        # if a class has the raw value 255, there may be no value for ignored pixels; masks with ignored pixels are then
+        # refused
         void = [IGNORE_INDEX] if table.has_ignore_value or not raw else []
         values = self._values(np.array([[*range(len(table.names)), *void]], np.uint8))[0]
         if values.ndim > 1:
@@ -282,11 +284,12 @@ class GeoTiffSink:
 def needs_windows(path: str | Path, most_bytes: float) -> bool:
     """Returns whether a picture must be read with `GeoTiffSource`.
 
-    It must if it is a VRT, or has coordinates, more than four bands, or more than ``most_bytes`` bytes.
+    This is the case if the picture is a VRT, or has coordinates, more than four bands, or more than ``most_bytes``
+    bytes.
 
     Args:
         path: path of a file; only TIFF, VRT and JPEG 2000 are opened, and only if rasterio is installed.
-        most_bytes: largest number of bytes of the decoded pixels that does not require windows.
+        most_bytes: if the decoded pixels have more bytes than this, the picture must be read in windows.
     """
     if Path(path).suffix.lower() not in RASTER_SUFFIXES:
         return False
@@ -303,7 +306,7 @@ def needs_windows(path: str | Path, most_bytes: float) -> bool:
 def place_of(path: str | Path) -> tuple[Place, tuple[int, int]]:
     """Returns the position on Earth and the (height, width) of a raster; only its header is read.
 
-    They refer to the pixels as stored, before they are turned upright.
+    Both refer to the pixels as stored, before they are turned upright.
 
     Args:
         path: a file that rasterio reads.

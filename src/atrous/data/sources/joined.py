@@ -53,8 +53,8 @@ def joined(parts: Sequence[Pixels], inputs: Sequence[Input]) -> Pixels:
     """Concatenates the channels of several inputs.
 
     The picture, which is the first input, is converted to the data type that the model was trained on. A pixel is valid
-    if the picture has data there, even if a further input has none. For example, a pixel without depth is valid. Its
-    depth becomes the mean depth of the training data, which is 0 after normalisation.
+    if the picture has data there, even if a further input has no data there. For example, a pixel without depth is
+    valid. The depth at this pixel becomes the mean depth of the training data, which is 0 after normalisation.
 
     Args:
         parts: pixels of each input, all of the same size.

@@ -119,8 +119,8 @@ def read_picture_pixels(
         pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
         spacing: for a slice of a volume, the voxel sides to which the volume is resampled, in millimetres; None for no
             resampling.
-        missing: values that mean "no data", in addition to the nodata values of the file. For a slice of a volume they
-            are used only for resampling, which does not interpolate them.
+        missing: values that mean "no data", in addition to the nodata values of the file. For a slice of a volume,
+            these values are used only in resampling, where they are left out of the interpolation.
         bands: names of the bands to read, as in `bands_to_read`.
         wavelengths: wavelengths of the bands to read in nanometres, as in `bands_to_read`.
         fill: value of each channel for bands without data in the whole file, as in `StoredPixels.for_model`.

@@ -31,19 +31,20 @@ miou dice accuracy errors report stats statistics
 """
 #: A file with one of these words in its name contains results, such as scores of pictures, and no split.
 RESULTS = frozenset(_RESULT_WORDS.split())
-_RECORD_FILES = 100  # if a folder has more, they are skipped, because each of them probably labels one picture
+# if a folder has more text files than this, they are skipped, because each of them probably labels one picture
+_RECORD_FILES = 100
 _FOLDERS = ("splits", "split", "lists", "ImageSets/Segmentation", "ImageSets")
 
 
 def find_lists(
     root: Path, images: Mapping[str, Path] | None = None, no_lists: Container[Path] = ()
 ) -> tuple[list[Path], tuple[str, ...]]:
-    """Returns the split lists in ``splits/`` or a folder with a similar name, else the split lists in ``root``.
+    """Returns the split lists in ``splits/`` or in a folder with a similar name, else the split lists in ``root``.
 
     Args:
         root: the dataset's folder.
-        images: the pictures by stem. A file whose name is unusual for a list counts as a list only if it names a
-            picture.
+        images: the pictures by stem. If the name of a file is unusual for a list, the file counts as a list only if it
+            names a picture.
         no_lists: files that are not split lists, whatever their names are.
 
     Returns:
@@ -84,7 +85,7 @@ def find_lists(
 def unused_lists_note(
     root: Path, used: Iterable[Path] = (), where: str = "The splits are defined by the folders"
 ) -> list[str]:
-    """Returns a sentence that names the unused split lists of a dataset whose splits come from another source.
+    """Returns a sentence that names the unused split lists of a dataset; its splits come from another source.
 
     Args:
         root: the dataset's folder.
@@ -151,7 +152,7 @@ def _is_list(path: Path, images: Mapping[str, Path], *, in_root: bool) -> bool:
 
 
 def is_unread_list(path: Path, images: Mapping[str, Path]) -> bool:
-    """Returns whether a file is named like a split list but has an unreadable format, such as splits.psv or train.npz.
+    """Returns whether a file is named like a split list but has a format that is not read (splits.psv, train.npz).
 
     Args:
         path: the file.

@@ -19,11 +19,11 @@ _GRID = r"(?:x|r|row)_?\d+[-_. ]?(?:y|c|col)_?\d+|(?:y)_?\d+[-_. ]?(?:x)_?\d+"
 _NUMBER = r"(?:image|img|frame|fr|slice|sl|tile|patch|crop|chip|view)?[-_. ]?[fztn]?(?<!\d)\d+"
 #: Prefixes that many datasets use and that identify no group: a year or the name of a split.
 _NO_GROUP = re.compile(rf"(19|20)\d\d|({'|'.join(word for words in SPELLINGS.values() for word in words)})\d*")
-_LEAST_SHARE = 0.5  # least share of the pictures that must be in groups of two or more
+_LEAST_SHARE = 0.5  # at least this share of the pictures must be in groups of two or more
 
 
 def recognised_pattern(names: Collection[str]) -> str | None:
-    """Returns a pattern that finds the patient, recording or scene in each name, if most pictures share it with others.
+    """Returns a pattern that finds the patient, recording or scene in each name, if most pictures share theirs.
 
     Args:
         names: names of pictures, without suffix.
@@ -60,7 +60,7 @@ def _patterns(names: Collection[str]) -> Iterator[str]:
 
 
 def _short_patterns(names: Collection[str]) -> Iterator[str]:
-    """Yields patterns that are easy to read; they are preferred if they find the same groups."""
+    """Yields patterns that are easy to read; they are preferred to other patterns that find the same groups."""
     ending = _common_ending(names)
     for separator in ("_", "-", r"\.", ""):
         yield rf"^(.+){separator}\d+{re.escape(ending)}$"

@@ -1,9 +1,9 @@
 """Groups of pictures that come from one source, such as a patient, scene, clip or recording.
 
 The groups come from ``groups.csv`` in the dataset's folder, else from a name pattern that the user gives, else from the
-layout. Pictures of one group resemble each other. Therefore confidence intervals are computed over groups. A random
-split keeps each group together if the groups come from ``groups.csv`` or from a pattern, but not if they come from the
-layout.
+layout. Pictures of one group resemble each other. Therefore, confidence intervals are computed over groups. If the
+groups come from ``groups.csv`` or from a pattern, a random split keeps each group together. Groups from the layout do
+not change a random split.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def _from_file(path: Path, pictures: Mapping[Path, str], root: Path) -> tuple[di
     """
     index = _index(pictures, root)
     readings = [_rows(path, _cells(path, text), index) for text in decodings(path)]
-    # if several encodings fit, the one in which most names match pictures is used
+    # if several encodings fit, the encoding in which most names match pictures is used
     rows = max(readings, key=lambda rows: sum(stem_of(name, index) in index for name, _ in rows))
     groups: dict[Path, str | None] = {}
     strange = []
@@ -240,7 +240,7 @@ def _index(pictures: Mapping[Path, str], root: Path) -> dict[str, list[Path]]:
 
 
 def _cells(path: Path, text: str) -> list[list[str]]:
-    """Returns the cells of each line; if no line has a delimiter, the last word of each line is the second cell."""
+    """Returns the cells of each line; without delimiters, the last word of a line is its second cell."""
     table = table_of(path, text)
     if all(len(cells) == 1 for cells in table):
         return [cells[0].rsplit(maxsplit=1) for cells in table]

@@ -76,8 +76,8 @@ def _groups(items: Iterable[Kind]) -> list[list[Kind]]:
 def _by_groups(groups: list[list[Kind]], seed: int) -> dict[str, list[Kind]]:
     """Assigns whole groups to val, test and train.
 
-    Val gets up to a tenth of the items, but at least one group. The same holds for test if there are at least five
-    groups and ten items; otherwise test is empty.
+    Val gets up to a tenth of the items, but at least one group. Test gets as many, if there are at least five groups
+    and ten items; otherwise, test is empty.
     """
     random.Random(seed).shuffle(groups)
     total = sum(map(len, groups))
@@ -91,7 +91,7 @@ def _by_groups(groups: list[list[Kind]], seed: int) -> dict[str, list[Kind]]:
                 parts[name] += group
                 groups.remove(group)
         if number and not parts[name]:
-            smallest = min(groups, key=len)  # of several smallest groups, the first is used
+            smallest = min(groups, key=len)  # if several groups are the smallest, the first of them is used
             parts[name] += smallest
             groups.remove(smallest)
     return {**parts, "train": [item for group in groups for item in group]}

@@ -41,7 +41,7 @@ SPLIT_KEY = re.compile(
     r"([_-]?(?:set|split|list|ids?|images?|imgs?|files?|names|data|samples|items|idxs?|index|indices))?",
     re.IGNORECASE,
 )
-# under these keys, every value is a split; under other SPLIT_HEADS, a value may be, for example, a disease stage
+# under these keys, every value is a split; under other keys in SPLIT_HEADS, a value may be a disease stage
 _SURE_HEADS = frozenset(["split", "splits", "subset", "partition"])
 #: Keys whose value is the number of a fold, or states whether a picture belongs to a certain split.
 FOLD_HEADS = frozenset(["fold", "kfold", "folds", "is_train", "is_training", "is_test"])
@@ -215,7 +215,7 @@ def _rows_with_split(content: Any, split: str | None, known: Mapping[str, Path])
             yield from (Row(name, None, split) for name in _names_in(content, known))
     elif isinstance(content, list):
         names = [entry for entry in content if isinstance(entry, str)]
-        # one existing picture shows that the other names are names of pictures, too
+        # if one name is an existing picture, the other names are also names of pictures
         if split is not None and len(names) == len(content) and any(is_picture(name, known) for name in names):
             yield from (Row(name, None, split) for name in names)
             return
@@ -257,7 +257,7 @@ def _rows_under_key(
     if match := SPLIT_KEY.fullmatch(key):
         yield from _rows_with_split(value, match[2], known)
     elif by_picture and isinstance(value, str) and is_picture(key, known):
-        # if some picture had another value, "train" could be a class and not a split
+        # all pictures need such a value: if some had another value, "train" could be a class and not a split
         yield Row(key, None, value)
     elif is_picture(key, known) and isinstance(value, dict) and (own := split_of_record(value) or split):
         yield Row(key, _mask_of(value), own)
@@ -365,9 +365,9 @@ def _mask_of(record: Mapping[str, Any]) -> str | None:
 def split_of_record(record: Mapping[str, Any]) -> str | None:
     """Returns the split of a record, or None.
 
-    A split is returned as it is written, also if it is unknown, so that the error message can name it. For folds and
-    flags, the key and the value are returned, such as "fold 3" and "test true". A key such as ``is_valid`` gives "val"
-    or "train".
+    A split is returned as it is written, even if there is no such split, so that the error message can name it. For
+    folds and flags, the key and the value are returned, such as "fold 3" and "test true". A key such as ``is_valid``
+    gives "val" or "train".
 
     Args:
         record: keys and values of the record.

@@ -26,7 +26,7 @@ MASK_HEADS = frozenset(_MASK_WORDS.split())
 # columns with these headers may contain classes, folds or counts instead of masks
 _DOUBTFUL_MASK_HEADS = frozenset(["label", "annotation", "ann", "segmentation", "seg", "gt"])
 SPLIT_HEADS = frozenset(["split", "splits", "subset", "set", "partition", "phase", "usage", "stage"])
-VAL_HEADS = frozenset(["is_valid", "is_val", "is_validation"])  # fastai's: true for val, false for train
+VAL_HEADS = frozenset(["is_valid", "is_val", "is_validation"])  # a column of fastai: true means val, false means train
 SPLIT_WORDS = "|".join(spelling for spellings in SPELLINGS.values() for spelling in spellings if spelling != "tr")
 SPLIT_NAME = re.compile(rf"(trainval|{SPLIT_WORDS})", re.IGNORECASE)
 
@@ -53,7 +53,8 @@ def stem_of(written: str, known: Mapping[str, object]) -> str:
     """Returns the stem of the picture to which a name in a list refers.
 
     The whole name is tried first, then the text before the first comma, semicolon or tab, then the first word. Each of
-    them may be a stem, a file name or a path. If none matches a picture, the stem of the first word is returned.
+    them may be a stem, a file name or a path. If none of them matches a picture, the stem of the first word is
+    returned.
 
     Args:
         written: the name as written in the list.

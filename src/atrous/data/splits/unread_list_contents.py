@@ -1,4 +1,4 @@
-"""Detects pictures and splits in files of records whose form is not read as a split list."""
+"""Detects pictures and splits in files of records that are not read as split lists, because of their form."""
 
 from __future__ import annotations
 

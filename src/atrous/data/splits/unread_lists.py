@@ -18,8 +18,8 @@ from atrous.overwrite_checks import is_our_json, is_our_metrics, is_our_recipe
 
 _SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".lst", ".list", ".md", ".xml", ".toml", ""}) | RECORD_SUFFIXES
 _TABLES = frozenset({".csv", ".tsv"})
-# words for splits in general; the name of a split, such as train, is weaker evidence, because train/ may contain any
-# file
+# words that mean splits in general. The name of a single split, such as train, shows less, because train/ may contain
+# any file
 _SPLIT_WORDS = frozenset(["split", "splits", "fold", "folds", "kfold", "partition", "partitions", "subset", "subsets"])
 _WORDS = _SPLIT_WORDS.union(["trainval"], *SPELLINGS.values())
 _COLUMNS = frozenset(["fold", "kfold", "folds", "is_train", "is_training", "is_test", "train", "val", "test"])
@@ -28,7 +28,7 @@ _STATED = re.compile(
     rf"""\b(?:split|splits|subset|partition|phase|set)["']?\s*[:=]\s*["']?(trainval|{SPLIT_WORDS})\b""", re.IGNORECASE
 )
 _BYTES = 1 << 20  # number of bytes that are searched at the beginning of a file
-_DEPTH = 4  # levels of folders below the dataset's folder, as in meta/v1/fold0/seed1
+_DEPTH = 4  # number of levels of folders that are searched below the dataset's folder, as in meta/v1/fold0/seed1
 _FILES = 100  # if a folder has more text files, they are skipped, because each of them probably labels one picture
 
 

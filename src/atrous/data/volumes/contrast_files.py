@@ -1,7 +1,7 @@
 """Reads volumes with one file per contrast, numbered as in nnU-Net: ``case_0000.nii.gz``, ``case_0001.nii.gz``.
 
 The path ``case_????.nii.gz`` stands for all files of a volume. This module calls it the place of the contrasts.
-Functions that read volumes take it like the path of any other volume.
+Functions that read volumes accept the place of contrasts like the path of any other volume.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def read_contrasts(place: Path) -> Volume:
 
     Returns:
         The volume, with the position and the axes of the first file. The type of its values can represent the values of
-        all files, but it is never float64: float32 is used for it.
+        all files, but float32 is used instead of float64.
 
     Raises:
         AtrousError: as for `contrasts_shape`, or a file is damaged.
@@ -85,7 +85,8 @@ def contrasts_shape(place: Path) -> tuple[Grid, int]:
         place: place of the contrasts.
 
     Raises:
-        AtrousError: a file is missing or damaged, has several values per voxel, or is on another grid than the first.
+        AtrousError: a file is missing or damaged, has several values per voxel, or is on another grid than the first
+            file.
     """
     files = contrast_files(place)
     grid, _ = file_shape(files[0])

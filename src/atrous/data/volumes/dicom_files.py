@@ -1,7 +1,7 @@
 """Reads the files of a DICOM series from a folder, or from a ZIP file without unpacking it to disk.
 
-File names and texts of errors may name a patient. So messages do not contain them, and errors are raised without their
-cause (``from None``).
+File names and texts of errors may name a patient. So messages contain no file names and no texts of errors, and errors
+are raised without their cause (``from None``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from atrous.errors import AtrousError, missing_extra
 ZIP_ERRORS = (OSError, EOFError, RuntimeError, ValueError, struct.error, zlib.error, zipfile.BadZipFile)
 #: Largest number of files in a folder or a ZIP file.
 MOST_FILES = 50_000
-#: Index of the size of the directory in a ZIP file's last record, and the largest mean size of an entry, in bytes.
+#: In the last record of a ZIP file, the index of the size of the directory; and the largest mean size of an entry in
+#: bytes.
 _DIRECTORY_BYTES, _ENTRY_BYTES = 5, 256
 #: A ZIP file is refused if the sum of its uncompressed files is larger than `ZIP_FREE` bytes, and also larger than
 #: `ZIP_RATIO` times the ZIP file. Compression makes CT files only two to five times smaller.
@@ -103,7 +104,7 @@ def _check_count(path: Path, count: int) -> None:
 
 
 def _check_directory(path: Path) -> None:
-    """Checks the size of a ZIP file's directory, because zipfile uses 370 bytes of memory for an entry of 46 bytes."""
+    """Checks the size of a ZIP file's directory: zipfile uses 370 bytes of memory for each entry of 46 bytes."""
     with path.open("rb") as file:
         end = zipfile._EndRecData(file)  # type: ignore[attr-defined] # the record that ZipFile uses, also of zip64
     if end and end[_DIRECTORY_BYTES] > MOST_FILES * _ENTRY_BYTES:
@@ -116,7 +117,8 @@ def _check_directory(path: Path) -> None:
 def _check_zip(path: Path, members: list[zipfile.ZipInfo]) -> None:
     """Checks number, sizes, encryption and compression of the files of a ZIP file before any of them is unpacked.
 
-    The sizes are from the ZIP file's directory. They are upper bounds, because zipfile returns no more bytes.
+    The sizes are from the ZIP file's directory. They are upper bounds, because zipfile returns no more bytes of a file
+    than the directory states.
     """
     _check_count(path, len(members))
     total, size = sum(one.file_size for one in members), path.stat().st_size
@@ -135,7 +137,7 @@ def _check_zip(path: Path, members: list[zipfile.ZipInfo]) -> None:
 
 
 class _BoundedReader:
-    """A file that limits the bytes and the sequence items that pydicom reads from it; skipped bytes do not count.
+    """A file from which pydicom can read only a limited number of bytes and sequence items; skipped bytes do not count.
 
     Without a limit, pydicom reads a value of any length into memory.
     """
@@ -155,7 +157,7 @@ class _BoundedReader:
         content = b"" if self.is_exceeded else self._file.read(size)
         if size <= HEADER_BYTES:
             self._items -= sum(map(content.count, _ITEMS))
-        if self.is_exceeded:  # pydicom may turn this error into another one
+        if self.is_exceeded:  # pydicom may turn this error into an error of another type
             raise ValueError("the header or the pixels are larger than allowed")
         return content
 

@@ -14,7 +14,8 @@ import numpy as np
 from atrous.data.volumes.grid import SAME_GRID, Grid
 from atrous.errors import AtrousError
 
-#: Tolerance of the distance between slices, as a share of the distance and in millimetres. The larger value is used.
+#: Tolerance of the distance between slices: as a share of the distance, and in millimetres. The larger tolerance is
+#: used.
 SHARE, MILLIMETRES = 0.01, 0.01
 
 

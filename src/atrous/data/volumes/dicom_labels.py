@@ -1,6 +1,6 @@
 """DICOM-SEG and RT-STRUCT files as the masks of a dataset: their segments become the raw values of classes.
 
-Such a mask has no values of its own, and often no grid: it is read on the grid of its scan. A mask is a ``.dcm`` file,
+Such a mask has no values of classes, and often no grid. It is read on the grid of its scan. A mask is a ``.dcm`` file,
 or a folder with one file.
 """
 
@@ -50,7 +50,7 @@ def read_mask_volume(mask: Path, scan: Path, classes: ClassTable | None) -> Volu
 
 
 def label_key(mask: Path, scan: Path, classes: ClassTable | None) -> Key:
-    """Returns a key for `kept` that differs for other versions of a mask or its scan, and for other class tables.
+    """Returns a key for `kept`; other versions of the mask or its scan, and other class tables, have other keys.
 
     Args:
         mask: as for `read_mask_volume`.
@@ -100,7 +100,7 @@ def described_labels(path: Path) -> Description:
         path: the file.
 
     Raises:
-        AtrousError: the file is missing, damaged, or neither of both.
+        AtrousError: the file is missing, damaged, or neither a DICOM-SEG nor an RT-STRUCT.
     """
     version = _version(path)
     return _described_seg(path, version) or _described_rt(path, version)
@@ -115,7 +115,7 @@ def _version(path: Path) -> Stamp:
 
 @lru_cache(maxsize=4096)
 def _described_seg(path: Path, stamp: Stamp) -> Description | None:
-    """Returns the description of a DICOM-SEG file, None for an RT-STRUCT; the header of a version is read once."""
+    """Returns the description of a DICOM-SEG file, None for an RT-STRUCT; each version of a file is read once."""
     dataset = read_dataset(path, one_file(path), 0, DESCRIBING)
     kind = "" if dataset is None else str(dataset.get("SOPClassUID"))
     if kind != STRUCTURES and kind not in SEGMENTATIONS:
@@ -140,8 +140,9 @@ def _read_labels(file: Path, scan: Path, classes: ClassTable | None) -> Volume:
 def class_values(path: Path, segments: Mapping[int, Segment], classes: ClassTable) -> SegmentValues:
     """Returns the raw value of each segment.
 
-    A segment belongs to the class that lists its name under ``segments``, or has its name, or its code. A file with a
-    segment of no class is refused: the numbers of segments have no meaning beyond their file.
+    A segment belongs to the class that lists the segment's name under ``segments``, or to the class with the segment's
+    name or code. A file with a segment of no class is refused, because the number of a segment has no meaning in other
+    files.
 
     Args:
         path: file of the segments, for messages.
@@ -149,12 +150,12 @@ def class_values(path: Path, segments: Mapping[int, Segment], classes: ClassTabl
         classes: class table of the dataset.
 
     Returns:
-        The raw values by number of the segment. With ``overlap: last``, all segments may overlap, and those of later
+        The raw values by number of the segment. With ``overlap: last``, all segments may overlap, and segments of later
         classes are more important.
 
     Raises:
         AtrousError: a segment belongs to no class; the class table lists colours; or a class other than the background
-            has the value 0, which is that of voxels of no segment.
+            has the value 0, which is the value of voxels of no segment.
     """
     if classes.color_coded:
         raise AtrousError(f"{path}: segments have no colours: list numbers, or no raw values, in classes.yaml.")
@@ -186,7 +187,7 @@ def class_values(path: Path, segments: Mapping[int, Segment], classes: ClassTabl
 
 
 def _class_of(segment: Segment, classes: ClassTable) -> int | None:
-    """Returns the index of a segment's class; None if no class, or several classes by their code, fit."""
+    """Returns the index of a segment's class; None if no class fits, or if several classes have the segment's code."""
     name = segment.name.strip()
     for index, labels in enumerate(classes.segments):
         if name in [one.strip() for one in labels]:

@@ -48,7 +48,7 @@ def decode_slice(path: Path, number: int, dataset: Any, index: int, slope: float
             f"{path}: no decoder is installed for the compression of the slices, {syntax.name}. Install one with: pip "
             "install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg (or: pip install python-gdcm)"
         )
-    # pydicom's own correction of unused bits ignores HighBit, and changes values of padding that use these bits
+    # pydicom's own correction of unused bits ignores HighBit, and changes values of padding that use the unused bits
     options: dict[str, Any] = {} if syntax.is_compressed else {"correct_unused_bits": False}
     try:
         if syntax.is_compressed:
@@ -145,7 +145,7 @@ def _size_of(frame: bytes) -> tuple[int, int] | None:
         return bottom - top, right - left
     at = 2 if frame.startswith(b"\xff\xd8") else len(frame)
     while at + 9 <= len(frame):
-        if frame[at] != 0xFF or frame[at + 1] == 0xFF:  # not a marker, or a fill byte before one
+        if frame[at] != 0xFF or frame[at + 1] == 0xFF:  # not a marker, or a fill byte before a marker
             at += 1
         elif frame[at + 1] in _FRAME_SIZES:
             rows, columns = struct.unpack_from(">2H", frame, at + 5)

@@ -1,7 +1,8 @@
 """Reads DICOM-SEG: segments as the labels of a volume (PS3.3 A.51, and A.94 for label maps).
 
-Each frame is one plane of one segment (BINARY, FRACTIONAL) or of all segments (LABELMAP). Its position is that of the
-Plane Position Sequence. Files usually have no frames for planes without a segment: those planes are empty.
+Each frame is one plane of one segment (BINARY, FRACTIONAL) or of all segments (LABELMAP). The position of a frame is in
+the Plane Position Sequence. Files usually have no frames for planes without a segment; planes without a frame are
+empty.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _TAGS = [
 
 @dataclass(frozen=True, eq=False)
 class _Plane:
-    """A frame: its segment (0 for all segments of a label map), its place as in `slice_order`, its distances."""
+    """A frame: its segment (0 for all segments of a label map), its position as in `slice_order`, its distances."""
 
     segment: int
     place: np.ndarray
@@ -54,7 +55,8 @@ def read_dicom_seg(
 ) -> Segmentation:
     """Reads a DICOM-SEG file.
 
-    A voxel belongs to a FRACTIONAL segment if its value is at least half of MaximumFractionalValue; a note states it.
+    A voxel belongs to a FRACTIONAL segment if its value is at least half of MaximumFractionalValue; a note states this
+    rule.
 
     Args:
         path: the file.
@@ -62,7 +64,8 @@ def read_dicom_seg(
             grid of the file, which begins and ends at its first and last plane.
         order: names of segments, the most important one first. Where segments of the order overlap, a voxel belongs to
             the first of them. Segments may only overlap if both are in the order.
-        choose: returns the values of the segments, which it gets by number; None for the numbers and ``order``.
+        choose: function that gets the segments by number and returns their values; with None, the values are the
+            numbers, and ``order`` is used.
 
     Raises:
         AtrousError: pydicom is not installed, the file is missing, damaged or not a DICOM-SEG of a scan, segments
@@ -204,7 +207,7 @@ def _own_grid(path: Path, planes: list[_Plane], size: tuple[int, int]) -> Grid:
     numbers = np.rint((heights - heights[0]) / distance).astype(int)
     filled = np.repeat(places[first[:1]], numbers[-1] + 1, axis=0)
     filled[:, :3] += np.arange(numbers[-1] + 1)[:, None] * distance * normal
-    filled[numbers] = places[first]  # planes without a frame are at the position that they would have
+    filled[numbers] = places[first]  # the other planes of the grid have no frame
     return slice_order(path, filled, size)[1]
 
 

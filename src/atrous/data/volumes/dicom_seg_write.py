@@ -23,11 +23,11 @@ from atrous.errors import AtrousError, missing_extra, named
 from atrous.software_tag import sealed_dicom
 from atrous.version import __version__
 
-#: `ANATOMY` is the category of a class with a code but no category. `TISSUE` is the category and the type of a class
-#: without codes (PS3.16 CID 7150).
+#: `ANATOMY` is used as the category of a class that has a code but no category. `TISSUE` is used as the category and as
+#: the type of a class without codes (PS3.16 CID 7150).
 ANATOMY: Code = ("SCT", "91723000", "Anatomical Structure")
 TISSUE: Code = ("SCT", "85756007", "Tissue")
-#: Number that is added to the SeriesNumber of the scan to get the SeriesNumber of the segmentation.
+#: The SeriesNumber of the segmentation is the SeriesNumber of the scan plus this number.
 _SERIES_STEP = 1000
 #: Attributes by which a segmentation references its series.
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID", "FrameOfReferenceUID")

@@ -4,8 +4,8 @@ The order and distance of slices are computed from ImagePositionPatient and Imag
 C.7.6.2.1.1), not from SliceThickness, SliceLocation or InstanceNumber. A series that is not a regular grid is refused.
 A single slice is an exception: its thickness is SpacingBetweenSlices or SliceThickness.
 
-Files may name a patient. So only listed tags are read, except by `series_headers`. Of the texts in a file, messages
-contain only SeriesInstanceUID and Modality; they contain no file names.
+Files may name a patient. So only listed tags are read, except by `series_headers`. Messages contain no file names, and
+of the texts in a file only SeriesInstanceUID and Modality.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from atrous.errors import AtrousError
 _MOST_SERIES = 1000
 #: Largest difference of direction cosines between the slices of a series.
 _COSINES = 1e-4
-#: Prefix of the SOP classes of segmentations, which have pixels, but are not scans.
+#: Prefix of the SOP classes of segmentations. Segmentations have pixels, but are not scans.
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66."
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _TAGS = [
@@ -110,7 +110,8 @@ def read_series(path: Path, series: str | None = None) -> Volume:
 
     Args:
         path: a folder, which is read with its subfolders, or a ZIP file, which is not unpacked to disk.
-        series: SeriesInstanceUID, or its first characters; needed if there are several series. None for the only one.
+        series: SeriesInstanceUID, or its first characters; needed if there are several series. None if there is only
+            one series.
 
     Returns:
         The volume; its values are float32.
@@ -188,10 +189,10 @@ def series_headers(path: Path, series: str | None = None) -> tuple[list[Any], li
         series: as for `read_series`.
 
     Returns:
-        (headers, frames, grid). The headers are the pydicom datasets of the files, without pixels. The first one is
-        complete; the others have only the attributes of position and reference, because complete headers may fill the
-        memory. The frames are, for each slice in the order of the grid, the index of its header and of its frame in
-        that file. The grid is as in `stored_grid`.
+        (headers, frames, grid). The headers are the pydicom datasets of the files, without pixels. The first header is
+        complete; the other headers have only the attributes of position and reference, because many complete headers
+        may fill the memory. The frames are, for each slice in the order of the grid, the index of the slice's header,
+        and the index of the slice's frame in the file of this header. The grid is as in `stored_grid`.
 
     Raises:
         AtrousError: as for `read_series`.
@@ -243,7 +244,8 @@ def is_scan(dataset: Any) -> bool:
         dataset: pydicom dataset, read with the tags SOPClassUID, Rows, Columns and BitsStored.
 
     Raises:
-        ValueError: the file is an image whose header ends early. Without this error, its slice would be left out.
+        ValueError: the file is an image whose header ends early. Without this error, its slice would be missing without
+            a message.
     """
     has_pixels = all(name in dataset for name in ("Rows", "Columns", "BitsStored"))
     if not has_pixels and "Image Storage" in getattr(dataset.file_meta.get("MediaStorageSOPClassUID"), "name", ""):
@@ -272,7 +274,7 @@ def _frames(number: int, dataset: Any, size: int) -> list[_Frame]:
 
 
 def _frame(number: int, index: int, dataset: Any, pixel_bytes: int, common: Any, own: Any) -> _Frame:
-    """Reads the header of one slice from its own groups, else from the groups of all frames, else from the file."""
+    """Reads the header of a slice from the groups of its frame, else from those for all frames, else from the file."""
 
     def value(name: str, group: str) -> Any:
         for part in (own, common):

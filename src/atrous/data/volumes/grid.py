@@ -11,8 +11,8 @@ import numpy as np
 from atrous.errors import AtrousError
 from atrous.input_spec import spacing_in_words
 
-#: Largest distance between the corners of two grids that count as the same, as a share of the smallest voxel side. The
-#: tolerance is needed because files round their affine to float32 or to a few decimal digits.
+#: Two grids count as the same if their corners are at most this distance apart, as a share of the smallest voxel side.
+#: The tolerance is needed because files round their affine to float32 or to a few decimal digits.
 SAME_GRID = 0.1
 #: Letters of the negative and positive directions: left and right, posterior and anterior, inferior and superior.
 _LETTERS = ("LR", "PA", "IS")
@@ -124,8 +124,8 @@ class Reorientation(NamedTuple):
 def reorientation(grid: Grid) -> Reorientation:
     """Returns the order and reversal of axes that is nearest to right, anterior and superior.
 
-    Of the six possible orders, the order whose axes have the largest sum of |cosine| to the three directions is chosen.
-    Oblique volumes stay oblique, because nothing is resampled.
+    There are six possible orders of the axes. The chosen order has the largest sum of |cosine| between the axes and the
+    three directions. Oblique volumes stay oblique, because nothing is resampled.
 
     Args:
         grid: grid of a file.

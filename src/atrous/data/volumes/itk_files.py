@@ -33,7 +33,7 @@ _MILLIMETRES = ("mm", "millimeter", "millimetre", "millimeters", "millimetres", 
 _TIMES = ("s", "sec", "second", "seconds", "ms", "msec", "millisecond", "milliseconds")
 #: Spaces of NRRD that state the patient's directions, but that ITK does not convert to left, posterior, superior.
 _UNREAD_SPACES = ("right-anterior-superior-time", "left-anterior-superior-time")
-#: Spaces that ITK reports for directions that are left, posterior, superior, also after it has converted them.
+#: Spaces that ITK reports for directions that are left, posterior, superior, in the file or after ITK's conversion.
 _STATED_SPACES = ("left-posterior-superior", "left-posterior-superior-time")
 #: Names of the field with the directions of the axes of a MetaImage, in lower case.
 _META_DIRECTIONS = ("transformmatrix", "rotation", "orientation")
@@ -87,7 +87,7 @@ def itk_grid(path: Path) -> tuple[Grid, int]:
 
 
 def itk_notes(path: Path) -> tuple[str, ...]:
-    """Returns sentences for the user about what the header leaves open, such as its orientation.
+    """Returns sentences for the user about properties that the header does not state, such as its orientation.
 
     Args:
         path: as for `read_itk`.
@@ -114,7 +114,7 @@ def voxel_file(path: Path) -> Path:
 
 @lru_cache(maxsize=4096)
 def _voxel_file(path: Path, version: Version) -> Path:
-    """Reads the name of the file from a version of a header once, because each slice needs it."""
+    """Reads the name of the file of the voxels from a header; each version of a header is read once, for all slices."""
     name = name_of_voxels(path).removeprefix("./")
     is_plain = PurePosixPath(name).name == name == PureWindowsPath(name).name and "%" not in name
     if not name or not is_plain or name.upper().split()[0] in ("LIST", "LOCAL"):
@@ -199,7 +199,7 @@ def _opened(path: Path) -> Any:
 
 
 def _units(fields: dict[str, str]) -> list[str]:
-    """Returns the units of length of a header: those of NRRD's space or of its axes, or that of a MetaImage."""
+    """Returns the units of length in a header: of NRRD's space or of its axes, or the unit of a MetaImage."""
     quoted = re.compile(r'"([^"]*)"')
     of_axes = [unit for unit in quoted.findall(fields.get("units", "")) if unit.lower() not in _TIMES]
     return [*quoted.findall(fields.get("space units", "")), *of_axes, fields.get("distanceunits", "")]

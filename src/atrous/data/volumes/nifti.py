@@ -33,8 +33,8 @@ def read_nifti(path: Path) -> Volume:
     """Reads a NIfTI file.
 
     Slope and intercept of the header are applied. The affine is the header's sform, or else its qform. A form with code
-    0 counts as missing. If one of two forms is damaged or singular, the other form is used, and a note states it. If
-    both are missing, the axes are taken as right, anterior and superior, also with a note.
+    0 counts as missing. If one of the two forms is damaged or singular, the other form is used, and a note states this.
+    If both forms are missing, the axes are taken as right, anterior and superior, and a note states this, too.
 
     Args:
         path: a ``.nii`` or ``.nii.gz`` file of two to five dimensions. Dimensions after the third are contrasts or
@@ -68,7 +68,8 @@ def _scaled(proxy: Any, stored: Grid) -> np.ndarray:
     is_scaled = (slope, intercept) != (1, 0)
     if not is_scaled and (raw.dtype.kind != "f" or raw.dtype.itemsize <= 4):
         return raw
-    values = np.empty(raw.shape, np.float32, order="F")  # voxels of a slice are neighbours, as in the file
+    # an array in which the voxels of a slice are neighbours, as in the file
+    values = np.empty(raw.shape, np.float32, order="F")
     with np.errstate(over="ignore", invalid="ignore"):  # values that become infinite count as no data
         for index in range(raw.shape[2]):
             part = raw[:, :, index]

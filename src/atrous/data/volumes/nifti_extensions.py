@@ -1,7 +1,7 @@
 """Checks where the voxels of a NIfTI file begin, and its extensions, before nibabel reads them.
 
-nibabel reads an extension of any size into memory, and unpacks a compressed file up to the first voxel. In a compressed
-file, a few kilobytes can promise gigabytes of both.
+nibabel reads an extension of any size into memory, and unpacks a compressed file up to the first voxel. So a compressed
+file of a few kilobytes can make nibabel use gigabytes of memory.
 """
 
 from __future__ import annotations

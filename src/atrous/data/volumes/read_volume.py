@@ -1,4 +1,4 @@
-"""Reads volumes of any format, and keeps the last ones in memory, because their slices are read one by one.
+"""Reads volumes of any format, and keeps the last volumes in memory, because their slices are read one by one.
 
 If the volumes do not fit into memory together, a volume that was read before gets a scratch file (see `scratch`).
 """
@@ -32,7 +32,7 @@ from atrous.input_spec import Spacing
 
 #: Number of bytes of volumes that stay in memory in each process.
 KEPT = 2**29
-#: Time after which the files of a folder are looked at again, in seconds.
+#: Time in seconds after which the files of a folder are checked for changes again.
 TRUSTED = 2.0
 
 Key = tuple[str | int, ...]
@@ -41,7 +41,7 @@ Stamp = tuple[str | int, ...]
 
 
 class _FolderStamp(NamedTuple):
-    """The stamp of a folder, the times of its subfolders, and the time at which its files were looked at."""
+    """The stamp of a folder, the times of its subfolders, and the time at which its files were last checked."""
 
     folders: dict[str, int]
     stamp: Stamp
@@ -88,7 +88,7 @@ def kept(key: Key, decode: Callable[[], Volume]) -> Volume:
     """Returns a volume from memory or its scratch file; decodes and keeps it if it is in neither.
 
     Args:
-        key: files and versions of all that the volume depends on.
+        key: path and version of every file on which the volume depends.
         decode: reads the volume.
     """
     with _lock:
@@ -143,9 +143,9 @@ def _bytes_in_memory(volume: Volume) -> int:
 
 
 def stamp(path: Path) -> Stamp:
-    """Returns the version of all files of a volume: of each file the inode, the time of the last change and the size.
+    """Returns the version of a volume: for each of its files, the inode, the time of the last change and the size.
 
-    The files are in their order, so that exchanged contrasts are another version.
+    The files are in the order of the contrasts, so exchanged contrasts have another version.
 
     Args:
         path: as for `read_volume`.
@@ -161,8 +161,9 @@ def stamp(path: Path) -> Stamp:
 def _stamp(path: Path) -> Stamp:
     """Returns the stamp of a file, or of all files of a folder.
 
-    A volume is looked up for each of its slices, and a folder has a file per slice. So the files are looked at again
-    only after `TRUSTED` seconds, or if a file was added, removed or renamed, which changes its folder.
+    This function is called for each slice of a volume, and a folder has a file per slice. So the files of a folder are
+    checked again only after `TRUSTED` seconds, or if a file was added, removed or renamed, which changes the time of
+    the folder.
     """
     if not path.is_dir():
         return version_from(path.stat())
@@ -174,7 +175,8 @@ def _stamp(path: Path) -> Stamp:
 
 def _folder_stamp(path: Path) -> _FolderStamp:
     seen, versions = monotonic(), []
-    folders = _changed([folder for folder, _, _ in os.walk(path)])  # before the files, which may change meanwhile
+    # read before the files, because files may change meanwhile
+    folders = _changed([folder for folder, _, _ in os.walk(path)])
     for folder in folders:
         with os.scandir(folder) as entries:
             versions += [(entry.path, *version_from(entry.stat())) for entry in entries if entry.is_file()]
@@ -211,7 +213,7 @@ def volume_shape(path: Path) -> tuple[Grid, int]:
 
 @lru_cache(maxsize=4096)
 def _shape(path: Path, stamp: Stamp) -> tuple[Grid, int]:
-    """Reads the headers of a volume once, because each of its slices needs them, and a series has one per slice."""
+    """Reads the headers of a volume once: each of its slices needs them, and a series has one header per slice."""
     return _read_shape(path)
 
 

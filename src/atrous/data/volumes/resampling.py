@@ -37,8 +37,9 @@ def median_spacing(grids: Sequence[Grid]) -> Spacing:
     """Returns the target spacing for a set of volumes: the median along each axis, with one exception.
 
     The volumes are anisotropic if the coarsest median spacing is more than `ANISOTROPIC` times each of the other two,
-    and the median number of voxels along this axis is less than a third of each of the other two. The target along this
-    axis is then percentile 10 of its spacings, but not less than the targets along the other axes.
+    and the median number of voxels along this axis is less than a third of each of the other two. The target along the
+    coarsest axis is then percentile 10 of the spacings along this axis, but not less than the targets along the other
+    axes.
 
     Args:
         grids: grids of the volumes, at least one, with RAS axes.
@@ -60,8 +61,8 @@ def median_spacing(grids: Sequence[Grid]) -> Spacing:
 def target_grid(grid: Grid, spacing: Spacing) -> Grid:
     """Returns the grid of a resampled volume: the same part of the patient, with voxels of nearly the target size.
 
-    The number of voxels along each axis is the extent divided by the target spacing, rounded, and at least 1. Rounding
-    changes the spacing slightly, because the extent of the result is exactly that of the volume.
+    The number of voxels along each axis is the extent divided by the target spacing, rounded, and at least 1. The
+    result has exactly the extent of the volume, so rounding changes the spacing slightly.
 
     Args:
         grid: grid of the volume, with RAS axes.
@@ -100,9 +101,9 @@ def target_grid(grid: Grid, spacing: Spacing) -> Grid:
 def nearest_axis(grid: Grid, spacing: Spacing) -> int | None:
     """Returns the axis along which values are copied from the nearest voxel and not interpolated.
 
-    If the voxel sides of the volume differ by more than a factor of `ANISOTROPIC`, this is the axis of the largest
-    side. Otherwise, the same rule is applied to the target spacing. Neighbouring slices along such an axis are too far
-    apart for interpolation.
+    If the voxel sides of the volume differ by more than a factor of `ANISOTROPIC`, the result is the axis of the
+    largest side. Otherwise, the same rule is applied to the target spacing. Neighbouring slices along such an axis are
+    too far apart for interpolation.
 
     Args:
         grid: grid of the volume, with RAS axes.
@@ -127,8 +128,8 @@ def resampled(
         volume: the volume.
         spacing: target spacing along right, anterior and superior, in millimetres.
         missing: values that mean "no data", as in `Input.missing`. A target voxel holds no data (NaN) if source voxels
-            without data have more than half of the weight. Otherwise, it is the weighted mean of the source voxels with
-            data.
+            without data have more than half of the weight. Otherwise, its value is the weighted mean of the source
+            voxels with data.
         values: X'×Y'×Z'×C float32 array for the result, such as a memory map; None for a new array.
 
     Returns:
@@ -228,7 +229,7 @@ def _taps(count: int, wanted: int, nearest: bool) -> _Taps:
     """Returns the source voxels for the resampling of an axis from ``count`` to ``wanted`` voxels.
 
     Both grids have the same extent, and voxel centres are at half-integer positions, as for pictures that are resized.
-    Beyond the centres of the outermost voxels, their values are repeated.
+    Beyond the centres of the outermost voxels, the values of these voxels are repeated.
     """
     place = ((np.arange(wanted) + 0.5) * count / wanted - 0.5).clip(0, count - 1)
     low = np.floor(place + 0.5 if nearest else place).astype(int).clip(0, count - 1)

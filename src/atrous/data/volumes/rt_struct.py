@@ -1,8 +1,9 @@
 """Reads RT-STRUCT: contours of regions of interest as the labels of a volume (PS3.3 A.19, C.8.8.5 and C.8.8.6).
 
-A contour is a polygon in the plane of one slice. A voxel belongs to a region if its centre is inside by the even-odd
-rule, over all contours of the region in the slice: a contour inside another one is a hole, and so is the inner ring of
-a keyhole contour, whose two bridges coincide. A centre that is exactly on an edge may count as inside or outside.
+A contour is a polygon in the plane of one slice. A voxel belongs to a region if its centre is inside the contours of
+the region in the slice, by the even-odd rule over all of them. So a contour inside another contour is a hole. The inner
+ring of a keyhole contour, whose two bridges coincide, is also a hole. A centre that is exactly on an edge may count as
+inside or outside.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def read_rt_struct(
         path: the file.
         grid: grid of the scan, `Volume.stored` or `Volume.grid`.
         order: names of regions, the most important one first, as for `read_dicom_seg`.
-        choose: returns the values of the regions, which it gets by ROI number, without those that have no contour with
-            an area; None for the numbers and ``order``.
+        choose: function that gets the regions by ROI number and returns their values; it does not get regions without a
+            contour that has an area. With None, the values are the numbers, and ``order`` is used.
 
     Returns:
         The regions; the volume has the grid ``grid``.
@@ -112,7 +113,8 @@ def described_rt(path: Path) -> Description:
 
 def _opened(path: Path) -> Any:
     files = one_file(path)
-    dataset = read_dataset(path, files, 0, _TAGS, files[0].size)  # contours may be larger than the header of a scan
+    # the contours may need more bytes than the header of a scan
+    dataset = read_dataset(path, files, 0, _TAGS, files[0].size)
     if dataset is None or str(dataset.get("SOPClassUID")) != STRUCTURES:
         raise AtrousError(f"{path}: this is not an RT-STRUCT file.")
     return dataset
@@ -166,7 +168,7 @@ def _contours(dataset: Any, grid: Grid) -> list[_Contour]:
 
 
 def _slice_axis(contours: list[_Contour]) -> int:
-    """Returns the axis along which the slices are counted: the one along which no contour extends."""
+    """Returns the axis along which the slices are counted: the axis along which no contour extends."""
     extents = [np.ptp(one.points, axis=0) for one in contours]
     return int(np.argmin(np.max(extents, axis=0))) if extents else 2
 

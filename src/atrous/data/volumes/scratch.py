@@ -1,7 +1,7 @@
 """Scratch files: decoded volumes on disk, for datasets whose volumes do not all fit into memory.
 
 Training reads slices in random order. Without scratch files, it would decompress a whole volume for almost every slice.
-Only the user can read the files. They are removed when the main process ends. Files of a killed process are removed
+Only the user can read scratch files. They are removed when the main process ends. Files of a killed process are removed
 when the next process needs scratch files.
 """
 
@@ -141,7 +141,7 @@ def _make_folder(folder: Path) -> None:
         return
     for other in folder.parent.glob(f"{_host()}-*"):
         with suppress(OSError), lock_file(other / "lock") as ended:
-            if ended:  # also a folder of an earlier process with the number of this one
+            if ended:  # an earlier process may have had the same process id, and left this folder
                 shutil.rmtree(other, ignore_errors=True)
     folder.mkdir(exist_ok=True, mode=0o700)
     _locks.enter_context(lock_file(folder / "lock"))
@@ -154,7 +154,7 @@ def _host() -> str:
 
 
 def remove_scratch() -> None:
-    """Removes the scratch files of this process; does nothing in a worker, which uses files of its parent."""
+    """Removes the scratch files of this process; does nothing in a worker, because its files belong to its parent."""
     if multiprocessing.parent_process() is None:
         shutil.rmtree(scratch_folder(), ignore_errors=True)
 

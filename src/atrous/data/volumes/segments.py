@@ -26,7 +26,7 @@ class Segment(NamedTuple):
 
 
 class Description(NamedTuple):
-    """The facts about a file of segments that its header contains.
+    """The facts in the header of a file of segments.
 
     Attributes:
         segments: the segments by number.
@@ -70,7 +70,7 @@ class SegmentValues(NamedTuple):
     order: Sequence[int] = ()
 
 
-#: Returns the values of segments, which it gets by number.
+#: Function that gets segments by number and returns their values.
 ChooseValues = Callable[[Mapping[int, Segment]], SegmentValues]
 
 
@@ -80,8 +80,8 @@ def own_numbers(path: Path, segments: Mapping[int, Segment], order: Sequence[str
     Args:
         path: file of the segments, for messages.
         segments: the segments by number.
-        order: names of segments that may overlap, the most important one first. Of segments with one name, the first
-            one in the file is the most important.
+        order: names of segments that may overlap, the most important one first. If several segments have the same name,
+            the first of them in the file is the most important.
 
     Raises:
         AtrousError: a name of the order is unknown.
@@ -130,8 +130,8 @@ class Labels:
             numbers: N numbers of segments, none of them left out.
 
         Raises:
-            AtrousError: a voxel belongs to another segment, and not both segments are in the order; the message names
-                both.
+            AtrousError: a voxel already belongs to another segment, and not both segments are in the order; the message
+                names both segments.
         """
         found = np.unique(numbers).tolist()
         values = np.zeros(len(numbers), self.array.dtype)

@@ -22,7 +22,7 @@ _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 
 
 def is_series(path: Path) -> bool:
-    """Returns whether a path is read as a DICOM series: a folder, a ZIP file, or one of them and a SeriesInstanceUID.
+    """Returns whether a path is read as a DICOM series: a folder or a ZIP file, with or without a SeriesInstanceUID.
 
     Args:
         path: any path.
@@ -61,7 +61,7 @@ def holds_dicom(path: Path, *, below: bool, skipped: frozenset[str] = frozenset(
     Args:
         path: folder or ZIP file.
         below: whether to search the subfolders of the folder.
-        skipped: suffixes of files that are not opened, in lower case, because their format is known.
+        skipped: suffixes, in lower case, of files that are not opened because their format is known.
     """
     return any(_is_dicom(file) for file in _openers(path, below, skipped))
 

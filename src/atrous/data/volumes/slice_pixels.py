@@ -16,7 +16,7 @@ from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError, counted
 from atrous.input_spec import Input, Spacing
 
-#: Whole numbers below this one are exact in float32.
+#: Whole numbers below this number are exact in float32.
 EXACT = 2**24
 
 
@@ -52,9 +52,9 @@ def read_slice(place: SlicePlace, one: Input) -> tuple[np.ndarray, np.ndarray | 
 
     Args:
         place: place of the middle slice.
-        one: input of the model. The mean and standard deviation for contrasts that are normalised by their own values
-            are those of the whole volume, over its voxels that are not 0. With a spacing, the volume is resampled
-            first, and the index of the slice counts the slices of the resampled volume.
+        one: input of the model. If a contrast is normalised by its own values, its mean and standard deviation are
+            computed over all voxels of the volume that are not 0. With a spacing, the volume is resampled first, and
+            the index of the slice counts the slices of the resampled volume.
 
     Returns:
         H×W×C float32, and H×W booleans, False where the middle slice holds no data, or None if it has data everywhere.

@@ -113,8 +113,8 @@ def pictures_of(values: np.ndarray, plane: str) -> np.ndarray:
     """Returns all slices of a plane as a view of the volume, so writing to a slice changes the volume.
 
     The view is in radiological convention: the patient's right is at the left of axial and coronal pictures, and
-    anterior is at the left of sagittal pictures. Anterior is at the top of axial pictures, and superior at the top of
-    the others.
+    anterior is at the left of sagittal pictures. Anterior is at the top of axial pictures. Superior is at the top of
+    coronal and sagittal pictures.
 
     Args:
         values: X×Y×Z or X×Y×Z×C, along right, anterior and superior.

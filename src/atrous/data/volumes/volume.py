@@ -55,8 +55,9 @@ class Volume:
     def mean_and_std(self, missing: Sequence[float] = ()) -> tuple[np.ndarray, np.ndarray]:
         """Returns the mean and the standard deviation of each of C contrasts, over its voxels with data that are not 0.
 
-        Voxels of value 0 are left out, because MRI is 0 outside the head or body, and the share of such voxels differs
-        from scan to scan. The standard deviation of a constant contrast is given as 1. The result is computed once.
+        Voxels of value 0 are left out, because MRI is 0 outside the head or body, and the number of voxels outside
+        differs from scan to scan. The standard deviation of a constant contrast is given as 1. The result is computed
+        once.
 
         Args:
             missing: as in `valid`.
@@ -90,5 +91,5 @@ def _with_data(values: np.ndarray, missing: Sequence[float]) -> np.ndarray:
     """Returns booleans, False for values that are not finite or that mean "no data"."""
     found = np.isfinite(values)
     for value in missing:
-        found &= values != np.float32(value)  # as numbers, so -1 does not equal 255 in a volume of uint8
+        found &= values != np.float32(value)  # compared as numbers, so that -1 does not equal 255 in a volume of uint8
     return found

@@ -55,7 +55,7 @@ def file_shape(path: Path) -> tuple[Grid, int]:
 
 
 def file_notes(path: Path) -> tuple[str, ...]:
-    """Returns sentences for the user about what the header of a file leaves open, such as its orientation.
+    """Returns sentences for the user about properties that a file's header does not state, such as its orientation.
 
     Args:
         path: as for `read_file`.

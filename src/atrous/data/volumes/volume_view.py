@@ -17,7 +17,8 @@ VIEWER = Path(__file__).parent
 #: Letters of the patient directions at the left, right, upper and lower side of the pictures of each plane; see
 #: `pictures_of`.
 LETTERS = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
-#: Percentiles of the values that become black and white if no window is given. A window is the pair of these values.
+#: A window is the pair of values that become black and white. If no window is given, these percentiles of the values
+#: are used.
 ENDS = (0.5, 99.5)
 #: Approximate number of values from which the percentiles are computed.
 SAMPLED = 2**20

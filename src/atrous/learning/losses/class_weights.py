@@ -31,7 +31,8 @@ def class_weights(pixels: Sequence[int], how: str) -> list[float] | None:
     """Returns a weight per class by its frequency in the training labels; the mean over all labelled pixels is 1.
 
     Args:
-        pixels: number of labelled pixels per class. A class without pixels gets the largest weight of the others.
+        pixels: number of labelled pixels per class. A class without pixels gets the largest weight of the other
+            classes.
         how: a key of `FORMULAS`, or "none".
 
     Returns:

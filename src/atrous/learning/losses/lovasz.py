@@ -15,8 +15,8 @@ from atrous.models.layers import class_probabilities, resize
 class LovaszSoftmax(nn.Module):
     """Lovász-softmax loss (arXiv:1705.08790): mean of the Lovász extension of 1 − IoU over the classes in a batch.
 
-    It sorts the errors of all pixels. So, unlike the other losses, it needs full-size probabilities of all classes in
-    memory.
+    The loss sorts the errors of all pixels. So, unlike the other losses, it needs full-size probabilities of all
+    classes in memory.
 
     Args:
         class_weights: weight of each class in the mean, ≥ 0; None for equal weights.

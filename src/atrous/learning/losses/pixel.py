@@ -1,8 +1,8 @@
 """Losses over pixels, from low-resolution scores and full-size labels; labels of 255 are ignored.
 
-Full-size scores of all classes are the largest tensor of a plain training step. Here, only one band of rows of them is
-in memory at a time: the loss of a band and its gradient with respect to the low-resolution scores are computed before
-the next band.
+Full-size scores of all classes are the largest tensor of a plain training step. Here, only one band of rows of the
+full-size scores is in memory at a time: the loss of a band, and the gradient of this loss with respect to the
+low-resolution scores, are computed before the next band.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class CrossEntropy(nn.Module):
         self.mean_of = mean_of
 
     def forward(self, scores: Tensor, labels: Tensor, align_corners: bool = False) -> Tensor:
-        """Returns the mean loss over labelled pixels; 0 with a zero gradient if there are none.
+        """Returns the mean loss over labelled pixels; 0 with a zero gradient if there are no labelled pixels.
 
         With `mean_of`, each process divides its sum of losses by the mean of the processes' total weights. So the mean
         of the processes' losses is the mean over the pixels of all processes.
@@ -136,7 +136,7 @@ def near_boundary(labels: Tensor) -> Tensor:
 def hard_pixels(scores: Tensor, labels: Tensor, share: float, align_corners: bool = False) -> Tensor:
     """Returns N×H×W booleans, True for hard pixels: labelled pixels whose true class has a probability below 0.7.
 
-    If their share of the labelled pixels is below `share`, the pixels with the next largest losses are hard, too.
+    If fewer than `share` of the labelled pixels are hard, the pixels with the next largest losses are hard, too.
 
     Args:
         scores: N×K×h×w logits.

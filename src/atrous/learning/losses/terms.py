@@ -37,7 +37,7 @@ Terms = Mapping[str, Term]
 
 
 class Supervised(nn.Module):
-    """Sum of the losses of all outputs except the auxiliary head's: the output "main" and each scale of DeepLabV2.
+    """Sum of the losses of the output "main" and of each scale of DeepLabV2, but not of the auxiliary head.
 
     Args:
         loss: function of (N×K×h×w scores, N×H×W labels, align_corners) that returns a scalar.

@@ -60,6 +60,10 @@ class Extension:
                 f"disturb of an Extension must be a function of (images, targets), got {shown(self.disturb)}."
             )
         kept = [name for name, term in self.terms.items() if isinstance(term, Stateful)]
+        if taken := sorted(OF_RECIPE.keys() & set(kept)):
+            raise AtrousError(
+                f"a term of an Extension has the name '{taken[0]}', which atrous uses in checkpoints: rename the term."
+            )
         if twice := sorted({*kept, *OF_RECIPE, "disturb"} & self.state.keys()):
             raise AtrousError(
                 f"a state of an Extension has the name '{twice[0]}', which a term or atrous uses: rename the state."

@@ -8,10 +8,11 @@ enlarged scores is in memory at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from atrous.data.mask_value_map import IGNORE_INDEX
@@ -23,7 +24,8 @@ from atrous.models.layers import resize_rows
 LogProbabilities = Callable[[Tensor], Tensor]
 
 
-class SoftLabels(nn.Module):
+@dataclass(frozen=True)
+class SoftLabels:
     """Divergence of a model's class probabilities from the teacher's, averaged over labelled pixels (arXiv:1503.02531).
 
     Per pixel, it is T² · Σ_k p_k · log(p_k / q_k), with p = softmax(teacher / T) and q = softmax(model / T) over the
@@ -37,26 +39,20 @@ class SoftLabels(nn.Module):
             for one process. The mean of the processes' values is then the mean over the pixels of all processes.
     """
 
-    def __init__(
-        self,
-        weight: float,
-        temperature: float,
-        *,
-        align_corners: tuple[bool, bool] = (False, False),
-        mean_of: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        super().__init__()
-        self.weight, self.temperature, self.align_corners, self.mean_of = weight, temperature, align_corners, mean_of
+    weight: float
+    temperature: float
+    align_corners: tuple[bool, bool] = (False, False)
+    mean_of: Callable[[Tensor], Tensor] | None = None
 
-    def forward(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    def __call__(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Returns the weighted divergence as a scalar; arguments as in `terms.Term`."""
         scores, teacher = comparable(outputs["main"], batch.more[TEACHER])
         pixels = (batch.labels != IGNORE_INDEX).sum().float()
-        factor = self.weight * self.temperature**2 / _divisor(pixels, self.mean_of)
-        return _apply(self, scores, teacher, batch.labels, factor, (_over_classes, _over_classes))
+        return _apply(self, scores, teacher, batch.labels, pixels, (_over_classes, _over_classes))
 
 
-class ChannelDistillation(nn.Module):
+@dataclass(frozen=True)
+class ChannelDistillation:
     """Channel-wise divergence of a model's score maps from the teacher's (CWD, arXiv:2011.13256 §3.2).
 
     Per picture, it is T² / K · Σ_k Σ_i p_ki · log(p_ki / q_ki) over the K classes k and the labelled pixels i of the
@@ -72,27 +68,20 @@ class ChannelDistillation(nn.Module):
         mean_of: as in `SoftLabels`; the mean of the processes' values is the mean over the pictures of all processes.
     """
 
-    def __init__(
-        self,
-        weight: float,
-        temperature: float,
-        *,
-        align_corners: tuple[bool, bool] = (False, False),
-        mean_of: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        super().__init__()
-        self.weight, self.temperature, self.align_corners, self.mean_of = weight, temperature, align_corners, mean_of
+    weight: float
+    temperature: float
+    align_corners: tuple[bool, bool] = (False, False)
+    mean_of: Callable[[Tensor], Tensor] | None = None
 
-    def forward(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    def __call__(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Returns the weighted divergence as a scalar; arguments as in `terms.Term`."""
         scores, teacher = comparable(outputs["main"], batch.more[TEACHER])
         pictures = (batch.labels != IGNORE_INDEX).flatten(1).any(1).sum().float()
-        factor = self.weight * self.temperature**2 / (scores.shape[1] * _divisor(pictures, self.mean_of))
         logs = tuple(
             partial(_over_pixels, total=_log_totals(one, batch.labels, self.temperature, align_corners))
             for one, align_corners in zip((scores, teacher), self.align_corners, strict=True)
         )
-        return _apply(self, scores, teacher, batch.labels, factor, logs)
+        return _apply(self, scores, teacher, batch.labels, pictures * scores.shape[1], logs)
 
 
 def comparable(scores: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,11 +101,6 @@ def comparable(scores: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 def _difference(scores: Tensor) -> Tensor:
     return scores if scores.shape[1] == 1 else scores[:, 1:] - scores[:, :1]
-
-
-def _divisor(count: Tensor, mean_of: Callable[[Tensor], Tensor] | None) -> Tensor:
-    count = count if mean_of is None else mean_of(count)
-    return count.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def _over_classes(scores: Tensor) -> Tensor:
@@ -153,17 +137,21 @@ def _apply(
     scores: Tensor,
     teacher: Tensor,
     labels: Tensor,
-    factor: Tensor,
+    count: Tensor,
     logs: tuple[LogProbabilities, ...],
 ) -> Tensor:
-    return _Divergence.apply(scores, teacher, labels, factor, term.temperature, term.align_corners, logs)  # pyright: ignore[reportReturnType]
+    """Returns the weighted divergence of a term, divided by the mean of the processes' counts; 0 if that is 0."""
+    count = count if term.mean_of is None else term.mean_of(count)
+    count = count.clamp(min=torch.finfo(torch.float32).tiny)
+    factor = term.weight * term.temperature**2
+    return _Divergence.apply(scores, teacher, labels, count, factor, term.temperature, term.align_corners, logs)  # pyright: ignore[reportReturnType]
 
 
 class _Divergence(torch.autograd.Function):
     """Divergence of a model's probabilities from the teacher's; one pass over bands computes it and its gradient."""
 
     @staticmethod
-    def forward(ctx, scores, teacher, labels, factor, temperature, align_corners, logs):
+    def forward(ctx, scores, teacher, labels, count, factor, temperature, align_corners, logs):
         given = teacher.detach().float()
 
         def loss_of(upsampled: Tensor, band: slice) -> Tensor:
@@ -179,10 +167,10 @@ class _Divergence(torch.autograd.Function):
             return (log_p.exp() * (log_p - log_q) + log_q.exp() - log_p.exp()).sum()
 
         total, gradient = summed_over_bands(scores, labels, loss_of, align_corners[0])
-        ctx.save_for_backward((gradient * factor).to(scores.dtype))
-        return total * factor
+        ctx.save_for_backward((gradient / count * factor).to(scores.dtype))
+        return total / count * factor
 
     @staticmethod
     def backward(ctx, *grad_outputs):
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_outputs[0], None, None, None, None, None, None
+        return gradient * grad_outputs[0], None, None, None, None, None, None, None

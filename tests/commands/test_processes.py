@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.commands.conftest import CLASSES
 
+import atrous
 from atrous.errors import AtrousError
 from atrous.learning.distributed import ProcessGroup, current_group, process_group
 from atrous.learning.epoch_sampler import EpochOrder
@@ -112,7 +114,13 @@ def test_three_processes_learn_what_one_does(tiny, tmp_path):
     (tmp_path / "b").mkdir()
     # Of each batch of 4 one process has 2, the others 1, and of some crops a part lies outside the picture.
     weighted = {"loss__class_weights": "inverse", "loss__boundary": 2.0, "loss__hardest": 0.3}
-    recipe = frozen(tiny, train__batch_size=4, **weighted)
+    torch.manual_seed(0)
+    teacher = atrous.create_model("deeplabv3", backbone="mobilenetv2_035", num_classes=3, pretrained=False)
+    teacher.classifier.weight.data *= 100
+    teacher.info = teacher.info.with_table(CLASSES)
+    atrous.save(teacher, tmp_path / "teacher.safetensors")
+    taught = {"distill__teacher": str(tmp_path / "teacher.safetensors")}
+    recipe = frozen(tiny, train__batch_size=4, **weighted, **taught)
     said = trained(recipe, tmp_path / "b" / "run", 3)
     assert "3 processes, 1 thread each\n" in said
     assert "batch norms use only the pictures of their own process" in said

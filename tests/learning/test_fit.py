@@ -324,7 +324,7 @@ def test_what_cannot_be_is_refused_before_there_is_a_run(shapes, tmp_path, argum
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        ({"terms": {"supervised": len}}, "letters, digits and underscores other than supervised and auxil"),
+        ({"terms": {"supervised": len}}, "letters, digits and underscores other than supervised, auxil"),
         ({"terms": {"a.b": len}}, "got 'a.b'"),
         ({"terms": {"a": 1}}, "got 'a': 1"),
         ({"terms": [len]}, "terms of an Extension must be"),

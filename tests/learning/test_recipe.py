@@ -14,6 +14,7 @@ FULL = {
     "model": {"backbone": "resnet18", "pretrained": False, "in_channels": 4, "arguments": {"atrous_rates": [1, 2]}},
     "augment": {"crop": [33, 65], "scale": [1.0, 1.5], "flip": 0.0},
     "loss": {"class_weights": "log", "label_smoothing": 0.1},
+    "distill": {"teacher": "teacher.safetensors", "channel": 0, "temperature": 2.0, "sha256": "0a"},
     "crf": {"trainable": True, "bilateral_weight": 5, "compatibility": "potts"},
     "optim": {"name": "sgd", "lr": 0.007, "clip": 0.0, "accumulate": 2},
     "schedule": {"warmup": 0.0},

@@ -21,10 +21,15 @@ jsonschema_rs = pytest.importorskip("jsonschema_rs")
 SCHEMA = recipe_json_schema()
 FIELDS = field_names()
 #: What makes the rules between fields hold, whatever one field is.
-BESIDE = {"crf": {"trainable": True}, "loss": {"dice": 1.0}, "augment": {"crop": [1000, 1000]}}
+BESIDE = {
+    "crf": {"trainable": True},
+    "distill": {"teacher": "teacher.safetensors"},
+    "loss": {"dice": 1.0},
+    "augment": {"crop": [1000, 1000]},
+}
 #: Fields whose rules involve other fields, or the order of their own values.
 ORDERED = {"augment.scale", "augment.blur_sigma", "schedule.steps"}
-TOGETHER = {"augment.crop", "augment.first_crop", "crf.trainable"}
+TOGETHER = {"augment.crop", "augment.first_crop", "crf.trainable", "distill.teacher"}
 
 PLAIN = (
     st.none()

@@ -23,7 +23,7 @@ from atrous.inference.predict_jobs import Worker, plan
 from atrous.inference.whole_or_tiled import AnySize
 from atrous.input_spec import Input
 from atrous.learning import recipe as recipes
-from atrous.learning.fit import Extension
+from atrous.learning.extension import Extension
 from atrous.learning.losses.terms import supervised_terms
 from atrous.learning.recipe import Recipe, read_recipe, to_recipe
 from atrous.learning.temperature_scaling import fit_temperature, reliability
@@ -102,6 +102,7 @@ CALLS = [
     "a recipe's Data",
     "a recipe's Model",
     "a recipe's Loss",
+    "a recipe's Distill",
     "a recipe's Crf",
     "a recipe's Optim",
     "a recipe's Schedule",
@@ -251,6 +252,7 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
                 "precision": torch.float32,
                 "crf": None,
                 "disturb": None,
+                "teacher": None,
             },
         ),
         "supervised_terms": (supervised_terms, {"loss": torch.nn.Identity(), "model": model, "auxiliary": 0.4}),
@@ -361,7 +363,7 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
         "Recipe": (Recipe, {name: getattr(Recipe(), name) for name in Recipe.__dataclass_fields__}),
         **{
             f"a recipe's {name}": (part, {field: getattr(part(), field) for field in part.__dataclass_fields__})
-            for name in ("Data", "Model", "Loss", "Crf", "Optim", "Schedule", "Train", "Watch")
+            for name in ("Data", "Model", "Loss", "Distill", "Crf", "Optim", "Schedule", "Train", "Watch")
             for part in (getattr(recipes, name),)
         },
         "AnySize": (

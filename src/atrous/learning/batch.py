@@ -11,6 +11,8 @@ from torch import Tensor
 
 #: Name of the target of the semantic task.
 LABELS = "labels"
+#: Name in `Batch.more` of the scores of the teacher, for the terms of distillation.
+TEACHER = "teacher"
 
 
 @dataclass(frozen=True)

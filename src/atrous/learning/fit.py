@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from rich.markup import escape
 from torch import Tensor, nn
 
 from atrous import model_file
-from atrous.checked_arguments import as_dict, checked, checked_field_names
+from atrous.checked_arguments import checked
 from atrous.console import console
 from atrous.data.dataset import Dataset
 from atrous.data.file_of_picture import word_of_picture
@@ -23,20 +23,22 @@ from atrous.device import pick_device, pick_precision, precision_name
 from atrous.errors import AtrousError, counted, shown
 from atrous.inference.segment_volume import check_crf
 from atrous.learning.activation_checkpointing import recompute_blocks
-from atrous.learning.checkpoint import OF_RECIPE, check_names, checkpoint_of, load_checkpoint
+from atrous.learning.checkpoint import checkpoint_of, load_checkpoint
 from atrous.learning.checkpoint_parts import Stateful
 from atrous.learning.data_loader import Loader
 from atrous.learning.distributed import ProcessGroup, current_group, process_group
 from atrous.learning.ema import WeightAverage
+from atrous.learning.extension import Extension
 from atrous.learning.freezing import freeze
 from atrous.learning.losses.combined import loss_for
-from atrous.learning.losses.terms import Term, supervised_terms
+from atrous.learning.losses.terms import supervised_terms
 from atrous.learning.model_for_data import create_for
 from atrous.learning.optimizer import optimizer_for
 from atrous.learning.recipe import Recipe, write_recipe
+from atrous.learning.teacher import Teacher, distillation_terms, with_checksum
 from atrous.learning.trainer import Ended, Observe, Progress, Trainer, progress_of
 from atrous.learning.training_data import epoch_order, open_training_data, training_samples
-from atrous.learning.training_step import Disturb, TrainingStep
+from atrous.learning.training_step import TrainingStep
 from atrous.learning.transfer_weights import network_of
 from atrous.learning.validation import BEST, Validation
 from atrous.models import SegmentationModel
@@ -45,66 +47,6 @@ from atrous.run_folder import check_new_run, check_resumed_run, locked, new_run,
 
 if TYPE_CHECKING:
     from atrous.learning.crf_layer import CrfLayer
-
-
-#: Terms of the loss that every training run has.
-OWN_TERMS = ("supervised", "auxiliary")
-
-
-@checked_field_names
-@dataclass(frozen=True)
-class Extension:
-    """Additions to a recipe's training run, made by the program that calls `fit`.
-
-    Args:
-        terms: further terms of the loss, by name. Parameters of terms that are modules are trained with learning rate
-            optim.lr. Checkpoints contain the state of terms that have `state_dict` and `load_state_dict`.
-        state: further objects whose state checkpoints contain, by name.
-        after_step: functions that are called in order after each optimiser step, with the `Progress`.
-        disturb: function called with the raw images and the targets of each batch; it returns the images for the
-            network, of the same shape. Checkpoints contain the function's state if it has `state_dict` and
-            `load_state_dict`. The optimiser does not change the parameters of `disturb`.
-    """
-
-    terms: Mapping[str, Term] = field(default_factory=dict)
-    state: Mapping[str, Stateful] = field(default_factory=dict)
-    after_step: Sequence[Callable[[Progress], object]] = ()
-    disturb: Disturb | None = None
-
-    def __post_init__(self) -> None:
-        for name, what in (("terms", "functions of (outputs, batch)"), ("state", "objects with a state_dict")):
-            if (given := as_dict(getattr(self, name), name)) is None:
-                raise AtrousError(
-                    f"{name} of an Extension must be a dict of {what} by name, got {shown(getattr(self, name))}."
-                )
-            object.__setattr__(self, name, given)
-        for name, term in self.terms.items():
-            if not isinstance(name, str) or not name.isidentifier() or name in OWN_TERMS or not callable(term):
-                raise AtrousError(
-                    "terms of an Extension must be functions of (outputs, batch), with names of letters, digits and "
-                    f"underscores other than {' and '.join(OWN_TERMS)}; got {shown(name)}: {shown(term)}."
-                )
-        calls = self.after_step
-        if not isinstance(calls, list | tuple) or not all(callable(call) for call in calls):
-            raise AtrousError(
-                f"after_step of an Extension must be a list of functions of the progress, got {shown(calls)}."
-            )
-        if self.disturb is not None and not callable(self.disturb):
-            raise AtrousError(
-                f"disturb of an Extension must be a function of (images, targets), got {shown(self.disturb)}."
-            )
-        kept = [name for name, term in self.terms.items() if isinstance(term, Stateful)]
-        if twice := sorted({*kept, *OF_RECIPE, "disturb"} & self.state.keys()):
-            raise AtrousError(
-                f"a state of an Extension has the name '{twice[0]}', which a term or atrous uses: rename the state."
-            )
-        check_names(self.parts())
-
-    def parts(self) -> dict[str, Stateful]:
-        """Returns all objects whose state checkpoints contain, by name."""
-        of_terms = {name: term for name, term in self.terms.items() if isinstance(term, Stateful)}
-        disturb = {"disturb": self.disturb} if isinstance(self.disturb, Stateful) else {}
-        return {**of_terms, **disturb, **self.state}
 
 
 @dataclass(frozen=True)
@@ -183,13 +125,13 @@ def fit(
     if resume is not None and (out is not None or init is not None):
         given = "out" if out is not None else "init"
         raise AtrousError(f"a resumed run keeps its own folder and weights: leave out --{given}.")
-    started_from = ("the model to start from", init or recipe.model.init)
     if resume is None:
-        check_new_run(out, [started_from, ("the data set", recipe.data.root or None)], overwrite=overwrite)
+        inputs = [("the model to start from", init or recipe.model.init), ("the teacher", recipe.distill.teacher)]
+        check_new_run(out, [*inputs, ("the data set", recipe.data.root or None)], overwrite=overwrite)
     else:
         check_resumed_run(resume, overwrite=overwrite)
     processes = current_group()
-    recipe = _starting_from(recipe, init, resume)
+    recipe = replace(_starting_from(recipe, init, resume), distill=with_checksum(recipe.distill))
     dataset, pixels, doctor = open_training_data(recipe, processes, resume)
     parts = _assembled(recipe, dataset, pixels, processes, extend, resume, weights)
     run = resume or processes.on_rank_zero(lambda: new_run(out, recipe.name))
@@ -240,6 +182,7 @@ class _Parts:
     judged: SegmentationModel
     progress: Progress
     learning: str
+    teacher: Teacher | None
 
 
 def _assembled(
@@ -270,7 +213,10 @@ def _assembled(
     added = Extension() if extend is None else extend(model)
     if not isinstance(added, Extension):
         raise AtrousError(f"extend must return an Extension, got {shown(added)}.")
-    own = {"average": average, "crf": crf}
+    precision = pick_precision(recipe.train.precision, device)
+    distill = recipe.distill
+    teacher = Teacher(distill, model.info, device, precision) if distill.teacher else None
+    own = {"average": average, "crf": crf, "teacher": teacher}
     state: dict[str, Stateful] = {**{name: part for name, part in own.items() if part is not None}, **added.parts()}
     modules = [term for term in added.terms.values() if isinstance(term, nn.Module)]
     optimizer = optimizer_for(recipe, model, crf, modules)
@@ -287,8 +233,9 @@ def _assembled(
     samples = training_samples(recipe, dataset, model)
     order = epoch_order(recipe, samples, processes)
     terms = supervised_terms(loss_for(recipe.loss, pixels, processes.mean_of), model, recipe.loss.auxiliary)
-    precision = pick_precision(recipe.train.precision, device)
-    step = TrainingStep(model, {**terms, **added.terms}, precision, crf=crf, disturb=added.disturb).to(device)
+    terms |= distillation_terms(distill, model, teacher, processes.mean_of)
+    terms |= added.terms
+    step = TrainingStep(model, terms, precision, crf=crf, disturb=added.disturb, teacher=teacher).to(device)
     return _Parts(
         recipe,
         Loader(samples, order, recipe.data.workers, pin_memory=device.type == "cuda"),
@@ -299,6 +246,7 @@ def _assembled(
         model if average is None else average.module,
         progress,
         learning,
+        teacher,
     )
 
 
@@ -378,6 +326,8 @@ def _say_start(run: Path, parts: _Parts, dataset: Dataset) -> None:
         f"{device} {precision_name(step.precision)}, {counted(torch.get_num_threads(), 'thread')}"
     )
     console.print(parts.learning)
+    if parts.teacher is not None:
+        console.print(escape(parts.teacher.sentence))
     watch = f"   watch: tensorboard --logdir {escape(str(run))}" if recipe.watch.tensorboard else ""
     console.print(f"run: {escape(str(run))}{watch}")
 

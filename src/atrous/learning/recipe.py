@@ -17,7 +17,7 @@ from atrous.checked_arguments import checked
 from atrous.data.transforms import Augment
 from atrous.errors import AtrousError, named, shown
 from atrous.json_yaml import parse_yaml
-from atrous.learning.recipe_sections import Crf, Data, Loss, Model, Optim, Schedule, Train, Watch
+from atrous.learning.recipe_sections import Crf, Data, Distill, Loss, Model, Optim, Schedule, Train, Watch
 from atrous.learning.shipped_recipes import find_recipe
 from atrous.option_fields import section_of, setting, settings
 from atrous.overwrite_checks import MARK, RECIPE_MARK
@@ -37,6 +37,7 @@ class Recipe:
     model: Model = field(default_factory=Model)
     augment: Augment = field(default_factory=Augment)
     loss: Loss = field(default_factory=Loss)
+    distill: Distill = field(default_factory=Distill)
     crf: Crf = field(default_factory=Crf)
     optim: Optim = field(default_factory=Optim)
     schedule: Schedule = field(default_factory=Schedule)

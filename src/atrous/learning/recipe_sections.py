@@ -159,6 +159,48 @@ class Loss:
             raise AtrousError("the loss has no term: give loss.cross_entropy or another term a weight above 0.")
 
 
+@settings("distill")
+@dataclass(frozen=True)
+class Distill:
+    """Distillation: a trained model, the teacher, whose scores the model learns besides the labels."""
+
+    teacher: str | None = setting(
+        None,
+        "model file of the teacher: a trained model of any architecture, with the same classes and the same inputs; "
+        "no distillation when not given",
+    )
+    logits: float = setting(
+        1.0,
+        "weight of the soft labels, the divergence between the class probabilities of model and teacher at each pixel",
+        ge=0,
+    )
+    channel: float = setting(
+        3.0,
+        "weight of the channel-wise distillation (arXiv:2011.13256), the divergence between the score maps of model "
+        "and teacher, where a softmax over the pixels of a crop turns each class's map into probabilities",
+        ge=0,
+    )
+    temperature: float = setting(
+        4.0,
+        "number by which the scores of model and teacher are divided before each softmax; 4 in arXiv:2011.13256",
+        gt=0,
+    )
+    sha256: str | None = setting(
+        None, "SHA-256 of the teacher's file; a new run fills it in, and a file with another checksum is refused"
+    )
+
+    def __post_init__(self) -> None:
+        if self.teacher is None and any(getattr(self, item.name) != item.default for item in dataclasses.fields(self)):
+            raise AtrousError(
+                "distill has settings, but no teacher: set distill.teacher to a model file, or leave distill out."
+            )
+        if self.teacher is not None and not self.logits and not self.channel:
+            raise AtrousError(
+                "distill.teacher is given, but distill.logits and distill.channel are 0: give one of them a weight "
+                "above 0, or leave distill out."
+            )
+
+
 @settings("crf")
 @dataclass(frozen=True)
 class Crf:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, NoReturn, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from atrous.console import console, progress_bar
 from atrous.device import keep_freed_memory
@@ -35,6 +35,8 @@ from atrous.models import SegmentationModel
 LOG_EVERY = 10
 #: Seconds between two checkpoints within an epoch; a killed run loses at most the work of this time.
 SAVE_EVERY = 300
+#: Terms of the loss that every run has; runs that have no others log only their sum.
+SUPERVISION = ("supervised", "auxiliary")
 
 #: A span of the moving average is 1 / (1 − ema) steps. After this number of spans, validations count for
 #: train.patience.
@@ -219,11 +221,13 @@ class Trainer:
         batches = self.batches.epoch(self.progress.epoch, self.progress.pictures)
         done, names = self._steps_done(), list[str]()
         started, before, pictures, losses = time.perf_counter(), self.progress.seconds, 0, []
+        terms: list[Mapping[str, Tensor]] = []
         for number, (count, batch) in enumerate(zip(counts, batches, strict=True)):
             # Each group of batches makes one step; the last group of an epoch may have fewer batches.
             group = min(accumulate, len(counts) - number // accumulate * accumulate)
             whole = number % accumulate == group - 1
             losses.append(self._backward(batch, group, exchange=whole))
+            terms.append(self.step.values)
             names += batch.names
             pictures += count
             self.progress.pictures += count
@@ -240,14 +244,23 @@ class Trainer:
                     step=self.progress.step,
                     epoch=self.progress.epoch + 1,
                     loss=self.processes.mean(loss),
+                    **self._means_of(terms),
                     **learning_rates(self.optimizer),
                     images_per_second=rate,
                     grad_norm=norm,
                 )
                 started, before, pictures, losses = time.perf_counter(), self.progress.seconds, 0, []
+                terms = []
             self._stop_or_go_on(stopped)
             if self._late:
                 return
+
+    def _means_of(self, terms: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+        """Returns the mean of each term of the loss over some batches; {} if there are only those of supervision."""
+        if not self.step.terms.keys() - set(SUPERVISION):
+            return {}
+        means = {name: torch.stack([values[name] for values in terms]).mean().item() for name in self.step.terms}
+        return {f"loss_{name}": self.processes.mean(mean) for name, mean in means.items()}
 
     def _steps_for(self, counts: Sequence[int]) -> int:
         """Returns the number of optimiser steps for these batches."""

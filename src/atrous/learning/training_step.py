@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from atrous.checked_arguments import as_dict, checked
 from atrous.errors import AtrousError, shown
-from atrous.learning.batch import Batch
+from atrous.learning.batch import TEACHER, Batch
 from atrous.learning.depthwise_backward import FastDepthwise
 from atrous.learning.losses.terms import Terms
 from atrous.models import SegmentationModel
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Function of (N×C×H×W raw images, targets by name) that returns the images to train on, of the same shape.
 Disturb = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+#: Function of N×C×H×W raw images that returns the N×K×h×w scores of another model.
+ScoresOfTeacher = Callable[[Tensor], Tensor]
 
 
 class TrainingStep(nn.Module):
@@ -38,6 +40,11 @@ class TrainingStep(nn.Module):
         crf: last layer of the model, applied to the main output before the terms; None for no CRF.
         disturb: function called with the raw images and the targets before the network; it returns other images of the
             same shape, such as adversarial ones.
+        teacher: function called with the raw images on which the network runs, after `disturb`. Terms find its result
+            in `batch.more["teacher"]`.
+
+    Attributes:
+        values: values of the terms in the last forward pass, by name.
 
     Raises:
         AtrousError: the model is not a model of atrous, there are no terms, or a value is out of range.
@@ -52,6 +59,7 @@ class TrainingStep(nn.Module):
         *,
         crf: CrfLayer | None = None,
         disturb: Disturb | None = None,
+        teacher: ScoresOfTeacher | None = None,
     ) -> None:
         super().__init__()
         check_model(model)
@@ -69,12 +77,16 @@ class TrainingStep(nn.Module):
             raise AtrousError(f"crf must be a CrfLayer or None, got {shown(crf)}.")
         if disturb is not None and not callable(disturb):
             raise AtrousError(f"disturb must be a function of (images, targets) or None, got {shown(disturb)}.")
+        if teacher is not None and not callable(teacher):
+            raise AtrousError(f"teacher must be a function of raw images or None, got {shown(teacher)}.")
         self.model = model
         self.terms = dict(given)
+        self.values: dict[str, Tensor] = {}
         self.terms_that_learn = nn.ModuleList(term for term in given.values() if isinstance(term, nn.Module))
         self.precision = precision
         self.crf = crf
         self.disturb = disturb
+        self.teacher = teacher
         self.normalize = Normalize.of(model.info.preprocessing)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -91,6 +103,8 @@ class TrainingStep(nn.Module):
         """
         if self.disturb is not None:
             batch = replace(batch, images=_disturbed(self.disturb, batch))
+        if self.teacher is not None:  # before the network, whose activations fill the memory until the backward pass
+            batch = replace(batch, more={**batch.more, TEACHER: self.teacher(batch.images)})
         images = self.normalize(batch.images)
         mixed = self.precision != torch.float32
         autocast = torch.autocast(images.device.type, dtype=self.precision if mixed else None, enabled=mixed)
@@ -98,7 +112,9 @@ class TrainingStep(nn.Module):
             scores = self.model.scores(images)
         if self.crf is not None:
             scores = {**scores, "main": self.crf(scores["main"], batch.images, self.model.align_corners)}
-        return torch.stack([_scalar(name, term(scores, batch)) for name, term in self.terms.items()]).sum()
+        values = {name: _scalar(name, term(scores, batch)) for name, term in self.terms.items()}
+        self.values = {name: value.detach() for name, value in values.items()}
+        return torch.stack(list(values.values())).sum()
 
 
 def _disturbed(disturb: Disturb, batch: Batch) -> Tensor:

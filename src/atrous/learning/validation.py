@@ -88,7 +88,7 @@ class Validation:
 
     def _keep(self, judged: SegmentationModel, confusion: ConfusionMatrix, progress: Progress) -> None:
         """Saves the model with its scores and its provenance as the best model."""
-        before = judged.info
+        before, distill = judged.info, self.recipe.distill
         provenance = {
             "made_by": f"atrous {__version__}, torch {torch.__version__}",
             "made_on": time.strftime("%Y-%m-%d"),
@@ -96,6 +96,7 @@ class Validation:
             "data": Path(self.recipe.data.root).name,
             **({"groups": self.recipe.data.groups} if self.recipe.data.groups else {}),
             **({} if (window := largest_window(self.items)) is None else {"window": window}),
+            **({"teacher": Path(distill.teacher).name, "teacher_sha256": distill.sha256} if distill.teacher else {}),
             "epoch": progress.epochs_begun,
             "training_minutes": round(progress.seconds / 60, 1),
         }

@@ -91,18 +91,11 @@ class _Banded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, scores, labels, counted, weights, smoothing, focal, align_corners, mean_of):
-        low = scores.detach().float().requires_grad_(scores.requires_grad)
-        total = low.new_zeros(())
-        gradient = torch.zeros_like(low)
-        with torch.enable_grad():
-            for rows in bands(scores, labels):
-                band = slice(rows.start, rows.stop)
-                upsampled = resize_rows(low, labels.shape[-2:], rows, align_corners)
-                here = None if counted is None else counted[:, band]
-                loss = _summed(upsampled, labels[:, band], here, weights, smoothing, focal)
-                total += loss.detach()
-                if scores.requires_grad:
-                    gradient += torch.autograd.grad(loss, low)[0]
+        def loss_of(upsampled: Tensor, band: slice) -> Tensor:
+            here = None if counted is None else counted[:, band]
+            return _summed(upsampled, labels[:, band], here, weights, smoothing, focal)
+
+        total, gradient = summed_over_bands(scores, labels, loss_of, align_corners)
         weight = _total_weight(labels, counted, weights)
         weight = weight if mean_of is None else mean_of(weight)
         weight = weight.clamp(min=torch.finfo(torch.float32).tiny)
@@ -113,6 +106,33 @@ class _Banded(torch.autograd.Function):
     def backward(ctx, *grad_outputs):
         (gradient,) = ctx.saved_tensors
         return gradient * grad_outputs[0], None, None, None, None, None, None, None
+
+
+def summed_over_bands(
+    scores: Tensor, labels: Tensor, loss_of: Callable[[Tensor, slice], Tensor], align_corners: bool
+) -> tuple[Tensor, Tensor]:
+    """Returns the sum of a loss over bands of rows of upsampled scores, and its gradient.
+
+    Args:
+        scores: N×K×h×w logits of any float type.
+        labels: N×H×W labels, whose size the upsampled scores get.
+        loss_of: function of the N×K×rows×W float32 scores of a band and its rows; it returns a scalar.
+        align_corners: whether the model's bilinear resizing aligns corners, as in `F.interpolate`.
+
+    Returns:
+        The sum, and its N×K×h×w float32 gradient with respect to the scores; 0 if the scores need no gradient.
+    """
+    low = scores.detach().float().requires_grad_(scores.requires_grad)
+    total = low.new_zeros(())
+    gradient = torch.zeros_like(low)
+    with torch.enable_grad():
+        for rows in bands(scores, labels):
+            upsampled = resize_rows(low, labels.shape[-2:], rows, align_corners)
+            loss = loss_of(upsampled, slice(rows.start, rows.stop))
+            total += loss.detach()
+            if scores.requires_grad:
+                gradient += torch.autograd.grad(loss, low)[0]
+    return total, gradient
 
 
 def bands(scores: Tensor, labels: Tensor) -> Iterator[range]:

@@ -36,9 +36,10 @@ from atrous.overwrite_checks import (
     save_json,
 )
 from atrous.tuning.confirmation import FreshRun, confirm, fresh_runs
+from atrous.tuning.open_study import STUDY_FILE, open_study
 from atrous.tuning.results import best_recipe, results
 from atrous.tuning.search_space import in_words, read_search_space
-from atrous.tuning.study import STUDY_FILE, Study, Trial, once, open_study
+from atrous.tuning.study import Study, Trial, once
 from atrous.tuning.trial_run import Ending, run_trial
 
 #: Number of failed trials in succession after which a search stops, because something else is wrong.
@@ -153,12 +154,13 @@ def _say_start(study: Study, trial: Trial, most: int, until: float) -> None:
     begun = study.trials()
     times = [one.user_attrs.get("seconds", 0.0) for one in begun if one.state.name in ("COMPLETE", "PRUNED")]
     working = max(1, sum(one.state.name == "RUNNING" for one in begun))
-    left = (most - len(begun)) / working + 1
+    left = max(0, most - len(begun)) / working + 1
     remaining = [sum(times) / len(times) * left] if times else []
     remaining += [until - time.monotonic()] if until < math.inf else []
     eta = f"; about {duration(min(remaining))} left" if remaining else ""
     how = "goes on" if trial.continued else "begins"
-    console.print(f"\ntrial {trial.number} of 0–{most - 1} {how}: {escape(in_words(trial.values))}{eta}")
+    count = f"{trial.number + 1} of {max(most, len(begun))}"
+    console.print(f"\ntrial {trial.number} ({count}) {how}: {escape(in_words(trial.values))}{eta}")
 
 
 def _say_end(trial: Trial, ending: Ending) -> None:
@@ -212,7 +214,8 @@ def _print(found: dict[str, Any]) -> None:
         f"best: trial {best['number']}, mean IoU {percent(best['miou'])} % on {escape(found['split'])}: "
         f"{escape(in_words(best['values']))}"
     )
-    if first["miou"] is not None:
+    console.print(f"its model: {escape(str(Path(best['run']) / 'best.safetensors'))}")
+    if first["miou"] is not None and best["number"] != 0:
         console.print(f"the recipe's own values, trial 0: {percent(first['miou'])} %")
     for one in found["confirmed"]:
         name = "the recipe" if one["trial"] == 0 else f"trial {one['trial']}"

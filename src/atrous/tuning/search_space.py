@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import typing
@@ -34,6 +35,9 @@ FIXED = {
     "train.device": "it does not change the model",
 }
 
+#: Largest number of combinations of a space that are listed.
+MOST_COMBINATIONS = 10_000
+
 #: A value as it is stored in a study: a number, a text, True, False or None. Lists are stored as JSON text.
 Stored = float | int | str | bool | None
 
@@ -63,6 +67,13 @@ class Range:
         steps = (value - self.low) / self.step if self.step else 0.0
         return abs(steps - round(steps)) < 1e-8
 
+    def listed(self) -> tuple[Any, ...] | None:
+        """Returns all values; None for a range without a step."""
+        if self.step is None:
+            return None
+        count = round((self.high - self.low) / self.step) + 1
+        return tuple(_multiple(self.low, self.step, index) for index in range(count))
+
     def record(self) -> dict[str, Any]:
         """Returns the range as it is written in YAML."""
         step = {} if self.step is None or (self.whole and self.step == 1) else {"step": self.step}
@@ -82,6 +93,10 @@ class Choices:
     def contains(self, value: Any) -> bool:
         """Returns whether a value is one of the choices."""
         return _key(value) in map(_key, self.values)
+
+    def listed(self) -> tuple[Any, ...]:
+        """Returns all values."""
+        return self.values
 
     def record(self) -> dict[str, Any]:
         """Returns the choices as they are written in YAML."""
@@ -130,6 +145,13 @@ class SearchSpace:
             by_text = {store(one): one for one in axis.values} if isinstance(axis, Choices) else {}
             found[name] = by_text.get(value, value)
         return found
+
+    def combinations(self) -> list[dict[str, Stored]] | None:
+        """Returns all combinations of values, as a study stores them; None if there are too many to list."""
+        lists = [axis.listed() for axis in self.axes.values()]
+        if any(one is None for one in lists) or math.prod(len(one or ()) for one in lists) > MOST_COMBINATIONS:
+            return None
+        return [self.stored(dict(zip(self.axes, one, strict=True))) for one in itertools.product(*filter(None, lists))]
 
     def record(self) -> dict[str, Any]:
         """Returns the space as it is written in YAML."""
@@ -296,8 +318,14 @@ def _range(name: str, given: Mapping[str, Any], recipe: Recipe) -> Range:
     for number in (low, high):
         recipe_with(recipe, {name: number})  # raises the error of the field, which names its own range
     if step is not None:
-        high = low + math.floor((high - low) / step + 1e-8) * step
+        high = _multiple(low, step, math.floor((high - low) / step + 1e-8))
     return Range(low, high, log, step, whole)
+
+
+def _multiple(low: float, step: float, count: int) -> float:
+    """Returns low + count · step without the rounding errors of floats, such as 0.9 instead of 0.8999999999999999."""
+    value = low + count * step
+    return value if isinstance(value, int) else float(f"{value:.12g}")
 
 
 def _number(name: str, value: Any) -> float:

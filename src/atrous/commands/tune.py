@@ -104,7 +104,10 @@ def tune(
     space = read_search_space(search, recipe)
     out = out or Path("runs") / f"{recipe.name}-tune"
     check_is_folder("out", out)
-    inputs = [("the search space", search), ("the data set", Path(recipe.data.root) if recipe.data.root else None)]
+    data = Path(recipe.data.root) if recipe.data.root else None
+    if data is not None and data.is_dir() and out.is_dir() and out.samefile(data):
+        raise AtrousError(f"out is {out}, the folder of the data set: give another --out.")
+    inputs = [("the search space", search), ("the model to start from", recipe.model.init), ("the data set", data)]
     check_outputs("tune", [*_outputs(out), json_output("json", json)], inputs, overwrite=overwrite)
     with notes_once():
         study = open_study(space, out, storage, pruning)

@@ -149,16 +149,27 @@ def test_the_important_field_is_the_one_on_which_scores_depend(tmp_path):
     ],
 )
 def test_another_recipe_or_space_is_refused_with_the_difference(tmp_path, recipe, space, message):
-    open_study(space_of(), tmp_path / "tune")
+    begun = open_study(space_of(), tmp_path / "tune")
+    finish(open_study(space_of(), tmp_path / "tune"), [0.5])
+    assert len(begun.trials()) == 1
     with pytest.raises(AtrousError, match=f"begun with another recipe or search space. .*{message}"):
         open_study(space_of(recipe, space), tmp_path / "tune")
 
 
-def test_what_does_not_change_the_trials_may_change(tmp_path, monkeypatch):
-    open_study(space_of(), tmp_path / "tune")
+def test_before_the_first_trial_everything_may_change(tmp_path):
+    open_study(space_of(), tmp_path / "tune").record("examined", True)
+    study = open_study(space_of({**RECIPE, "optim": {"lr": 2e-3}}), tmp_path / "tune")
+    assert "examined" not in study.recorded()
+    assert [one["optim.lr"] for one in finish(study, [0.5])] == [2e-3]
+
+
+def test_what_does_not_change_the_trials_may_change(tmp_path):
+    finish(open_study(space_of(), tmp_path / "tune"), [0.5])
     data = {"root": str(Path("data").resolve()), "workers": 5, "check": False}
     other = {**RECIPE, "name": "other", "data": data, "watch": {"tensorboard": False}}
-    assert open_study(space_of({**other, "train": {"epochs": 8, "device": "cpu"}}), tmp_path / "tune").trials() == []
+    assert (
+        open_study(space_of({**other, "train": {"epochs": 8, "device": "cpu"}}), tmp_path / "tune").best().value == 0.5
+    )
 
 
 def test_a_folder_and_a_database_belong_together(tmp_path):

@@ -65,13 +65,19 @@ def open_study(space: SearchSpace, out: Path, storage: str | None = None, prunin
         found = optuna.load_study(study_name=name, storage=opened, **how) if name in names else None
         recorded = {} if found is None else found.user_attrs.get(KEY, {})
         _check_owner(out, shown_place(url), name, own, found, recorded)
+        told, begun = _differences(recorded, _compared(space)), Study(found, space, out, url).trials() if found else []
+        if told and begun:
+            raise _another(name, told)
+        identity = recorded.get("id") or uuid.uuid4().hex
+        if told:  # no trial is begun, so that the recipe and the space may still change
+            optuna.delete_study(study_name=name, storage=opened)
+            found, recorded = None, {}
         if found is None:
             found = optuna.create_study(study_name=name, storage=opened, direction="maximize", **how)
         if not recorded:
             found.enqueue_trial(space.stored(space.own_values()), skip_if_exists=True)
-            recorded = {"id": uuid.uuid4().hex, "out": str(out.resolve()), **_compared(space)}
+            recorded = {"id": identity, "out": str(out.resolve()), **_compared(space)}
             found.set_user_attr(KEY, recorded)
-        _check_same(name, recorded, _compared(space))
         if own is None:
             save_json({"study": name, "id": recorded["id"], "storage": shown_place(url)}, out / STUDY_FILE)
     return Study(found, space, out, shown_place(url))
@@ -139,19 +145,25 @@ def _compared(space: SearchSpace) -> dict[str, Any]:
     return json.loads(json.dumps({"recipe": record, "space": space.record()}))
 
 
-def _check_same(name: str, recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Checks that the recipe and the space are those of the study."""
-    lines = []
+def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns how the recipe and the space differ from those of the study; [] for a new study."""
+    lines = list[str]()
+    if not recorded:
+        return lines
     for part, words in (("recipe", ""), ("space", "search space, ")):
         before_all = _with_defaults(recorded[part], recipe_record(Recipe())) if part == "recipe" else recorded[part]
         for field_name, before, given in differences(before_all, now[part]):
             lines.append(f"{words}{field_name}: {_or_nothing(before)} in the study, {_or_nothing(given)} now")
-    if lines:
-        more = f"; and {len(lines) - 6} more" if len(lines) > 6 else ""
-        raise AtrousError(
-            f"the study '{name}' was begun with another recipe or search space. {'; '.join(lines[:6])}{more}. Give the "
-            "same values to continue it, or another --out for a new study."
-        )
+    return lines
+
+
+def _another(name: str, lines: list[str]) -> AtrousError:
+    """Returns the error for another recipe or space."""
+    more = f"; and {len(lines) - 6} more" if len(lines) > 6 else ""
+    return AtrousError(
+        f"the study '{name}' was begun with another recipe or search space. {'; '.join(lines[:6])}{more}. Give the "
+        "same values to continue it, or another --out for a new study."
+    )
 
 
 def _with_defaults(record: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -75,9 +75,10 @@ def parallel_coordinates(trials: Trials, space: Mapping[str, Mapping[str, Any]])
         space: the search space of `results`.
 
     Returns:
-        An `<svg>` element with escaped text; better trials are drawn later and darker.
+        An `<svg>` element with escaped text; better trials are drawn later and darker, and the best complete one last.
     """
-    scored = sorted((one for one in trials if one["miou"] is not None), key=lambda one: one["miou"])
+    best = max((one for one in trials if one["state"] == "complete"), key=lambda one: one["miou"], default=None)
+    scored = sorted((one for one in trials if one["miou"] is not None), key=lambda one: (one is best, one["miou"]))
     low, high = _ends([one["miou"] for one in scored], 0.0, 1.0)
     columns = [*space, "mean IoU, %"]
     places = [round(90 + index * (WIDTH - 180) / (len(columns) - 1), 1) for index in range(len(columns))]
@@ -87,7 +88,7 @@ def parallel_coordinates(trials: Trials, space: Mapping[str, Mapping[str, Any]])
         heights.append(_y((one["miou"] - low) / (high - low) if high > low else 0.5))
         points = "L".join(f"{x} {y}" for x, y in zip(places, heights, strict=True) if y is not None)
         shade = 0.15 + 0.85 * ((number + 1) / len(scored)) ** 2
-        kind = "line top" if number == len(scored) - 1 else "line"
+        kind = "line top" if one is best else "line"
         parts.append(
             f'<path class="{kind}" style="opacity:{shade:.2f}" d="M{points}"><title>{_title(one)}</title></path>'
         )

@@ -121,6 +121,14 @@ def _claimed(study: Study, runs: list[FreshRun]) -> Iterator[FreshRun | None]:
     """Locks and yields the first run without a score on which no process works; None if there is none."""
     with ExitStack() as stack:
         with alone(study.out):
-            done = study.recorded()
-            run = next((run for run in runs if run.key not in done and lock_folder(folder_of(study, run), stack)), None)
-        yield run
+            found = next((run for run in runs if _lock(study, run, stack)), None)
+        yield found
+
+
+def _lock(study: Study, run: FreshRun, stack: ExitStack) -> bool:
+    """Locks the folder of a run until a stack ends; False if the run has a score, or another process works on it."""
+    with ExitStack() as lock:
+        if not lock_folder(folder_of(study, run), lock) or run.key in study.recorded():
+            return False
+        stack.push(lock.pop_all())
+    return True

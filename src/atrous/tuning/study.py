@@ -139,8 +139,14 @@ class Study:
     def _unfinished(self, stack: ExitStack) -> Trial | None:
         """Locks and returns the first unfinished trial on which no process works."""
         for one in self.trials():
-            if one.state.name == "RUNNING" and lock_folder(self.folder(one.number), stack):
-                return self._trial(one, continued=True)
+            if one.state.name != "RUNNING":
+                continue
+            with ExitStack() as lock:
+                if lock_folder(self.folder(one.number), lock):
+                    now = self.optuna.get_trials(deepcopy=False)[one.number]
+                    if now.state.name == "RUNNING":  # a process that finished it since has released the lock
+                        stack.push(lock.pop_all())
+                        return self._trial(now, continued=True)
         return None
 
     def _new(self, stack: ExitStack, most: int) -> Trial | None:

@@ -9,6 +9,7 @@ from typing import Any
 from atrous.commands._html_page import PER_CENT, duration, percent, template
 from atrous.commands._tune_charts import history_chart, parallel_coordinates
 from atrous.errors import counted
+from atrous.tuning.results import FEWEST
 from atrous.tuning.search_space import value_in_words
 from atrous.version import __version__
 
@@ -39,6 +40,7 @@ def render_study(found: Mapping[str, Any]) -> str:
         history=Markup(history_chart(trials)) if scored else "",
         parallel=Markup(parallel_coordinates(trials, found["space"])) if scored else "",
         importance=[(name, share, share / largest) for name, share in found["importance"].items()],
+        fewest=FEWEST,
         fields=fields,
         rows=[
             {

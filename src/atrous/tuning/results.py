@@ -13,6 +13,9 @@ from atrous.tuning.study import Study
 #: State of Optuna → state in the results. An unfinished trial is running in a process, or waits to be continued.
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished"}
 
+#: Fewest complete trials for importances: PED-ANOVA compares the best tenth of the trials with all of them.
+FEWEST = 10
+
 
 def results(study: Study) -> dict[str, Any]:
     """Returns the results of a study.
@@ -63,7 +66,7 @@ def importance(study: Study) -> dict[str, float]:
 
     space: SearchSpace = study.space
     complete = [one for one in study.trials() if one.state.name == "COMPLETE"]
-    if len(complete) < 4 or len({one.value for one in complete}) < 2:
+    if len(complete) < FEWEST or len({one.value for one in complete}) < 2:
         return {}
     try:
         with warnings.catch_warnings():

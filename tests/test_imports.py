@@ -59,6 +59,7 @@ ALLOWED = {
     "learning": LOW
     | {"crf", "models", "data", "model_file", "console", "device", "run_folder", "charts"}
     | {"build_model", "inference"},
+    "tuning": LOW | {"console", "run_folder", "learning"},
     "inference": LOW | {"fonts", "crf", "models", "data", "model_file", "console", "device"},
     "explaining": LOW | {"crf", "models"},
     "serving": LOW | {"crf", "models", "data", "inference"},

@@ -15,6 +15,7 @@ SOURCE, TARGET = ROOT / "src" / "atrous", ROOT / "docs" / "images" / "architectu
 BOXES: dict[str, tuple[str, tuple[float, float], tuple[str, ...]]] = {
     "cli": ("the command line and its help", (0, 1), ("cli", "__main__", "command_discovery", "help_text")),
     "commands": ("one verb, one file", (1, 0), ("commands",)),
+    "tuning": ("the search for better recipes", (2, 1), ("tuning",)),
     "learning": ("training and measuring", (0, 2), ("learning",)),
     "serving": ("HTTP server and client", (1, 2), ("serving",)),
     "build_model": ("create_model", (0, 3), ("build_model",)),

@@ -17,7 +17,7 @@ ABOUT = "Trains, evaluates and runs DeepLab models for semantic segmentation, fr
 #: The verbs of each task, in the order of the page.
 TASKS = {
     "Start here": ("demo", "doctor"),
-    "Make a model": ("train", "convert", "calibrate"),
+    "Make a model": ("train", "tune", "convert", "calibrate"),
     "Measure it": ("evaluate", "compare", "report", "explain"),
     "Use it": ("predict", "area", "serve", "export"),
     "Set up the shell": ("completion",),
@@ -28,18 +28,19 @@ GROUPS = {
     "Input": (
         "model", "models", "a", "b", "paths", "rasters", "file", "runs", "data", "split", "layout", "input", "groups",
         "train", "val", "pages", "planes", "slices", "range", "source", "weights", "classes", "check", "calibrate",
-        "resume", "init", "shell",
+        "resume", "init", "search", "shell",
     ),
     "With --calibrate": ("export.layout", "export.groups"),
     "With --calibrate or --check": ("export.input",),
     "Output": (
         "out", "format", "case_ids", "overlay", "raw", "polygons", "smallest_polygon", "json", "chart", "pictures",
-        "tensorboard", "save_crf", "write_classes", "write_split", "scores", "overwrite", "print_schema",
+        "tensorboard", "save_crf", "write_classes", "write_split", "scores", "storage", "overwrite", "print_schema",
     ),
     "The network and its quality": (
         "architecture", "backbone", "num_classes", "in_channels", "output_stride", "scales", "flip", "tolerance",
         "largest_part", "smallest_part", "crf", "crf_search", "crf_images", "half", "int8", "max_drop", "epochs",
     ),
+    "Length of the search": ("trials", "minutes", "pruning", "confirm"),
     "Displayed content": ("explain.classes", "most"),
     "Address and access": ("host", "port", "key_file"),
     "Limits": ("waiting", "megabytes", "megapixels", "megavoxels", "seconds"),

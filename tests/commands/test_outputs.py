@@ -55,6 +55,7 @@ READ = {
     "predict": {"model", "paths", "case_ids"},  # a table is continued, see tests/inference/test_predict_dicom.py
     "report": {"runs", "case_ids"},
     "train": {"recipe", "resume", "init"},
+    "tune": {"recipe", "search"},
 }
 #: How each verb is called in the folder that `place` makes.
 CALLS = {
@@ -70,6 +71,7 @@ CALLS = {
     "predict": ["model.safetensors", "data/images", "--overlay"],
     "report": ["run"],
     "train": ["recipe.yaml", "--init", "model.safetensors"],
+    "tune": ["recipe.yaml", "--search", "space.yaml"],
 }
 #: Where an output names a folder: a file in it that the verb would write.
 IN_FOLDER = {
@@ -78,6 +80,7 @@ IN_FOLDER = {
     ("explain", "out"): "01_test_0/picture.png",
     ("predict", "out"): "test_0.overlay.png",
     ("train", "out"): "best.safetensors",
+    ("tune", "out"): "best.yaml",
 }
 #: The ending that an output's name must have.
 ENDINGS = {
@@ -113,6 +116,7 @@ def place(tmp_path, model, run, monkeypatch) -> Path:
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "foreign.pth").write_bytes(b"a checkpoint")
     (tmp_path / "table.yaml").write_text("classes: []\n")
+    (tmp_path / "space.yaml").write_text("loss.dice: {low: 0, high: 1}\n")
     recipe = {"data": {"root": "data", "workers": 0, "check": False}, "train": {"epochs": 1, "device": "cpu"}}
     write_recipe(to_recipe(recipe), tmp_path / "recipe.yaml")
     monkeypatch.chdir(tmp_path)
@@ -162,7 +166,12 @@ def test_a_file_of_others_is_never_overwritten(verb, name, place, capsys):
 
 
 #: An input of verbs that are given a folder, or that read what they are given before they know their outputs.
-OTHER_INPUTS = {"doctor": "data/masks/val_0.png", "report": "run/evaluation.json", "train": "model.safetensors"}
+OTHER_INPUTS = {
+    "doctor": "data/masks/val_0.png",
+    "report": "run/evaluation.json",
+    "train": "model.safetensors",
+    "tune": "space.yaml",
+}
 LINKS = {"hard": os.link, "symbolic": os.symlink}
 LINK_NAMES = ["hard", pytest.param("symbolic", marks=pytest.mark.needs("links"))]
 
@@ -206,6 +215,8 @@ def test_no_input_is_overwritten_even_where_that_is_asked_for(verb, name, link, 
         ["export", "model.safetensors", "--check", "data/images", "--out", "data/images/val_0.onnx"],
         ["train", "run/config.yaml", "--out", "run"],
         ["train", "recipe.yaml", "--out", "data"],
+        ["tune", "recipe.yaml", "--search", "space.yaml", "--out", "data"],
+        ["tune", "recipe.yaml", "--search", "space.yaml", "--out", "new", "--json", "new/best.yaml"],
         ["evaluate", "model.safetensors", "data", "--json", "data"],
         ["evaluate", "model.safetensors", "data", "--json", "recipe.yaml/scores.json"],
     ],

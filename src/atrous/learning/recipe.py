@@ -74,7 +74,7 @@ def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
             raise AtrousError(
                 f"overrides must be a dict of values by dotted names, and the recipe a mapping; got {shown(name)}."
             )
-        _put(record, name.split("."), value)
+        put_field(record, name.split("."), value)
     return to_recipe(record)
 
 
@@ -119,8 +119,13 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
 
 def recipe_text(recipe: Recipe) -> str:
     """Returns the resolved recipe as YAML, every field with its value."""
-    text = yaml.safe_dump(_plain(asdict(recipe)), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(recipe_record(recipe), sort_keys=False, allow_unicode=True)
     return f"{RECIPE_MARK}, with every field; `{MARK} train` takes this file.\n{text}"
+
+
+def recipe_record(recipe: Recipe) -> dict[str, Any]:
+    """Returns a recipe as nested dicts of plain numbers, texts and lists, which `to_recipe` takes."""
+    return _plain(asdict(recipe))
 
 
 def field_names(kind: type = Recipe, prefix: str = "") -> list[str]:
@@ -140,8 +145,17 @@ def nearest_field(name: str) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
-def _put(record: dict[str, Any], path: list[str], value: Any) -> None:
-    """Sets a field in nested dicts; adds sections that are missing."""
+def put_field(record: dict[str, Any], path: list[str], value: Any) -> None:
+    """Sets a field in nested dicts; adds sections that are missing.
+
+    Args:
+        record: values by field name, with a dict for each section; changed in place.
+        path: name of each section, and of the field.
+        value: new value of the field.
+
+    Raises:
+        AtrousError: a name of the path is that of a value, not of a section.
+    """
     for name in path[:-1]:
         part = record.setdefault(name, {})
         if not isinstance(part, dict):

@@ -33,6 +33,8 @@ from atrous.learning.recipe_sections import Data
 from atrous.models import SegmentationModel
 from atrous.option_fields import in_words
 
+_NO_DATA = "no data given: set data.root in the recipe, or --data.root FOLDER."
+
 
 def open_training_data(
     recipe: Recipe, processes: ProcessGroup, resume: Path | None = None
@@ -53,13 +55,13 @@ def open_training_data(
     """
     data, in_channels = recipe.data, recipe.model.in_channels
     if not data.root:
-        raise AtrousError("no data given: set data.root in the recipe, or --data.root FOLDER.")
+        raise AtrousError(_NO_DATA)
     if resume is not None:
         data = replace(data, spacing=_spacing_of_run(data, resume))
     counted: Mapping[str, Sequence[int]] = {}
     doctor: dict[str, Any] = {}
     if data.check:
-        counted, doctor = processes.on_rank_zero(lambda: _examined(data, in_channels))
+        counted, doctor = processes.on_rank_zero(lambda: examined(recipe))
     if data.spacing is not None:
         counted = {}  # the examination counts the voxels of the stored masks, and training uses the resampled ones
     dataset = _opened(data)
@@ -172,19 +174,28 @@ def _check_fitness(data: Data, found: Iterable[tuple[str, str]]) -> None:
         raise AtrousError(f"{data.root}: {' '.join(reasons)}")
 
 
-def _examined(data: Data, in_channels: int | None) -> tuple[Mapping[str, Sequence[int]], dict[str, Any]]:
-    """Examines the data and prints warnings; raises an error if the data have errors.
+def examined(recipe: Recipe) -> tuple[Mapping[str, Sequence[int]], dict[str, Any]]:
+    """Examines the data of a recipe and prints warnings.
+
+    Args:
+        recipe: recipe with the data section.
 
     Returns:
         The number of pixels of each class, by split, and the diagnosis as JSON.
+
+    Raises:
+        AtrousError: data.root is empty, or the data have errors; the message lists all errors.
     """
+    data = recipe.data
+    if not data.root:
+        raise AtrousError(_NO_DATA)
     diagnosis = examine_with_progress(
         Path(data.root),
         data.layout,
         train=data.train,
         val=data.val,
         pages=data.pages,
-        in_channels=in_channels,
+        in_channels=recipe.model.in_channels,
         inputs=data.inputs,
         groups=data.groups,
         planes=data.planes,

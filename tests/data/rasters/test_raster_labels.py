@@ -416,7 +416,7 @@ def test_label_rasters_at_the_date_line_have_any_longitudes(tmp_path, crs, pixel
     expected = labels[rows.astype(int), columns.astype(int)]
     found = read_raster_labels(path, scene, (0, 0, 64, 64))
     sure = (np.abs(columns - np.rint(columns)) > 0.02) & (np.abs(rows - np.rint(rows)) > 0.02)
-    assert np.array_equal(found.values[sure], expected[sure]) and sure.mean() > 0.7
+    assert np.array_equal(found.values[sure], expected[sure]) and sure.mean() > 0.4
     assert has_labels_in(path, scene)
 
 

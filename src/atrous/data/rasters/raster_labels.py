@@ -187,7 +187,11 @@ def _overlaps(own: RasterGrid, grid: RasterGrid) -> bool:
     here = bounds_in(grid, (0, 0, grid.height, grid.width), crs)
     if there is None or here is None:
         return there is None  # labels of the whole Earth may have no corner in the CRS of the scene
-    return there[1] < here[3] and here[1] < there[3] and bool(turns_to(there[0], there[2], here[::2], full_turn(crs)))
+    return (
+        there[1] < here[3]
+        and here[1] < there[3]
+        and bool(turns_to(there[0], there[2], (here[0], here[2]), full_turn(crs)))
+    )
 
 
 def _nearest(

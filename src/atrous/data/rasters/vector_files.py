@@ -164,9 +164,8 @@ def read_polygons(layer: VectorLayer, attribute: str | None, bounds: Bounds) -> 
     parts = [_moved(_read_in(layer, attribute, _shifted(bounds, by)), by) for by in _shifts(layer, bounds)]
     if len(parts) == 1:
         return parts[0]
-    shapes, texts = (
-        np.concatenate([*found, np.empty(0, object)]) for found in ([*zip(*parts, strict=True)] or ((), ()))
-    )
+    shapes = np.concatenate([np.empty(0, object), *(one.shapes for one in parts)])
+    texts = np.concatenate([np.empty(0, object), *(one.texts for one in parts)])
     return Polygons(shapes, texts)
 
 

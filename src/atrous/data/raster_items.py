@@ -20,7 +20,7 @@ from atrous.data.input_files import INPUTS_FILE
 from atrous.data.layouts.rasters import RASTERS
 from atrous.data.rasters.ground_lattice import lattice_of, overlapping, parts_on
 from atrous.data.rasters.raster_grid import RasterGrid, grid_of, grid_text, same_grid
-from atrous.data.rasters.scene_labels import scenes_without_polygons
+from atrous.data.rasters.scene_labels import scenes_without_labels
 from atrous.data.rasters.scene_windows import WindowPlace, scene_size, window_place
 from atrous.data.rasters.vector_files import is_vector_file
 from atrous.data.sources.source import Window
@@ -76,7 +76,7 @@ def with_windows(dataset: Dataset, side: int | None = None) -> Dataset:
         )
     sizes = {item.image: scene_size(item.image) for item in _items(dataset) if item.image.exists()}
     _check_further_inputs(dataset)
-    dataset = replace(dataset, notes=(*dataset.notes, *_notes_on_polygons(dataset)))
+    dataset = replace(dataset, notes=(*dataset.notes, *_notes_on_labels(dataset)))
     if dataset.unlisted and dataset.groups_from not in ("file", "pattern"):  # groups that the user gives stay together
         dataset = _by_ground(dataset, sizes)
 
@@ -207,18 +207,23 @@ def _items(dataset: Dataset) -> Iterable[Item]:
     return (item for part in (*dataset.splits.values(), dataset.unlisted) for item in part)
 
 
-def _notes_on_polygons(dataset: Dataset) -> list[str]:
-    """Returns a note for each vector file about scenes without polygons; raises an error if it fits no scene."""
+def _notes_on_labels(dataset: Dataset) -> list[str]:
+    """Returns a note for each file about scenes that it does not label; raises an error if it fits no scene."""
     scenes: dict[Path, dict[Path, None]] = {}
     for item in _items(dataset):
-        if item.mask is not None and is_vector_file(item.mask) and item.image.exists():
+        if item.mask is not None and item.image.exists() and item.mask.exists():
             scenes.setdefault(item.mask, {})[item.image] = None
     notes = []
     for labels, own in scenes.items():
-        if missed := scenes_without_polygons(labels, list(own)):
+        if not is_vector_file(labels) and _known_grid(labels) is None:
+            continue
+        if missed := scenes_without_labels(labels, list(own)):
             names = ", ".join(sorted(scene.name for scene in missed)[:MOST_NAMED])
             more = f" and {len(missed) - MOST_NAMED} more" if len(missed) > MOST_NAMED else ""
-            notes.append(f"{labels} has no polygon in the scenes {names}{more}: all their pixels have no object.")
+            if is_vector_file(labels):
+                notes.append(f"{labels} has no polygon in the scenes {names}{more}: all their pixels have no object.")
+            else:
+                notes.append(f"{labels} covers no pixel of the scenes {names}{more}: none of their pixels has a label.")
     return notes
 
 

@@ -252,3 +252,14 @@ def test_the_same_ground_in_two_coordinate_systems(tmp_path):
     found = {frozenset(path.stem for path in pair) for pair in overlapping(places)}
     assert found == {frozenset(pair) for pair in (("utm", "degrees"), ("utm", "lambert"), ("degrees", "lambert"))}
     assert places[paths[0]].shares(places[paths[1]]) == 0  # rectangles in one system alone are compared exactly
+
+
+def test_footprints_in_degrees_are_compared_modulo_a_turn():
+    pytest.importorskip("pyproj"), pytest.importorskip("shapely")
+    at = {"east": 200, "west": -160, "across": 179.5, "before": -180, "beside": 202, "far": 20}
+    places = {Path(name): Footprint("EPSG:4326", x, 10, x + 1, 11, "EPSG:4326") for name, x in at.items()}
+    found = {frozenset(path.name for path in pair) for pair in overlapping(places)}
+    assert found == {frozenset(("east", "west")), frozenset(("across", "before"))}
+    places[Path("world")] = Footprint("EPSG:3857", -2e7, -2e7, 2e7, 2e7, "EPSG:3857")
+    found = {frozenset(path.name for path in pair) for pair in overlapping(places)} - found
+    assert found == {frozenset(("world", name)) for name in at}

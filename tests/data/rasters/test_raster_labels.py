@@ -14,8 +14,8 @@ from atrous.data.open_dataset import open_dataset
 from atrous.data.pictures import read_mask
 from atrous.data.rasters import raster_labels, scene_labels
 from atrous.data.rasters.raster_grid import RasterGrid, coordinates, grid_of, same_grid
-from atrous.data.rasters.raster_labels import read_raster_labels, warp_command
-from atrous.data.rasters.reprojection import bounds_in, positions_in
+from atrous.data.rasters.raster_labels import has_labels_in, read_raster_labels, warp_command
+from atrous.data.rasters.reprojection import bounds_in, positions_in, transformer
 from atrous.data.rasters.scene_labels import has_own_grid, read_scene_labels
 from atrous.data.rasters.scene_windows import WindowPlace, window_place
 from atrous.data.raw_values import NO_NUMBER
@@ -379,3 +379,68 @@ def test_a_colour_table_that_does_not_cover_the_scene(tmp_path):
     (tmp_path / "classes.yaml").write_text(f"classes: [{', '.join(classes)}]\n")
     with pytest.raises(AtrousError, match="colours, and do not cover the scene"):
         labels_of(tmp_path)
+
+
+def scene_at(longitude, latitude=-17.0, crs=None, side=64):
+    """A scene of 100 m or 0.001°, with its middle at a position."""
+    system = CRS.from_user_input(crs or "EPSG:32701")
+    x, y = transformer("EPSG:4326", system.to_wkt())(np.array(longitude), np.array(latitude))
+    pixel = 0.001 if system.is_geographic else 100
+    x = longitude if system.is_geographic else x
+    return RasterGrid(system, from_origin(x - side / 2 * pixel, y + side / 2 * pixel, pixel, pixel), side, side)
+
+
+@pytest.mark.parametrize(
+    ("crs", "pixel", "left", "top", "width"),
+    [
+        ("EPSG:4326", 0.01, -180.5, -16.5, 100),
+        ("EPSG:4326", 0.01, 179.5, -16.5, 100),
+        ("EPSG:4326", 0.01, 539.5, -16.5, 100),
+        ("EPSG:4326", 0.5, 0, 0, 720),
+        ("EPSG:4326", 0.5, -180, 0, 720),
+        ("EPSG:4807", 0.5, 0, 0, 800),  # grads from Paris
+        ("EPSG:3857", 1000, 19_900_000, -1_800_000, 300),
+        ("EPSG:3857", 1000, -20_175_016, -1_800_000, 300),
+    ],
+)
+@pytest.mark.parametrize("scene_crs", ["EPSG:32701", "EPSG:4326"])
+def test_label_rasters_at_the_date_line_have_any_longitudes(tmp_path, crs, pixel, left, top, width, scene_crs):
+    labels = RANDOM.integers(0, 200, (150, width)).astype("u1")
+    path = write_raster(tmp_path / "a.tif", labels, CRS.from_user_input(crs), from_origin(left, top, pixel, pixel))
+    scene = scene_at(180, crs=scene_crs)
+    x, y = coordinates(scene.transform, *np.meshgrid(np.arange(64) + 0.5, np.arange(64) + 0.5))
+    longitude, latitude = transformer(scene.crs_text, "EPSG:4326")(x, y)
+    x, y = transformer("EPSG:4326", crs)(longitude, latitude)
+    turn = {"EPSG:4326": 360, "EPSG:4807": 400, "EPSG:3857": 2 * np.pi * 6378137}[crs]
+    columns, rows = ((x - left) % turn) / pixel, (top - y) / pixel
+    expected = labels[rows.astype(int), columns.astype(int)]
+    found = read_raster_labels(path, scene, (0, 0, 64, 64))
+    sure = (np.abs(columns - np.rint(columns)) > 0.02) & (np.abs(rows - np.rint(rows)) > 0.02)
+    assert np.array_equal(found.values[sure], expected[sure]) and sure.mean() > 0.4
+    assert has_labels_in(path, scene)
+
+
+def test_labels_that_end_at_the_date_line_have_the_half_of_the_scene(tmp_path):
+    path = write_raster(tmp_path / "a.tif", np.ones((200, 200), "u1"), DEGREES, from_origin(180, -16.9, 0.001, 0.001))
+    for scene in (scene_at(180, crs="EPSG:4326"), scene_at(-180, crs="EPSG:4326"), scene_at(540, crs="EPSG:4326")):
+        found, void, *_ = read_raster_labels(path, scene, (0, 0, 64, 64))
+        assert (found[:, 32:] == 1).all() and (found[:, :32] == void).all()
+    with pytest.raises(AtrousError, match="another place than the scene"):
+        read_raster_labels(path, scene_at(0, crs="EPSG:4326"), (0, 0, 64, 64))
+
+
+def test_bounds_across_the_date_line_are_narrow():
+    left, _, right, _ = bounds_in(scene_at(180), (0, 0, 64, 64), "EPSG:4326")
+    assert 0.06 < right - left < 0.08 and abs((left + right) / 2) == pytest.approx(180, abs=0.01)
+    west, east = (bounds_in(scene_at(180), (0, start, 64, 8), "EPSG:4326") for start in (0, 56))
+    assert left <= west[0] < west[2] < east[0] < east[2] <= right  # one count of longitudes for all windows
+
+
+def test_a_scene_beside_the_labels_has_none(tmp_path):
+    path = write_raster(tmp_path / "a.tif", np.ones((150, 170), "u1"), NEXT_UTM, from_origin(99_000, 4611000, 10, 10))
+    x, y = transformer("EPSG:32633", "EPSG:32632")(np.array(99_000 + 1700), np.array(4611000 - 800))
+    for offset, meets in ((-300, True), (200, False)):
+        scene = RasterGrid(UTM, from_origin(x + offset, y + 150, 10, 10), 30, 30)
+        assert has_labels_in(path, scene) is meets
+        found, void, *_ = read_raster_labels(path, scene, (0, 0, 30, 30))
+        assert (found != void).any() == meets

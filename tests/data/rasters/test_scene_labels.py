@@ -219,3 +219,17 @@ def test_polygons_of_another_place_are_refused_and_scenes_without_polygons_are_n
     label(root, FIELDS, classes)
     notes = open_dataset(root).notes
     assert any("has no polygon in the scenes b.tif: all their pixels have no object." in note for note in notes)
+
+
+def test_scenes_of_which_a_label_raster_covers_no_pixel_are_refused_or_named(root):
+    labels = np.ones((SIDE, SIDE, 1), np.uint8)
+    classes = f"classes:\n{BACKGROUND}  - {{name: field}}\n"
+    (root / "labels").mkdir()
+    # 1.5 pixels beside the scene: the bounds overlap, because they have a margin
+    place = rasterio.transform.from_origin(400_000 + 10 * SIDE + 15, 5_800_000, 10, 10)
+    write(root / "labels/a.tif", labels, [""], crs="EPSG:32633", transform=place)
+    with pytest.raises(AtrousError, match=r"a.tif: the labels show another place than a.tif, which has .*32633"):
+        read(root, classes)
+    place = rasterio.transform.from_origin(400_000 + 10 * SIDE - 15, 5_800_000, 10, 10)
+    write(root / "labels/a.tif", labels, [""], crs="EPSG:32633", transform=place)
+    assert (read(root, classes)[:, -1] == 1).all()

@@ -375,3 +375,56 @@ def test_a_forked_process_uses_no_transformation_of_its_parent():
     assert is_of_parent(None)
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
         assert [*pool.map(is_of_parent, range(2))] == [False] * 2
+
+
+@pytest.mark.parametrize("suffix", ["gpkg", "geojson"])
+@pytest.mark.parametrize(("scene", "labels"), [(200, -160), (-160, 200), (-160, -160), (180, 180), (180, -180)])
+def test_longitudes_of_polygons_and_scenes_differ_by_whole_turns(tmp_path, scene, labels, suffix):
+    grid = RasterGrid(CRS.from_epsg(4326), from_origin(scene - 0.3, 10, 0.01, 0.01), 50, 60)
+    shapes = [box(labels - 0.1, 9.7, labels + 0.2, 9.9), box(labels + 5, 9, labels + 6, 10), box(0, 9, 1, 10)]
+    path = write_vector(tmp_path / f"a.{suffix}", shapes, "EPSG:4326", number=[1, 2, 3])
+    expected = np.zeros((50, 60), int)
+    expected[10:30, 20:50] = 1
+    values = VectorLabels(path, "number").window(grid, (0, 0, 50, 60), {"1": 1, "2": 2, "3": 3}, 0).values
+    assert np.array_equal(values, expected)
+    assert vector_files.has_polygons_in(vector_files.open_layer(path), (scene - 0.3, 9.5, scene + 0.3, 10))
+    assert not vector_files.has_polygons_in(vector_files.open_layer(path), (scene + 2, 9.5, scene + 3, 10))
+
+
+@pytest.mark.parametrize("moved", [0, -360, None])
+def test_polygons_across_the_date_line_on_a_projected_scene(tmp_path, moved):
+    x, y = transformer("EPSG:4326", "EPSG:32701")(np.array(180.0), np.array(-17.0))
+    grid = RasterGrid(CRS.from_epsg(32701), from_origin(x - 3200, y + 3200, 100, 100), 64, 64)
+    one = [(179.98, -17.01, 180.02, -16.99)]
+    halves = [(179.98, -17.01, 180, -16.99), (-180, -17.01, -179.98, -16.99)]
+    bounds = halves if moved is None else [(left + moved, low, right + moved, top) for left, low, right, top in one]
+    far = [box(-95, -17.5, -85, -16.5), box(100, -17.5, 101, -16.5)]
+    path = write_vector(
+        tmp_path / "a.gpkg", [box(*one) for one in bounds] + far, "EPSG:4326", number=[1] * (len(bounds) + 2)
+    )
+    labels = VectorLabels(path)
+    whole = labels.window(grid, (0, 0, 64, 64), {"": 1}, 0).values
+    columns, rows = np.meshgrid(np.arange(64) + 0.5, np.arange(64) + 0.5)
+    longitude, latitude = transformer("EPSG:32701", "EPSG:4326")(*coordinates(grid.transform, columns, rows))
+    expected = (np.abs(np.abs(longitude) - 180) < 0.02) & (np.abs(latitude + 17) < 0.01)
+    assert (whole != expected).sum() <= 4 and expected.sum() > 800  # edges are straight in degrees
+    for start in (0, 40):
+        part = labels.window(grid, (0, start, 64, 24), {"": 1}, 0).values
+        assert np.array_equal(part, whole[:, start : start + 24])
+
+
+def test_projected_polygons_across_the_date_line_on_a_geographic_scene(tmp_path):
+    x, y = transformer("EPSG:4326", "EPSG:32701")(np.array(180.0), np.array(-17.0))
+    path = write_vector(tmp_path / "a.gpkg", [box(x - 2000, y - 1000, x + 2000, y + 1000)], "EPSG:32701", number=[1])
+    for middle in (180, -180):
+        grid = RasterGrid(CRS.from_epsg(4326), from_origin(middle - 0.032, -16.968, 0.001, 0.001), 64, 64)
+        values = VectorLabels(path).window(grid, (0, 0, 64, 64), {"": 1}, 0).values
+        columns, rows = np.meshgrid(np.arange(64) + 0.5, np.arange(64) + 0.5)
+        east, north = transformer("EPSG:4326", "EPSG:32701")(*coordinates(grid.transform, columns, rows))
+        expected = (np.abs(east - x) < 2000) & (np.abs(north - y) < 1000)
+        assert (values != expected).sum() <= 4 and expected.sum() > 600
+
+
+def test_longitudes_in_grads_may_reach_400(tmp_path):
+    path = write_vector(tmp_path / "a.gpkg", [box(390, 50, 395, 60)], "EPSG:4807", number=[1])
+    assert vector_files.open_layer(path).turn == 400

@@ -12,18 +12,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from atrous.data.file_version import Version, file_version
 from atrous.data.formats.decoder_errors import in_words
 from atrous.data.formats.jpeg2000 import is_jpeg2000
 from atrous.data.formats.pillow import opened
 from atrous.data.formats.tiff import TiffPicture, is_tiff
+from atrous.data.rasters.date_line import full_turn
+from atrous.data.rasters.ground_outline import GroundOutline
 from atrous.data.rasters.ground_overlap import LEAST_SHARED as LEAST_SHARED
-from atrous.data.rasters.ground_overlap import OutlinePlane, SphereTree, sphere_around
+from atrous.data.rasters.ground_overlap import GroundComparison, SphereTree
 from atrous.data.rasters.open_raster import VRT_SUFFIX
 from atrous.data.rasters.raster_grid import epsg_code, grid_of
-from atrous.data.rasters.reprojection import transformer
 from atrous.data.rasters.scene_windows import window_place
 from atrous.data.sources.source import Window
 from atrous.errors import AtrousError
@@ -37,7 +36,6 @@ _METRES_PER_DEGREE = 111_320.0
 _GPS_TAG = 34853  # EXIF tag of the directory with latitude and longitude
 _PROJECTED, _GEOGRAPHIC = "ProjectedCSTypeGeoKey", "GeographicTypeGeoKey"
 _USER_DEFINED = 32767
-_EDGE_POINTS = 16  # points along each edge of a footprint, because edges are curved in other systems
 _OF_ONE_FILE = ("ModelPixelScale", "ModelTiepoint", "ModelTransformation")
 
 
@@ -113,8 +111,8 @@ def footprint_of(path: Path) -> Footprint | None:
 class Grounds:
     """Finds pictures that show the same ground; a grid of squares avoids the comparison of all pairs of pictures.
 
-    Footprints in one coordinate system are compared exactly. Footprints in different systems are compared as in
-    `overlapping_outlines`, if pyproj and shapely are installed.
+    Footprints in one coordinate system are compared exactly. Those in different systems, or with longitudes over 180°,
+    are compared as in `overlapping_outlines`, if pyproj and shapely are installed.
 
     Args:
         footprints: the footprint of each picture that has one.
@@ -149,26 +147,33 @@ class Grounds:
         for one in dict.fromkeys((*near, *self._wide)):
             if footprint.shares(one) > LEAST_SHARED:
                 yield self._first[one]
-        if footprint.crs and self._systems - {footprint.system} and _compares_systems():
-            yield from (self._first[one] for one in self._in_other_systems(footprint))
+        if not footprint.crs or not _compares_systems():
+            return
+        if self._systems - {footprint.system} or self._pass_date_line or _passes_date_line(footprint):
+            yield from (self._first[one] for one in self._in_other_coordinates(footprint))
 
-    def _in_other_systems(self, footprint: Footprint) -> Iterator[Footprint]:
-        """Yields the footprints in other coordinate systems that overlap with a footprint."""
+    def _in_other_coordinates(self, footprint: Footprint) -> Iterator[Footprint]:
+        """Yields the footprints that overlap with a footprint, but in another system, or by other longitudes."""
         outline, (placed, tree) = _outline_of(footprint), self._placed
         if outline is None or tree is None:
             return
-        plane = OutlinePlane(outline)
-        for _, index in tree.near([sphere_around(outline)]):
+        comparison, passes = GroundComparison(outline), _passes_date_line(footprint)
+        for _, index in tree.near([outline.sphere]):
             one, other = placed[index]
-            if one.system != footprint.system and plane.shared(other) > LEAST_SHARED:
+            moved = (passes or one in self._pass_date_line) and footprint.shares(one) <= LEAST_SHARED
+            if (one.system != footprint.system or moved) and comparison.shared(other) > LEAST_SHARED:
                 yield one
 
     @cached_property
-    def _placed(self) -> tuple[list[tuple[Footprint, np.ndarray]], SphereTree | None]:
-        """The footprints with outlines in longitude and latitude, and a tree that finds footprints near a given one."""
+    def _pass_date_line(self) -> set[Footprint]:
+        return {one for one in self._first if one.crs and _passes_date_line(one)}
+
+    @cached_property
+    def _placed(self) -> tuple[list[tuple[Footprint, GroundOutline]], SphereTree | None]:
+        """The footprints with their ground, and a tree that finds near ones."""
         outlines = ((one, _outline_of(one)) for one in self._first if one.crs)
         placed = [(one, outline) for one, outline in outlines if outline is not None]
-        return placed, SphereTree([sphere_around(outline) for _, outline in placed]) if placed else None
+        return placed, SphereTree([outline.sphere for _, outline in placed]) if placed else None
 
     def _cells_of(self, one: Footprint) -> list[tuple[str, int, int]] | None:
         """Returns the grid squares that a rectangle overlaps; None for a rectangle that overlaps too many squares."""
@@ -197,22 +202,23 @@ def _compares_systems() -> bool:
     return all(find_spec(package) is not None for package in ("pyproj", "shapely"))
 
 
-def _outline_of(footprint: Footprint) -> np.ndarray | None:
-    """Returns points along the outline of a footprint, N × (longitude, latitude) in degrees.
-
-    The result is None if less than three points are on Earth, or if the system cannot be read.
-    """
-    part = np.arange(_EDGE_POINTS) / _EDGE_POINTS
-    zero, one = np.zeros(_EDGE_POINTS), np.ones(_EDGE_POINTS)
-    across, up = np.concatenate([part, one, 1 - part, zero]), np.concatenate([zero, part, one, 1 - part])
-    x = footprint.left + across * (footprint.right - footprint.left)
-    y = footprint.bottom + up * (footprint.top - footprint.bottom)
+def _outline_of(footprint: Footprint) -> GroundOutline | None:
+    """Returns the ground of a footprint; None if it is not on Earth, or if the system cannot be read."""
+    wide, tall = footprint.right - footprint.left, footprint.top - footprint.bottom
+    outline = GroundOutline(footprint.crs, (wide, 0.0, footprint.left, 0.0, tall, footprint.bottom), 1, 1)
     try:
-        points = np.stack(transformer(footprint.crs, "EPSG:4326")(x, y), -1)
+        return outline if outline.is_on_earth else None
     except (AtrousError, RuntimeError):  # pyproj's errors are RuntimeErrors
         return None
-    points = points[np.isfinite(points).all(1)]
-    return points if len(points) > 2 else None
+
+
+def _passes_date_line(footprint: Footprint) -> bool:
+    """Returns whether longitudes reach beyond ±180°, where another footprint in the same system may count otherwise."""
+    try:
+        turn = full_turn(footprint.crs)
+    except (AtrousError, RuntimeError):
+        return False
+    return turn is not None and max(-footprint.left, footprint.right) > turn / 2
 
 
 def _corners_in(path: Path) -> tuple[list[tuple[float, float]] | None, System]:

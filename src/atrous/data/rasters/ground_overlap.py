@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from atrous.data.rasters.ground_outline import GroundOutline, Sphere
 from atrous.errors import missing_extra
 
 #: Two pictures overlap if they share more than this fraction of the ground of the smaller picture. Tiles that only
 #: touch do not overlap.
 LEAST_SHARED = 0.01
-#: The centre of a sphere in space, on the scale of the unit sphere, and its radius.
-Sphere: TypeAlias = tuple[NDArray[np.float64], float]
 
 
-def overlapping_outlines(outlines: Mapping[Path, NDArray[np.float64]]) -> Iterator[tuple[Path, Path, float]]:
-    """Yields pairs of rasters that share more than 1 % of the smaller raster; tiles that only touch do not overlap.
+def overlapping_outlines(outlines: Mapping[Path, GroundOutline]) -> Iterator[tuple[Path, Path, float]]:
+    """Yields pairs of rasters that overlap by more than 1 % of the smaller one; tiles that only touch do not overlap.
 
-    The outlines of two rasters are compared in an equal-area projection around the first raster. So the comparison also
-    works for rasters at a pole, and for rasters on both sides of the date line.
+    Rasters at a pole, on both sides of the date line and of the whole Earth are compared, too; see `GroundComparison`.
 
     Args:
-        outlines: points along the outline of each raster, as N × (longitude, latitude) in degrees; see
-            `PixelAreas.outline`.
+        outlines: the ground of each raster; see `PixelAreas.outline`.
 
     Yields:
         The two rasters, and the fraction of the smaller raster that both share, 0–1.
@@ -34,14 +32,13 @@ def overlapping_outlines(outlines: Mapping[Path, NDArray[np.float64]]) -> Iterat
     Raises:
         AtrousError: shapely or pyproj is not installed.
     """
-    finite = {path: points[np.isfinite(points).all(1)] for path, points in outlines.items()}
-    known = {path: points for path, points in finite.items() if len(points) > 2}
-    paths, points, spheres = list(known), list(known.values()), [sphere_around(one) for one in known.values()]
-    at, plane = -1, None
-    for first, second in _near_pairs(spheres):
-        if plane is None or first != at:
-            at, plane = first, OutlinePlane(points[first])
-        shared = plane.shared(points[second])
+    known = {path: outline for path, outline in outlines.items() if outline.is_on_earth}
+    paths, grounds = list(known), list(known.values())
+    at, comparison = -1, None
+    for first, second in _near_pairs([one.sphere for one in grounds]):
+        if comparison is None or first != at:
+            at, comparison = first, GroundComparison(grounds[first])
+        shared = comparison.shared(grounds[second])
         if shared > LEAST_SHARED:
             yield paths[first], paths[second], shared
 
@@ -62,7 +59,7 @@ class SphereTree:
     possible.
 
     Args:
-        spheres: spheres from `sphere_around`, at least one.
+        spheres: spheres as of `GroundOutline.sphere`, at least one.
 
     Raises:
         AtrousError: shapely is not installed.
@@ -101,50 +98,60 @@ def _arrays_of(spheres: Sequence[Sphere]) -> tuple[NDArray[np.float64], NDArray[
     return np.array([centre for centre, _ in spheres]), np.array([radius for _, radius in spheres])
 
 
-def sphere_around(points: NDArray[np.float64]) -> Sphere:
-    """Returns the centre of points on the unit sphere, and the largest distance of a point from it.
+class GroundComparison:
+    """Compares the ground of a raster with that of others.
+
+    Two rasters between meridians and parallels are compared exactly if they have one coordinate reference system, or if
+    one of them is wide (`GroundOutline.is_wide`). Otherwise, if one of them is wide, the shared part is the area of the
+    samples of the smaller one that lie inside the other one. All others are compared as polygons in an equal-area
+    projection around this raster.
 
     Args:
-        points: N × (longitude, latitude) in degrees.
-    """
-    longitude, latitude = np.radians(points.T)
-    across = np.cos(latitude)
-    vectors = np.stack([across * np.cos(longitude), across * np.sin(longitude), np.sin(latitude)], -1)
-    centre = vectors.mean(0)
-    return centre, float(np.linalg.norm(vectors - centre, axis=1).max())
-
-
-class OutlinePlane:
-    """An outline in an equal-area projection around it; in this projection, it is compared with other outlines.
-
-    Args:
-        outline: points along the outline, N × (longitude, latitude) in degrees, all finite.
+        outline: the ground of the raster.
 
     Raises:
         AtrousError: shapely or pyproj is not installed.
     """
 
-    def __init__(self, outline: NDArray[np.float64]) -> None:
-        self._to_plane = _plane_around(sphere_around(outline)[0])
-        self._own = self._polygon(outline)
+    def __init__(self, outline: GroundOutline) -> None:
+        self._outline = outline
 
-    def shared(self, other: NDArray[np.float64]) -> float:
-        """Returns the area that this outline shares with another outline, divided by the area of the smaller one, 0–1.
+    def shared(self, other: GroundOutline) -> float:
+        """Returns the ground that both rasters show, as a part of the smaller one, 0–1.
 
         Args:
-            other: the other outline, as for `OutlinePlane`.
+            other: the ground of another raster.
         """
-        polygon = self._polygon(other)
-        smaller = min(self._own.area, polygon.area)
-        return self._own.intersection(polygon).area / smaller if smaller > 0 else 0.0
+        own, wide = self._outline, self._outline.is_wide or other.is_wide
+        if own.box is not None and other.box is not None and (wide or own.crs == other.crs):
+            return _part(own.box.shared(other.box), own.box.area, other.box.area)
+        if wide:
+            smaller, larger = sorted((own, other), key=lambda one: one.area)
+            points, areas = smaller.samples()
+            return _part(float(areas[larger.contains(points)].sum()), smaller.area, larger.area)
+        to_plane, polygon = self._plane
+        another = _polygon(to_plane, other)
+        return _part(polygon.intersection(another).area, polygon.area, another.area)
 
-    def _polygon(self, outline: NDArray[np.float64]) -> Any:
-        try:
-            from shapely import Polygon, make_valid
-        except ImportError:
-            raise missing_extra("shapely", "geo") from None
+    @cached_property
+    def _plane(self) -> tuple[Any, Any]:
+        """The projection around the raster, and the raster in it."""
+        to_plane = _plane_around(self._outline.sphere[0])
+        return to_plane, _polygon(to_plane, self._outline)
 
-        return make_valid(Polygon(np.stack(self._to_plane(*outline.T), -1)))
+
+def _part(shared: float, one: float, other: float) -> float:
+    smaller = min(one, other)
+    return min(1.0, shared / smaller) if smaller > 0 else 0.0
+
+
+def _polygon(to_plane: Any, outline: GroundOutline) -> Any:
+    try:
+        from shapely import Polygon, make_valid
+    except ImportError:
+        raise missing_extra("shapely", "geo") from None
+
+    return make_valid(Polygon(np.stack(to_plane(*outline.points.T), -1)))
 
 
 def _plane_around(centre: NDArray[np.float64]) -> Any:

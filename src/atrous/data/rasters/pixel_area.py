@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.data.rasters.ellipsoid import ellipsoid_of, horizontal_crs
+from atrous.data.rasters.ground_outline import SIDE_POINTS, GroundOutline
 from atrous.data.sources.geotiff import Place
 from atrous.errors import AtrousError, missing_extra
 
 #: Approximate side of a cell, in metres. All pixels of a cell get the same area. In a cell of 1 km, the true areas of
 #: two pixels differ by about 0.05 % in Web Mercator at 60°, and much less in UTM.
 CELL = 1000.0
-#: Number of points on each side of the outline of a raster.
-OUTLINE = 16
 
 Values = NDArray[np.float64]
 
@@ -52,7 +51,7 @@ class PixelAreas:
         geographic = self._crs.is_geographic and not self._crs.is_derived
         self._on_parallels = geographic and not self._transform[0, 1] and not self._transform[1, 0]
         self._size = height, width = size
-        rows, columns = np.meshgrid(*(np.linspace(0, side, OUTLINE) for side in size), indexing="ij")
+        rows, columns = np.meshgrid(*(np.linspace(0, side, SIDE_POINTS) for side in size), indexing="ij")
         if not np.isfinite(self._converted(rows, columns, geodetic)).any():
             raise AtrousError(
                 f"{name}: its coordinates are not on Earth in its coordinate reference system {_in_words(self._crs)}: "
@@ -83,16 +82,10 @@ class PixelAreas:
         areas = np.repeat(np.repeat(cells, high, axis=0), wide, axis=1)
         return areas[top - rows[0] : top - rows[0] + height, left - columns[0] : left - columns[0] + width]
 
-    def outline(self) -> Values:
-        """Returns points along the outline of the raster, as N × (longitude, latitude) in degrees of WGS 84.
-
-        Points that are not on Earth are infinite.
-        """
+    def outline(self) -> GroundOutline:
+        """Returns the ground of the raster, which is compared with that of others."""
         height, width = self._size
-        part = np.arange(OUTLINE) / OUTLINE
-        columns = np.concatenate([part, np.ones(OUTLINE), 1 - part, np.zeros(OUTLINE)]) * width
-        rows = np.concatenate([np.zeros(OUTLINE), part, np.ones(OUTLINE), 1 - part]) * height
-        return np.stack(self._converted(rows, columns, "EPSG:4326"), axis=-1)
+        return GroundOutline(self._crs.to_wkt(), tuple(self._transform.ravel().tolist()), height, width)
 
     def _latitudes(self, rows: Values) -> Values:
         return (self._transform[1, 1] * rows + self._transform[1, 2]) * self._unit

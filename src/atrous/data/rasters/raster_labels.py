@@ -14,9 +14,10 @@ from atrous.data.class_colors import Color
 from atrous.data.file_version import MOST_FILES
 from atrous.data.formats.palettes import as_colors
 from atrous.data.formats.tiff_page import Window, as_nodata
+from atrous.data.rasters.date_line import full_turn, turns_to
 from atrous.data.rasters.gdal_picture import GdalPicture
 from atrous.data.rasters.raster_grid import RasterGrid, coordinates, grid_of, grid_text, same_grid
-from atrous.data.rasters.reprojection import bounds_in, positions_in
+from atrous.data.rasters.reprojection import SQUARE, bounds_in, positions_in
 from atrous.data.rasters.scene_windows import WindowPlace, window_mask
 from atrous.data.raw_values import NO_NUMBER, whole_numbers
 from atrous.data.sources.source import Window as SceneWindow
@@ -27,6 +28,8 @@ MOST_PIXELS = 2**26
 #: A pixel centre on the border of two pixels of the labels gets the right or the lower one. The same holds for a centre
 #: that is before the border by at most this fraction of a label pixel, because coordinates are rounded.
 ON_BORDER = 1e-6
+#: Side of the windows in which a scene is searched for a pixel with a label.
+SEARCHED = 1024
 
 
 class RasterLabels(NamedTuple):
@@ -99,6 +102,38 @@ def read_raster_labels(
     return RasterLabels(np.where(inside, values.astype(np.int64), void), void, palette, hidden)
 
 
+def has_labels_in(path: str | Path, grid: RasterGrid) -> bool:
+    """Returns whether at least one pixel centre of a scene is inside a label raster, whatever its value there.
+
+    Args:
+        path: the label raster.
+        grid: grid of the scene. If labels and scene are on one grid, or a CRS is missing, the result is True, because
+            positions are not compared.
+
+    Raises:
+        AtrousError: as for `read_raster_labels`.
+    """
+    own = grid_of(path)
+    if own.crs is None or grid.crs is None or same_grid(own, grid):
+        return True
+    return _meets(own, grid)
+
+
+@lru_cache(maxsize=MOST_FILES)
+def _meets(own: RasterGrid, grid: RasterGrid) -> bool:
+    if not _overlaps(own, grid):
+        return False
+    height, width = min(grid.height, SQUARE), min(grid.width, SQUARE)
+    middle = ((grid.height - height) // 2, (grid.width - width) // 2, height, width)  # nearly always inside
+    if _inside(grid, middle, own)[2].any():
+        return True
+    windows = ((top, left) for top in range(0, grid.height, SEARCHED) for left in range(0, grid.width, SEARCHED))
+    return any(
+        _inside(grid, (top, left, min(SEARCHED, grid.height - top), min(SEARCHED, grid.width - left)), own)[2].any()
+        for top, left in windows
+    )
+
+
 def warp_command(path: str | Path, grid: RasterGrid) -> list[str] | None:
     """Returns the arguments of the program gdalwarp that resamples a label raster to the grid of a scene.
 
@@ -155,17 +190,18 @@ def _overlaps(own: RasterGrid, grid: RasterGrid) -> bool:
     here = bounds_in(grid, (0, 0, grid.height, grid.width), crs)
     if there is None or here is None:
         return there is None  # labels of the whole Earth may have no corner in the CRS of the scene
-    return there[0] < here[2] and here[0] < there[2] and there[1] < here[3] and here[1] < there[3]
+    return (
+        there[1] < here[3]
+        and here[1] < there[3]
+        and bool(turns_to(there[0], there[2], (here[0], here[2]), full_turn(crs)))
+    )
 
 
 def _nearest(
     path: Path, own: RasterGrid, grid: RasterGrid, window: Window, in_colors: bool
 ) -> tuple[RasterLabels, np.ndarray]:
     """Returns the labels at the pixel centres of a window, and which pixels are inside the label raster."""
-    columns, rows = positions_in(grid, window, own)
-    with np.errstate(invalid="ignore"):
-        columns, rows = np.floor(columns + ON_BORDER), np.floor(rows + ON_BORDER)
-        inside = (columns >= 0) & (columns < own.width) & (rows >= 0) & (rows < own.height)
+    columns, rows, inside = _inside(grid, window, own)
     columns, rows = (np.where(inside, one, np.nan) for one in (columns, rows))
     if not inside.any():
         columns, rows = np.zeros_like(columns), np.zeros_like(rows)
@@ -188,6 +224,14 @@ def _nearest(
     rows, columns = (np.where(inside, one, start).astype(np.int64) for one, start in ((rows, top), (columns, left)))
     hidden = None if stored.hidden is None else stored.hidden[rows - top, columns - left] & inside
     return stored._replace(values=stored.values[rows - top, columns - left], hidden=hidden), inside
+
+
+def _inside(grid: RasterGrid, window: Window, own: RasterGrid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the label's column and row at the pixel centres of a window, and which are inside the label raster."""
+    columns, rows = positions_in(grid, window, own)
+    with np.errstate(invalid="ignore"):
+        columns, rows = np.floor(columns + ON_BORDER), np.floor(rows + ON_BORDER)
+        return columns, rows, (columns >= 0) & (columns < own.width) & (rows >= 0) & (rows < own.height)
 
 
 def _halves(window: Window) -> tuple[Window, Window]:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from atrous.data.formats.tiff_page import Window
+from atrous.data.rasters.date_line import full_turn, middle_of, moved_near
 from atrous.data.rasters.raster_grid import RasterGrid, coordinates, same_crs
 from atrous.errors import AtrousError, missing_extra
 
@@ -30,7 +31,8 @@ Points: TypeAlias = tuple[np.ndarray, np.ndarray]
 def positions_in(grid: RasterGrid, window: Window, other: RasterGrid) -> Points:
     """Returns where the pixel centres of a window lie in another raster.
 
-    Squares of the grid are always computed as a whole, so that overlapping windows get the same positions.
+    Squares of the grid are computed as a whole, so that overlapping windows agree. Longitudes that differ by 360° are
+    the same: the position nearest to the middle of the other raster counts.
 
     Args:
         grid: grid of the window; both rasters have a CRS.
@@ -42,11 +44,13 @@ def positions_in(grid: RasterGrid, window: Window, other: RasterGrid) -> Points:
         NaN for positions that its CRS cannot represent.
     """
     change = _no_change if same_crs(grid.crs, other.crs) else transformer(grid.crs_text, other.crs_text)
-    inverse = ~other.transform
+    inverse, turn = ~other.transform, full_turn(other.crs_text)
+    middle, _ = coordinates(other.transform, other.width / 2, other.height / 2)
 
     def exact(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore"):
-            return np.stack(coordinates(inverse, *change(*coordinates(grid.transform, columns, rows))))
+            x, y = change(*coordinates(grid.transform, columns, rows))
+            return np.stack(coordinates(inverse, moved_near(x, middle, turn), y))
 
     top, left, height, width = window
     first, second = (np.arange(start // SQUARE, (start + size - 1) // SQUARE + 2) for start, size in
@@ -70,8 +74,8 @@ def positions_in(grid: RasterGrid, window: Window, other: RasterGrid) -> Points:
 def bounds_in(grid: RasterGrid, window: Window, crs: str) -> Bounds | None:
     """Returns bounds in another CRS that contain a window.
 
-    The result is the bounds of a lattice of points, extended by two steps, because straight sides are curved in another
-    CRS.
+    They are the bounds of a lattice of points, extended by two steps, because straight sides are curved in another CRS.
+    Across the date line, they reach beyond ±180°, so they are as narrow as elsewhere.
 
     Args:
         grid: grid of the window, with a CRS.
@@ -81,16 +85,28 @@ def bounds_in(grid: RasterGrid, window: Window, crs: str) -> Bounds | None:
     Returns:
         The bounds; None if the other CRS can represent no point of the window.
     """
-    top, left, height, width = window
-    steps = np.linspace(0, 1, _STEPS + 1)
-    columns, rows = np.meshgrid(left + width * steps, top + height * steps)
-    x, y = transformer(grid.crs_text, crs)(*coordinates(grid.transform, columns, rows))
+    x, y = _points_in(grid, window, crs)
+    if not is_one_crs(grid.crs_text, crs) and (turn := full_turn(crs)) is not None:
+        x = moved_near(x, _middle_in(grid, crs, turn), turn)
     known = np.isfinite(x) & np.isfinite(y)
     if not known.any():
         return None
     x, y = x[known], y[known]
     wide, tall = 2 * np.ptp(x) / _STEPS, 2 * np.ptp(y) / _STEPS
     return float(x.min() - wide), float(y.min() - tall), float(x.max() + wide), float(y.max() + tall)
+
+
+def _points_in(grid: RasterGrid, window: Window, crs: str) -> Points:
+    top, left, height, width = window
+    steps = np.linspace(0, 1, _STEPS + 1)
+    columns, rows = np.meshgrid(left + width * steps, top + height * steps)
+    return transformer(grid.crs_text, crs)(*coordinates(grid.transform, columns, rows))
+
+
+@lru_cache(maxsize=4096)
+def _middle_in(grid: RasterGrid, crs: str, turn: float) -> float:
+    """Returns the middle of a raster in another CRS, from which all its windows are less than half a turn away."""
+    return middle_of(_points_in(grid, (0, 0, grid.height, grid.width), crs)[0], turn)
 
 
 def transformer(source: str, target: str) -> Callable[[np.ndarray, np.ndarray], Points]:

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from atrous.data.file_version import MOST_FILES, Version, file_version
 from atrous.data.mask_value_map import BACKGROUND_NAMES, ClassTable
-from atrous.data.rasters.raster_grid import grid_of, grid_text, same_grid
-from atrous.data.rasters.raster_labels import RasterLabels, read_raster_labels
+from atrous.data.rasters.raster_grid import RasterGrid, grid_of, grid_text, same_grid
+from atrous.data.rasters.raster_labels import RasterLabels, has_labels_in, read_raster_labels
 from atrous.data.rasters.reprojection import bounds_in
 from atrous.data.rasters.scene_windows import WindowPlace
-from atrous.data.rasters.vector_files import has_polygons_in, is_vector_file, open_layer
+from atrous.data.rasters.vector_files import VectorLayer, has_polygons_in, is_vector_file, open_layer
 from atrous.data.rasters.vector_labels import VectorLabels
 from atrous.data.raw_values import NO_NUMBER, numbers_of
 from atrous.errors import AtrousError
@@ -147,28 +147,38 @@ def _described(labels: VectorLabels) -> str:
     return f"the attributes {'; '.join(listed)}" if listed else "no attributes"
 
 
-def scenes_without_polygons(labels: Path, scenes: Sequence[Path]) -> list[Path]:
-    """Returns the scenes that no polygon of a vector file touches, by bounding boxes.
+def scenes_without_labels(labels: Path, scenes: Sequence[Path]) -> list[Path]:
+    """Returns the scenes that a file of labels does not show.
+
+    They are the scenes that no polygon of a vector file touches, by bounding boxes, or the scenes of which no pixel
+    centre is inside a label raster.
 
     Args:
-        labels: the vector file.
+        labels: the vector file or the label raster.
         scenes: files of the scenes.
 
     Raises:
-        AtrousError: a file is missing or damaged, or the polygons touch none of the scenes.
+        AtrousError: a file is missing or damaged, or the labels show none of the scenes.
     """
-    layer, grids = open_layer(labels), {scene: grid_of(scene) for scene in scenes}
-    missed = []
-    for scene, grid in grids.items():
-        if grid.crs is None:
-            continue  # drawing the polygons raises an error
-        bounds = bounds_in(grid, (0, 0, grid.height, grid.width), layer.crs)
-        if bounds is None or not has_polygons_in(layer, bounds):
-            missed.append(scene)
+    grids = {scene: grid_of(scene) for scene in scenes}
+    # scenes without a CRS are left out, because reading their labels raises an error
+    known = {scene: grid for scene, grid in grids.items() if grid.crs is not None}
+    if is_vector_file(labels):
+        layer, noun = open_layer(labels), "polygons"
+        missed = [scene for scene, grid in known.items() if not _touches(layer, grid)]
+        where = f"The CRS of the file is {layer.crs[:60]}."
+    else:
+        noun, where = "labels", f"The labels have {grid_text(grid_of(labels))}."
+        missed = [scene for scene, grid in known.items() if not has_labels_in(labels, grid)]
     if missed and len(missed) == len(scenes):
         which = missed[0].name if len(missed) == 1 else f"{missed[0].name} and {len(missed) - 1} more scenes"
         raise AtrousError(
-            f"{labels}: the polygons show another place than {which}, which has {grid_text(grids[missed[0]])}. The CRS "
-            f"of the file is {layer.crs[:60]}. Correct the CRS of one of both, or give the labels of this scene."
+            f"{labels}: the {noun} show another place than {which}, which has {grid_text(grids[missed[0]])}. {where} "
+            "Correct the CRS or the coordinates of one of both, or give the labels of this scene."
         )
     return missed
+
+
+def _touches(layer: VectorLayer, grid: RasterGrid) -> bool:
+    bounds = bounds_in(grid, (0, 0, grid.height, grid.width), layer.crs)
+    return bounds is not None and has_polygons_in(layer, bounds)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from atrous.data.file_version import MOST_FILES, Version, file_version
+from atrous.data.rasters.date_line import full_turn, turns_to
 from atrous.data.rasters.library_warnings import hide_pyogrio_warnings
 from atrous.data.rasters.reprojection import Bounds
 from atrous.errors import AtrousError, counted, missing_extra, unknown_name
@@ -65,6 +66,8 @@ class VectorLayer:
         crs: coordinate reference system as text that pyproj accepts.
         attributes: names of the attributes.
         indexed: whether the file has a spatial index.
+        extent: smallest and largest x of all features; both are NaN if there are none.
+        turn: length of a turn around the Earth in units of x, as of `full_turn`; None if x has no period.
     """
 
     path: Path
@@ -73,6 +76,8 @@ class VectorLayer:
     crs: str
     attributes: tuple[str, ...]
     indexed: bool
+    extent: tuple[float, float]
+    turn: float | None
 
     def check_attribute(self, attribute: str) -> None:
         """Checks that the layer has an attribute.
@@ -147,7 +152,8 @@ def read_polygons(layer: VectorLayer, attribute: str | None, bounds: Bounds) -> 
     """Reads the polygons whose bounding box touches an area.
 
     Invalid polygons, such as bow ties, are repaired (`shapely.make_valid`, method "structure"). Each part of a
-    multipolygon is one polygon. Features without a geometry are left out.
+    multipolygon is one polygon. Features without a geometry are left out. Longitudes that differ by whole turns are the
+    same: polygons are moved by whole turns, so that they touch the area.
 
     Args:
         layer: the layer.
@@ -157,6 +163,38 @@ def read_polygons(layer: VectorLayer, attribute: str | None, bounds: Bounds) -> 
     Raises:
         AtrousError: the file is damaged, or has features that are not polygons.
     """
+    parts = [_moved(_read_in(layer, attribute, _shifted(bounds, by)), by) for by in _shifts(layer, bounds)]
+    if len(parts) == 1:
+        return parts[0]
+    shapes = np.concatenate([np.empty(0, object), *(one.shapes for one in parts)])
+    texts = np.concatenate([np.empty(0, object), *(one.texts for one in parts)])
+    return Polygons(shapes, texts)
+
+
+def _shifts(layer: VectorLayer, bounds: Bounds) -> list[float]:
+    """Returns the lengths by which an area is moved along x to places where the layer may have polygons."""
+    if layer.turn is None or not np.isfinite(layer.extent).all():
+        return [0.0]
+    margin = 1e-9 * layer.turn  # polygons that only touch the area count
+    numbers = turns_to(bounds[0] - margin, bounds[2] + margin, layer.extent, layer.turn)
+    return [number * layer.turn for number in numbers]
+
+
+def _shifted(bounds: Bounds, by: float) -> Bounds:
+    left, bottom, right, top = bounds
+    return left + by, bottom, right + by, top
+
+
+def _moved(polygons: Polygons, by: float) -> Polygons:
+    """Moves polygons that were found in a moved area back to the area."""
+    if not by or not len(polygons.shapes):
+        return polygons
+    import shapely
+
+    return polygons._replace(shapes=shapely.transform(polygons.shapes, lambda points: points - (by, 0)))
+
+
+def _read_in(layer: VectorLayer, attribute: str | None, bounds: Bounds) -> Polygons:
     if layer.indexed:
         return _read(layer, attribute, bounds)
     import shapely
@@ -200,7 +238,10 @@ def _read_layer(path: Path, version: tuple[Version, ...], layer: str | None) -> 
         raise _no_area(path, kind)
     _check_crs(path, found["crs"], found["total_bounds"])
     indexed = bool(found["capabilities"]["fast_spatial_filter"])
-    return VectorLayer(path, version, found["layer_name"], found["crs"], tuple(map(str, found["fields"])), indexed)
+    names = tuple(map(str, found["fields"]))
+    left, _, right, _ = found["total_bounds"] or [np.nan] * 4
+    turn = full_turn(found["crs"])
+    return VectorLayer(path, version, found["layer_name"], found["crs"], names, indexed, (left, right), turn)
 
 
 def _layer_name(path: Path, layers: np.ndarray, given: str | None) -> str:
@@ -235,7 +276,7 @@ def _check_crs(path: Path, crs: str | None, bounds: tuple[float, ...] | None) ->
             f"ogr2ogr -a_srs EPSG:CODE {target.name} {path.name}{beside}."
         )
     if known.is_geographic and bounds is not None and np.isfinite(bounds).all():
-        most = np.abs(np.reshape(bounds, (2, 2))).max(axis=0)
+        most = np.abs(np.reshape(bounds, (2, 2))).max(axis=0) * (360 / (full_turn(crs or "") or 360))
         if (most > _MOST_DEGREES).any():
             raise AtrousError(
                 f"{path}: the coordinates reach {most[0]:.6g} and {most[1]:.6g}, and are not degrees, but the system "
@@ -351,5 +392,8 @@ def has_polygons_in(layer: VectorLayer, bounds: Bounds) -> bool:
         AtrousError: the file is damaged.
     """
     with _reading(layer.path) as pyogrio:
-        found, _ = pyogrio.read_bounds(layer.path, layer=layer.name, bbox=bounds)
-    return len(found) > 0
+        for by in _shifts(layer, bounds):
+            found, _ = pyogrio.read_bounds(layer.path, layer=layer.name, bbox=_shifted(bounds, by))
+            if len(found):
+                return True
+    return False

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from atrous.data.formats.tiff_page import Window
+from atrous.data.rasters.date_line import full_turn, moved_near
 from atrous.data.rasters.library_warnings import hide_rasterio_warnings
 from atrous.data.rasters.raster_grid import RasterGrid, coordinates, crs_name, grid_text
 from atrous.data.rasters.reprojection import bounds_in, is_one_crs, transformer
@@ -208,6 +209,8 @@ def _in_pixels(shapes: np.ndarray, grid: RasterGrid, window: Window, crs: str) -
     x, y = transformer(crs, grid.crs_text)(points[:, 0], points[:, 1])
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise AtrousError(f"polygons reach places that {crs_name(grid.crs)}, the CRS of the scene, cannot represent.")
+    if not is_one_crs(crs, grid.crs_text):  # polygons in the CRS of the scene are moved as a whole
+        x = moved_near(x, coordinates(grid.transform, grid.width / 2, grid.height / 2)[0], full_turn(grid.crs_text))
     columns, rows = coordinates(~grid.transform, x, y)
     top, left, height, width = window
     places = np.rint(np.stack([columns, rows], 1) / ROUNDED) * ROUNDED - (left, top)

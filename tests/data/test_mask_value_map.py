@@ -264,3 +264,11 @@ def test_codes_are_read_written_and_checked(tmp_path):
     for codes in ((liver,), ((liver, liver, liver),), (7,), ((), ())):
         with pytest.raises(AtrousError):
             ClassTable(("a",), ((0, 0, 0),), ((0,),), codes=codes)
+
+
+@pytest.mark.parametrize("key", ["bands: [B4, B3]", "wavelengths: [665]", "inputs: {image: {bands: [B4]}}"])
+def test_keys_of_pictures_are_sent_to_inputs_yaml(tmp_path, key):
+    path = tmp_path / "classes.yaml"
+    path.write_text(f"{key}\nclasses: [{{name: a}}]\n")
+    with pytest.raises(AtrousError, match=r"describes the pictures, not the classes. Write it into inputs.yaml"):
+        ClassTable.from_yaml(path)

@@ -10,7 +10,14 @@ from atrous.data.pixels import to_depth
 from atrous.data.sources.array import ArraySink, ArraySource
 from atrous.errors import AtrousError
 from atrous.inference.segmenter import Segmenter
-from atrous.inference.value_range import PictureWarning, doubt, scale_range
+from atrous.inference.value_range import (
+    PictureWarning,
+    distance_in_std,
+    doubt,
+    doubt_of_medians,
+    medians_of,
+    scale_range,
+)
 from atrous.models.info import Preprocessing
 
 
@@ -124,3 +131,47 @@ def test_a_range_for_a_model_of_floats_is_refused():
 
 def test_an_empty_doubt_is_none():
     assert doubt("uint16", 0, Preprocessing.of_pictures((1.0,), (1.0,))) is None
+
+
+def test_medians_are_those_of_finite_pixels_with_data():
+    image = np.array([[[1, np.nan], [2, np.nan]], [[9, np.nan], [-9999, 5]]], np.float32)
+    valid = np.array([[True, True], [True, False]])
+    assert medians_of(image, valid)[0] == 2 and np.isnan(medians_of(image, valid)[1])
+    assert medians_of(image)[1] == 5
+
+
+@pytest.mark.parametrize(
+    ("value", "far"), [(2500, True), (-9999, True), (0, False), (1, False), (5.2, False), (5.3, True)]
+)
+def test_values_far_outside_the_training_are_doubtful(value, far):
+    preprocessing = Preprocessing.of_pictures((0.25,) * 3, (0.05,) * 3, dtype="float32")  # 0.25 + 100 · 0.05 = 5.25
+    medians = (float(value),) * 3
+    assert distance_in_std(medians, preprocessing) == pytest.approx(abs(value - 0.25) / 0.05)
+    found = doubt_of_medians(medians, preprocessing)
+    assert (found is not None) == far
+    assert found is None or "had the mean 0.25, 0.25, 0.25 and the standard deviation 0.05" in found
+    assert doubt_of_medians((0.2, 0.3, 1e6), preprocessing) is None  # one unusual channel
+    assert doubt_of_medians((float("nan"),) * 3, preprocessing) is None
+    assert doubt_of_medians(medians, Preprocessing.of_pictures((0.25,) * 3, (0.05,) * 3, dtype="uint16")) is None
+
+
+@pytest.mark.parametrize("how", ["picture", "windows"])
+def test_a_file_that_lost_its_scale_is_warned_of_once(how):
+    made = segmenter(model("float32", mean=0.25, std=0.05), tile=64)
+
+    def run(image):
+        if how == "picture":
+            made(image)
+        else:
+            made.windows(ArraySource(image), ArraySink(40, 56))
+
+    lost = np.full((40, 56, 3), 2500, np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PictureWarning)
+        run(lost / 1e4)
+        run(lost * 0)
+    with pytest.warns(PictureWarning, match="values far outside .*: the median of the channels is 2.5e"):
+        run(lost)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PictureWarning)
+        run(lost)

@@ -79,6 +79,8 @@ def over(per_image: Sequence[Mapping[str, Any]]) -> str:
 def cautions(per_image: Sequence[Mapping[str, Any]], units: int) -> list[str]:
     """Returns sentences about intervals that are missing or too narrow.
 
+    A pattern of groups is proposed only if no groups are known. Windows of scenes always have groups: their places.
+
     Args:
         per_image: records of the measured pictures.
         units: number of groups, or of pictures if no groups are known.
@@ -93,7 +95,7 @@ def cautions(per_image: Sequence[Mapping[str, Any]], units: int) -> list[str]:
     ):
         return said
     names = {entry["name"] for entry in per_image}
-    if pattern := recognised_pattern(names):
+    if kind == "picture" and (pattern := recognised_pattern(names)):
         said.append(
             "The file names suggest that several pictures show the same patient, scene or recording. If they do, these "
             f"intervals are too narrow: measure with --groups '{pattern}'."

@@ -13,6 +13,8 @@ from atrous.errors import AtrousError, shown, unknown_name
 
 #: Keys of a class entry for its coded meanings, in the order of `Codes`.
 _CODE_KEYS = ("code", "category")
+#: Keys that belong into inputs.yaml; see `InputFiles`.
+_KEYS_OF_INPUTS = ("inputs", "image", "bands", "wavelengths", "unit", "normalize")
 
 
 def table_fields(content: Any) -> dict[str, Any]:
@@ -24,6 +26,11 @@ def table_fields(content: Any) -> dict[str, Any]:
     Raises:
         AtrousError: a key is unknown or missing, or a value has another type.
     """
+    if isinstance(content, dict) and (of_inputs := [key for key in content if key in _KEYS_OF_INPUTS]):
+        raise AtrousError(
+            f"the key {of_inputs[0]} describes the pictures, not the classes. Write it into inputs.yaml in the folder "
+            "of the dataset, such as inputs: {image: {bands: [B4, B3, B2]}}."
+        )
     _check_keys("the file", content, ("classes", "ignore", "overlap", "attribute"))
     entries = content.get("classes")
     if not isinstance(entries, list) or not entries:
@@ -48,6 +55,8 @@ def table_fields(content: Any) -> dict[str, Any]:
     found = {"names": names, "colors": colors, "raw": raw, "codes": codes, "segments": segments}
     rows = {key: tuple(values) for key, values in found.items()}
     rows["ignored_values"] = tuple(one.strip() for one in listed if isinstance(one, str))
+    if content.get("attribute"):
+        rows["unwritten"] = tuple(index for index, entry in enumerate(entries) if "raw" not in entry)
     return {**rows, "ignore": ignore, **{key: content.get(key, "") for key in ("overlap", "attribute")}}
 
 
@@ -65,7 +74,9 @@ def table_text(fields: dict[str, Any]) -> str:
     lines.append("classes:")
     for index, name in enumerate(fields["names"]):
         raw = [plain(value) for value in fields["raw"][index]]
-        entry = {"name": name, "color": list(fields["colors"][index]), "raw": raw}
+        entry = {"name": name, "color": list(fields["colors"][index])}
+        if index not in fields["unwritten"]:
+            entry["raw"] = raw
         if fields["codes"]:
             entry |= {key: list(code) for key, code in zip(_CODE_KEYS, fields["codes"][index], strict=False)}
         if fields["segments"] and fields["segments"][index]:
@@ -93,14 +104,14 @@ def _raw_values(given: Any, owner: str) -> tuple[Raw, ...]:
 def _texts(given: Any, owner: str) -> tuple[str, ...]:
     values = given if isinstance(given, list | tuple) else [given]
     for value in values:
-        if not isinstance(value, str) or not value.strip():
+        if not is_whole(value) and not (isinstance(value, str) and value.strip()):
             raise AtrousError(
-                f"{owner} has the segment {shown(value)}; give the label of a segment as text, in quotes if YAML reads "
-                "another type."
+                f"{owner} has the segment {shown(value)}; give a whole number, or the label of a segment as text, in "
+                "quotes if YAML reads another type."
             )
-    return tuple(values)
+    return tuple(map(str, values))
 
 
 def _flow(value: Any) -> str:
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**9)
-    return text.strip()
+    return text.removesuffix("...\n").strip()  # the mark after a plain text, which ends a document

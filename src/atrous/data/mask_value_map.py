@@ -44,9 +44,10 @@ class ClassTable:
             to the class, besides its own name; () if no class has any.
         overlap: "" to refuse segments of different classes that overlap; "last" to give their voxels to the class that
             is later in the table.
-        attribute: for labels in vector files, the name of the attribute that contains the class of a polygon; "" to
-            find the attribute.
-        ignored_values: values of this attribute for polygons of no class; "" stands for polygons without a value.
+        attribute: name of the attribute of polygons in vector files that contains their class; "" to find it.
+        ignored_values: values of this attribute whose polygons belong to no class; "" for polygons without a value.
+        unwritten: indices of the classes for which classes.yaml gives no raw value, so that it is their position;
+            known only if ``attribute`` is given.
     """
 
     names: tuple[str, ...]
@@ -58,9 +59,10 @@ class ClassTable:
     overlap: str = ""
     attribute: str = ""
     ignored_values: tuple[str, ...] = ()
+    unwritten: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("colors", "raw", "ignore", "codes", "segments", "ignored_values"):
+        for name in ("colors", "raw", "ignore", "codes", "segments", "ignored_values", "unwritten"):
             if not isinstance(rows := getattr(self, name), tuple | list):
                 raise AtrousError(f"{name} of a class table must be a tuple, got {shown(rows)}.")
             object.__setattr__(self, name, tupled(rows))

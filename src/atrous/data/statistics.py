@@ -12,10 +12,11 @@ import numpy as np
 from atrous.data.channel_count import channels_of, counts_of_channels
 from atrous.data.dataset import Dataset
 from atrous.data.file_headers import kinds_of, notes_on
+from atrous.data.file_of_picture import file_of_picture
 from atrous.data.input_files import InputFiles
 from atrous.data.pictures import read_kind
 from atrous.data.pixels import PictureKind
-from atrous.data.rasters.band_names import shared_names
+from atrous.data.rasters.band_names import agreed_names
 from atrous.data.sources.scene_files import read_input
 from atrous.data.splits.split_names import canonical_split
 from atrous.data.value_counts import value_counts
@@ -84,7 +85,7 @@ def kind_of_input(dataset: Dataset, name: str, splits: Sequence[str]) -> Picture
         splits: names of the splits whose files are read.
 
     Raises:
-        AtrousError: a file is missing or damaged, or the files differ.
+        AtrousError: a file is missing or damaged, the files differ, or the names of their bands contradict each other.
     """
     files = [dataset.file_of(item, name) for split in splits for item in dataset.split(split)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -96,7 +97,10 @@ def kind_of_input(dataset: Dataset, name: str, splits: Sequence[str]) -> Picture
             f"the files of {name} differ in their channels or type ({listed}): convert them to the same number of "
             "channels and the same type."
         )
-    return kinds[0] if len({kind.names for kind in kinds}) == 1 else replace(kinds[0], names=())
+    named = [(str(file), kind.names) for kind, file in zip(kinds, files, strict=True)]
+    one = next(one for one in dataset.inputs if one.name == name)
+    names, _ = bands_of_pictures(one, named, kinds[0].channels)
+    return replace(kinds[0], names=names if len(names) == kinds[0].channels else ())
 
 
 def class_pixels(dataset: Dataset, split: str) -> list[int]:
@@ -135,11 +139,12 @@ def kind_of_pictures(
 
     Returns:
         The kind of the model's input, with the names of its bands if all files name them. Also notes for the user: on
-        training pictures with different numbers of channels, and on bands or pages that are not read.
+        training pictures with different numbers of channels, on bands or pages that are not read, and on files that do
+        not name their bands.
 
     Raises:
-        AtrousError: a file is damaged, the dtypes of the training pictures differ, or no conversion between the numbers
-            of channels is defined.
+        AtrousError: a file is damaged, the dtypes of the training pictures differ, no conversion between the numbers of
+            channels is defined, or the names of bands contradict each other.
     """
     items = dataset.split(split)
     measured = dataset.splits.get(val, dataset.splits.get(canonical_split(val), ()))
@@ -151,7 +156,11 @@ def kind_of_pictures(
         shown = ", ".join(f"{dtype}: {path}" for dtype, path in sorted(first.items()))
         raise AtrousError(f"the training pictures differ in their type ({shown}): convert them to one type.")
     training = [(kind, str(item.image)) for kind, item in zip(kinds, items, strict=True)]
-    names = bands_of_pictures(dataset.inputs[0], [kind.names for kind in (*kinds, *others)], in_channels)
+    named = [
+        (str(file_of_picture(item.image)), kind.names)
+        for kind, item in zip((*kinds, *others), (*items, *measured), strict=True)
+    ]
+    names, of_names = bands_of_pictures(dataset.inputs[0], named, in_channels)
     chosen = len(names or dataset.inputs[0].wavelengths) or channels_of(
         training, [(kind, str(item.image)) for kind, item in zip(others, measured, strict=True)], in_channels
     )
@@ -161,25 +170,27 @@ def kind_of_pictures(
         notes = [f"The training pictures differ in their channels: {listed}. The model takes {chosen}."]
     all_kinds = {item.image: kind for item, kind in zip((*items, *measured), (*kinds, *others), strict=True)}
     by_name = bool(names or dataset.inputs[0].wavelengths)
-    if (
-        names
-        and not dataset.inputs[0].bands
-        and (lacking := [name for name in kinds[0].names if names and name not in names])
-    ):
-        notes.append(f"These bands are left out, because some files lack them: {', '.join(lacking)}.")
+    notes += of_names
     notes += [note.message for note in notes_on(all_kinds, None if by_name else chosen, pages)]
     return PictureKind(chosen, kinds[0].dtype, max(kind.bands for kind in kinds), names=names), tuple(notes)
 
 
-def bands_of_pictures(image: InputFiles, files: Sequence[Sequence[str]], in_channels: int | None) -> tuple[str, ...]:
-    """Returns the names of the bands that a model takes; () if the model takes bands by position or by wavelength.
+def bands_of_pictures(
+    image: InputFiles, files: Sequence[tuple[str, Sequence[str]]], in_channels: int | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the names of the bands that a model takes, and notes for the user.
 
     Args:
         image: the input of the pictures, with the bands that the user lists.
-        files: names of the bands of each training and validation picture.
+        files: file of each training and validation picture, and the names of its bands; a file may occur repeatedly.
         in_channels: number of channels of the model; None to derive it.
+
+    Returns:
+        The names, () if the model takes the bands by position or by wavelength; and the notes of `agreed_names`.
+
+    Raises:
+        AtrousError: as for `agreed_names`.
     """
     if image.bands or image.wavelengths:
-        return image.bands
-    names = shared_names(files)
-    return names[:in_channels] if in_channels is None or in_channels <= len(names) else ()
+        return image.bands, ()
+    return agreed_names(list(dict(files).items()), in_channels)

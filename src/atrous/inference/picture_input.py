@@ -26,6 +26,7 @@ from atrous.data.sources.source import Pixels
 from atrous.data.volumes.slices import is_volume, slice_place
 from atrous.errors import AtrousError, shown, unknown_name
 from atrous.inference.data_array import is_data_array, pixels_of_data_array
+from atrous.inference.value_range import medians_of, nearest_medians
 from atrous.input_spec import Input, check_takes_pictures, spacing_in_words
 from atrous.models.info import Preprocessing
 from atrous.models.picture_checks import check_valid
@@ -285,6 +286,8 @@ class PreparedSource:
 
     Attributes:
         largest: largest value read so far of each dtype other than the model's.
+        medians: medians of the channels in the window of float32 that is nearest to the training, from `medians_of`; ()
+            if there is none.
         doubtful_alpha: whether a window had an alpha band that looks like a channel and that the model does not take.
     """
 
@@ -292,6 +295,7 @@ class PreparedSource:
     prepare: Callable[[np.ndarray], np.ndarray]
     preprocessing: Preprocessing
     largest: dict[str, float] = field(default_factory=dict)
+    medians: tuple[float, ...] = ()
     doubtful_alpha: bool = False
 
     def __post_init__(self) -> None:
@@ -314,6 +318,8 @@ class PreparedSource:
         if read.size and read.dtype.name != self.preprocessing.dtype:
             name = read.dtype.name
             self.largest[name] = max(self.largest.get(name, -math.inf), float(read.max()))
+        elif read.dtype == np.float32 and read.shape[2] == self.preprocessing.channels:
+            self.medians = nearest_medians(self.medians, medians_of(read, valid), self.preprocessing)
         return Pixels(fill_missing(self.prepare(read), valid, self.preprocessing.mean), valid, doubtful)
 
 

@@ -11,7 +11,7 @@ from atrous.data.file_headers import Note
 from atrous.data.pixels import GIVE_RANGE, fill_missing, to_channels, to_depth
 from atrous.inference.picture_input import Found
 from atrous.inference.segmenter_arguments import check_found, check_notes
-from atrous.inference.value_range import PictureWarnings, check_range, doubt, scale_range
+from atrous.inference.value_range import PictureWarnings, check_range, doubt, doubt_of_medians, medians_of, scale_range
 from atrous.models.info import Preprocessing
 from atrous.models.picture_checks import check_picture, check_read
 
@@ -50,7 +50,13 @@ class Preparation:
 
     @checked
     def prepare(
-        self, image: np.ndarray, *, whole: bool = True, name: str = "", give_range: str = GIVE_RANGE
+        self,
+        image: np.ndarray,
+        *,
+        whole: bool = True,
+        name: str = "",
+        give_range: str = GIVE_RANGE,
+        valid: np.ndarray | None = None,
     ) -> np.ndarray:
         """Converts an H×W×C picture, as read, to the channels and the value range that the model was trained on.
 
@@ -61,6 +67,7 @@ class Preparation:
             name: name of the picture for warnings; "" for no name.
             give_range: syntax of a range for warnings and errors, with {0} and {1} for the two numbers, such as
                 `GIVE_RANGE`.
+            valid: H×W booleans, False for pixels without data, which cause no warning; None if all pixels hold data.
 
         Warns:
             PictureWarning: the values may be in another range than the model expects; once for each kind of doubt.
@@ -72,21 +79,25 @@ class Preparation:
         if self.range is not None:
             return scale_range(image, self.range, preprocessing.dtype)
         if whole:
-            self._warnings.warn(self.doubt_of(image, give_range), name=name)
+            self._warnings.warn(self.doubt_of(image, give_range, valid), name=name)
         return to_depth(image, preprocessing.dtype, give_range)
 
     @checked
-    def doubt_of(self, image: np.ndarray, give_range: str = GIVE_RANGE) -> str | None:
+    def doubt_of(self, image: np.ndarray, give_range: str = GIVE_RANGE, valid: np.ndarray | None = None) -> str | None:
         """Returns a warning if a whole picture's values may be in another range than the model expects; else None.
 
-        See `value_range.doubt`.
+        See `value_range.doubt` and `value_range.doubt_of_medians`.
 
         Args:
             image: H×W×C picture, as read.
             give_range: as in `prepare`.
+            valid: as in `prepare`.
         """
-        if self.range is not None or check_picture(image).dtype.name == self.preprocessing.dtype:
+        if self.range is not None:
             return None
+        if check_picture(image).dtype.name == self.preprocessing.dtype:
+            alike = image.dtype == np.float32 and image.shape[2] == self.preprocessing.channels
+            return doubt_of_medians(medians_of(image, valid), self.preprocessing) if alike else None
         return doubt(image.dtype.name, float(image.max()), self.preprocessing, give_range)
 
     @checked
@@ -99,6 +110,17 @@ class Preparation:
             name: name of the picture; "" for no name.
         """
         self._warnings.warn(doubt(dtype, largest, self.preprocessing) if self.range is None else None, name=name)
+
+    @checked
+    def warn_of_medians(self, medians: Sequence[float], name: str = "") -> None:
+        """Warns, once, if the values of a float32 picture are far outside the range of the training.
+
+        Args:
+            medians: median of each channel of the picture; () for no warning.
+            name: name of the picture; "" for no name.
+        """
+        known = len(medians) == self.preprocessing.channels
+        self._warnings.warn(doubt_of_medians(medians, self.preprocessing) if known else None, name=name)
 
     @checked
     def warn_of(self, notes: Iterable[Note]) -> None:
@@ -114,5 +136,5 @@ class Preparation:
             found: picture, as `Segmenter.read` returns it.
             give_range: as in `prepare`.
         """
-        image = self.prepare(check_found(found).image, name=found.name, give_range=give_range)
+        image = self.prepare(check_found(found).image, name=found.name, give_range=give_range, valid=found.valid)
         return fill_missing(image, found.valid, self.preprocessing.mean)

@@ -362,8 +362,8 @@ class Segmenter:
         work = self.any_size.windows(prepared, sink, name=name, progress=progress)
         if prepared.largest:
             self.preparation.warn_of_values(*max(prepared.largest.items(), key=lambda entry: entry[1]), name)
-        if prepared.doubtful_alpha:
-            self.preparation.warn_of([doubt_of_alpha(name)])
+        self.preparation.warn_of_medians(prepared.medians, name)
+        self.preparation.warn_of([doubt_of_alpha(name)] if prepared.doubtful_alpha else [])
         return work
 
     @checked_names

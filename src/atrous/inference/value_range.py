@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 
@@ -14,6 +15,13 @@ from atrous.models.info import Preprocessing
 
 #: Largest values of the bit depths that cameras and scanners store in 16 bits.
 STORED_IN_16_BITS = (255, 1023, 4095, 16383)
+#: Distance between the median of a picture and the mean of the training, in standard deviations of the training, above
+#: which the values must have another unit: no ordinary picture, also none of one colour, is so far away.
+FAR_IN_STD = 100.0
+#: Largest number of channels whose values a warning shows.
+_SHOWN = 4
+#: Number of pixels, about, from which the medians of a picture are computed.
+_SAMPLED = 10_000
 #: Syntax of a range of two numbers in a request to a server, for messages.
 ASK_FOR_RANGE = "range={0},{1} in the query"
 
@@ -134,3 +142,73 @@ def doubt(given: str, largest: float, preprocessing: Preprocessing, give_range: 
             f"had the mean {means}; if these pictures have another unit, scale them and give float32."
         )
     return None
+
+
+def medians_of(image: np.ndarray, valid: np.ndarray | None = None) -> tuple[float, ...]:
+    """Returns the median of each channel over equally spaced pixels; NaN for a channel without a finite value.
+
+    Args:
+        image: H×W×C picture.
+        valid: H×W booleans, False for pixels without data; None if all pixels hold data.
+    """
+    step = max(1, math.isqrt(image.shape[0] * image.shape[1] // _SAMPLED))
+    pixels = image[::step, ::step].reshape(-1, image.shape[2])
+    pixels = pixels if valid is None else pixels[valid[::step, ::step].ravel()]
+    columns = [column[np.isfinite(column)] for column in pixels.T]
+    return tuple(float(np.median(column)) if column.size else math.nan for column in columns)
+
+
+def distance_in_std(medians: Sequence[float], preprocessing: Preprocessing) -> float:
+    """Returns the distance of a picture from the training, in standard deviations: the median over the channels.
+
+    Args:
+        medians: median of each channel of the picture, from `medians_of`.
+        preprocessing: preprocessing of the model.
+
+    Returns:
+        The distance; 0 if no channel can be compared, because the channels have no data or are normalised by the
+        statistics of each file.
+    """
+    own = [standardised for one in preprocessing.inputs for standardised in one.standardised]
+    rows = zip(medians, preprocessing.mean, preprocessing.std, own, strict=True)
+    found = [abs(median - mean) / std for median, mean, std, skipped in rows if not skipped and math.isfinite(median)]
+    return float(np.median(found)) if found else 0.0
+
+
+def nearest_medians(
+    one: tuple[float, ...], other: tuple[float, ...], preprocessing: Preprocessing
+) -> tuple[float, ...]:
+    """Returns the medians of two windows that are nearer to the training; () if there are none.
+
+    Args:
+        one: medians of the channels of a window, from `medians_of`; () if there is none.
+        other: those of another window; NaN for channels without data.
+        preprocessing: preprocessing of the model.
+    """
+    known = [medians for medians in (one, other) if not all(map(math.isnan, medians))]
+    return min(known, key=lambda medians: distance_in_std(medians, preprocessing), default=())
+
+
+def doubt_of_medians(medians: Sequence[float], preprocessing: Preprocessing) -> str | None:
+    """Returns a warning if the values of a float32 picture are far outside the range of the training.
+
+    A file that lost the scale of its bands, for example, has values that are thousands of times too large.
+
+    Args:
+        medians: median of each channel of the picture, from `medians_of`.
+        preprocessing: preprocessing of the model.
+
+    Returns:
+        The warning; None if the median of a typical channel is at most `FAR_IN_STD` standard deviations away.
+    """
+    if preprocessing.dtype != "float32" or distance_in_std(medians, preprocessing) <= FAR_IN_STD:
+        return None
+    shown = ", ".join(f"{value:.3g}" for value in medians[:_SHOWN])
+    means, stds = (
+        ", ".join(f"{value:.3g}" for value in each[:_SHOWN]) for each in (preprocessing.mean, preprocessing.std)
+    )
+    return (
+        f"values far outside the range of the training: the median of the channels is {shown}, but the training "
+        f"pictures had the mean {means} and the standard deviation {stds}. Give the pictures in the unit of the "
+        "training. A file may have lost the scale and the offset of its bands, which gdalinfo shows."
+    )

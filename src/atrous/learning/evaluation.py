@@ -35,6 +35,7 @@ from atrous.learning.boundary_metrics import BoundaryIoU, BoundaryScore
 from atrous.learning.class_matching import matching_classes
 from atrous.learning.confusion_matrix import ConfusionMatrix, none_if_nan
 from atrous.learning.distributed import ProcessGroup, current_group
+from atrous.learning.splits_of_training import with_splits_of_training
 from atrous.learning.volume_evaluation import VolumeScores, segment_case
 from atrous.option_fields import given_to, setting, settings
 
@@ -146,8 +147,8 @@ def open_to_measure(
     """Opens a dataset with the splits that a model was trained with, and prints the dataset's notes.
 
     Random splits depend on the groups: with other groups, the split would contain pictures that the model was trained
-    on. So the model file stores the pattern of groups from training. The stored pattern is used if the dataset has
-    random splits and no groups.csv, and if `spec` does not contain a pattern.
+    on. So the model file stores the pattern of groups from training. The splits are drawn with this pattern if the
+    dataset has random splits and no groups.csv. If `spec` has a pattern of its own, this pattern only sets the groups.
 
     Args:
         spec: spec of the dataset.
@@ -169,12 +170,18 @@ def open_to_measure(
 
 
 def _with_groups_of(spec: DatasetSpec, provenance: Mapping[str, Any], image: Input | None, resampled: bool) -> Dataset:
-    """Opens a dataset with the groups of the training if it has random splits and no groups of its own."""
+    """Opens a dataset with random splits with the splits of the training, also if the user gives other groups."""
     dataset, trained = spec.open(image, resampled=resampled), provenance.get("groups")
-    if spec.groups is None and trained and dataset.unlisted and dataset.groups_from != "file":
-        with suppress(AtrousError):  # the stored pattern may not fit the names of other data
-            return replace(spec, groups=str(trained)).open(image, resampled=resampled)
-    return dataset
+    if not dataset.unlisted or dataset.groups_from == "file" or spec.groups == trained:
+        return dataset
+    of_training = replace(spec, groups=None if trained is None else str(trained))
+    if spec.groups is None:
+        with suppress(AtrousError):  # the pattern does not fit the names of other data
+            return of_training.open(image, resampled=resampled)
+        return dataset
+    if "data" not in provenance:  # the model was not trained by `atrous train`
+        return dataset
+    return with_splits_of_training(dataset, of_training, lambda: of_training.open(image, resampled=resampled))
 
 
 def measures_whole_volumes(segmenter: Segmenter, dataset: Dataset) -> bool:

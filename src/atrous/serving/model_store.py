@@ -129,7 +129,7 @@ class ModelStore:
         # The first picture takes longest, so a blank picture is segmented now, on the inference thread.
         channels = model.segmenter.info.preprocessing.channels
         picture = model.segmenter.preparation.prepare(
-            np.zeros((64, 64, channels), model.segmenter.info.preprocessing.dtype)
+            np.zeros((64, 64, channels), model.segmenter.info.preprocessing.dtype), whole=False
         )
         self._queue.submit(Job(model.segmenter, picture)).result()
         return model

@@ -81,7 +81,8 @@ class PictureUpload:
         }
         found = segmenter.found(stored)
         doubts = [note.message for note in doubts_of("the picture", stored[IMAGE], preprocessing)]
-        doubts += [doubt] if (doubt := segmenter.preparation.doubt_of(found.image, ASK_FOR_RANGE)) else []
+        doubt = segmenter.preparation.doubt_of(found.image, ASK_FOR_RANGE, found.valid)
+        doubts += [doubt] if doubt else []
         self._shown, self._info = found.shown, segmenter.info
         job = Job(segmenter, segmenter.preparation.filled(found, ASK_FOR_RANGE), found.valid)
         return job, " ".join(doubts) or None

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atrous.data.pictures import read_pixels
-from atrous.data.rasters.band_names import bands_to_read, names_in_metadata, shared_names, wavelengths_in
+from atrous.data.rasters.band_names import (
+    agreed_names,
+    bands_to_read,
+    checked_names,
+    names_in_metadata,
+    shared_names,
+    wavelengths_in,
+)
 from atrous.data.sources.geotiff import GeoTiffSource
 from atrous.data.sources.scene_files import read_input
 from atrous.data.sources.source import Window
@@ -89,6 +98,60 @@ def test_names_of_satellites_are_names():
 def test_shared_names_are_in_the_order_of_the_first_file():
     assert shared_names([["B8", "B2", "B3"], ["b3", "B8", "B4"]]) == ("B8", "B3")
     assert shared_names([["B8"], []]) == ()
+    assert shared_names([["B8"], ["1"]]) == ()
+
+
+def test_only_names_that_occur_twice_are_lost():
+    names = checked_names(("B4", "B3", None, "B2", "QA", "qa "))
+    assert names == ("B4", "B3", "", "B2", "", "")
+    assert checked_names(("QA", "QA", None)) == checked_names((None,)) == ()
+    assert bands_to_read(names, ("B2", "B3", "B4"), (), 6) == [3, 1, 0]
+    assert bands_to_read(("", ""), ("B2", "B3"), (), 2) is None
+    with pytest.raises(AtrousError, match="has B4, B3, one without a name of its own, B2"):
+        bands_to_read(names, ("QA",), (), 6)
+    found, notes = agreed_names([("a", ("B2", "B3", "B4")), ("b", names)], None)
+    assert found == ("B2", "B3", "B4") and len(notes) == 1 and "such as 3 of 6 bands in b" in notes[0]
+
+
+A, B = ("a", ("B2", "B3", "B4")), ("b", ("B4", "B3", "B2"))
+
+
+@pytest.mark.parametrize(
+    ("files", "channels", "names", "note"),
+    [
+        ([A, B], None, ("B2", "B3", "B4"), None),
+        ([A, B], 2, ("B2", "B3"), None),
+        ([A, ("b", ("b4", "B2"))], None, ("B2", "B4"), "some files lack them: B3."),
+        ([A, ("b", ("B2", "B3", "B4", "B8"))], 4, (), None),  # the first bands are the same
+        (
+            [A, ("b", ()), ("c", ("1", "2", "3"))],
+            None,
+            (),
+            "2 of 3 files have no names.* order, which is B2, B3, B4 in a",
+        ),
+        ([("a", ()), ("b", ("Band 1", "Band 2"))], None, (), None),
+        ([("a", ("height",)), ("b", ("elevation",))], None, (), None),  # one band has no order
+        ([("a", ("x (650 nm)", "y (700 nm)")), ("b", ("x (650.5 nm)", "y (701 nm)"))], None, (), None),
+    ],
+)
+def test_names_that_all_files_have_decide(files, channels, names, note):
+    found, notes = agreed_names(files, channels)
+    assert found == names
+    assert (not notes) if note is None else re.search(note, *notes)
+
+
+@pytest.mark.parametrize(
+    ("files", "channels", "message"),
+    [
+        ([A, B, ("c", ())], None, "no names in common: a has B2, B3, B4, b has B4, B3, B2, c has no names. Write"),
+        ([A, ("b", ("red", "green", "blue"))], None, "a has B2, B3, B4, b has red, green, blue. Write"),
+        ([("d", ()), A, B], 3, "d has no names"),
+        ([A, ("b", ("B4", "B3", "SCL"))], 3, "share only the names B3, B4, and the model takes 3 channels: a has"),
+    ],
+)
+def test_names_that_contradict_each_other_are_refused(files, channels, message):
+    with pytest.raises(AtrousError, match=message):
+        agreed_names(files, channels)
 
 
 def test_descriptions_need_one_per_band():
@@ -97,6 +160,7 @@ def test_descriptions_need_one_per_band():
     assert names_in_metadata(text, 2) == ("a & b", "c")
     assert names_in_metadata(text, 3) == ("a & b", "c", "")
     assert names_in_metadata(text.replace("&amp; b", "").replace("a ", "c"), 2) == ()  # the same name twice
+    assert names_in_metadata(text.replace("&amp; b", "").replace("a ", "c"), 3) == ()
     assert names_in_metadata("<GDALMetadata/>", 1) == ()
 
 

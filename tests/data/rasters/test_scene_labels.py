@@ -79,6 +79,53 @@ def test_a_named_attribute_and_raw_values(root):
     assert ClassTable.from_yaml(root / "classes.yaml").yaml_text().count("attribute: id") == 1
 
 
+CODES = [square(5, 5, 30, 20, code=1), square(30, 30, 55, 50, code=2)]
+
+
+@pytest.mark.parametrize(
+    ("classes", "one", "two"),
+    [
+        ("{name: field, segments: ['2']}, {name: water, segments: ['1']}", 2, 1),  # not their positions
+        ("{name: field, segments: [2]}, {name: water, segments: [1]}", 2, 1),
+        ("{name: '2'}, {name: '1'}", 2, 1),  # names
+        ("{name: field, raw: 2}, {name: water, raw: 1}", 2, 1),
+        ("{name: field}, {name: water}", 1, 2),  # positions: no class lists a number
+        ("{name: field, raw: 1}, {name: water, raw: 2, segments: [7]}", 1, 2),  # written, though they are positions
+    ],
+)
+def test_listed_numbers_come_before_positions_in_the_table(root, classes, one, two):
+    found = label(root, CODES, f"attribute: code\nclasses: [{{name: background}}, {classes}]\n")
+    assert np.array_equal(found, np.select([expected(0) == 1, expected(0) == 2], (one, two), 0))
+    table = ClassTable.from_yaml(root / "classes.yaml")
+    (root / "again.yaml").write_text(table.yaml_text(), encoding="utf-8")
+    assert ClassTable.from_yaml(root / "again.yaml") == table
+
+
+def test_segments_come_before_the_names_of_other_classes(root):
+    classes = f"classes:\n{BACKGROUND}  - {{name: wheat, segments: [corn]}}\n  - {{name: corn, segments: [maize]}}\n"
+    found = label(root, [square(0, 0, 9, 9, crop="corn"), square(9, 9, 20, 20, crop="maize")], classes)
+    assert found[0, 0] == 1 and found[10, 10] == 2
+
+
+def test_positions_are_no_codes_beside_listed_numbers(root):
+    classes = "attribute: code\nclasses: [{name: background}, {name: field}, {name: water, segments: [1]}]\n"
+    with pytest.raises(AtrousError, match="the values '2', which belong to no class"):
+        label(root, CODES, classes)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ("{name: field, raw: 1}, {name: water, segments: [1]}", r"raw value 1 of 'field'.* for 'water'.*the code 1"),
+        ("{name: field, raw: 2}, {name: '2', raw: 1}", r"raw value 2 of 'field'.* for '2'"),
+        ("{name: field, raw: 5}, {name: water, segments: [9]}]\nignore: [9", r"raw value 9 of 'ignore'.* for 'water'"),
+    ],
+)
+def test_raw_values_that_are_segments_of_another_class_are_refused(root, classes, message):
+    with pytest.raises(AtrousError, match=message):
+        label(root, CODES, f"attribute: code\nclasses: [{{name: background}}, {classes}]\n")
+
+
 def test_without_a_background_the_rest_belongs_to_no_class(root):
     classes = "classes:\n  - {name: other}\n  - {name: wheat}\n  - {name: maize}\n"
     assert np.array_equal(label(root, FIELDS, classes), expected(255))

@@ -10,6 +10,7 @@ from atrous.data.channel_count import channels_of, counts_of_channels
 from atrous.data.dataset import Dataset
 from atrous.data.doctor.judge import Finding, shown
 from atrous.data.doctor.scan import Pair
+from atrous.data.doctor.taken_channels import TakenChannels
 from atrous.data.pixels import PictureKind
 from atrous.data.splits.split_names import canonical_split
 from atrous.errors import AtrousError
@@ -46,8 +47,24 @@ def find_channels_without_a_way(
         if training:
             channels_of(training, measured, in_channels)
     except AtrousError as error:
-        sentence = str(error).replace(f"{dataset.root}{os.sep}", "")
-        yield Finding("channels_without_a_way", sentence[0].upper() + sentence[1:])
+        yield Finding("channels_without_a_way", _sentence(dataset, str(error)))
+
+
+def find_contradicting_names(dataset: Dataset, taken: TakenChannels) -> Iterator[Finding]:
+    """Yields an error if the names of bands in two files contradict each other.
+
+    Args:
+        dataset: the dataset.
+        taken: the channels that a model would take.
+    """
+    if taken.contradiction:
+        yield Finding("contradicting_names_of_bands", _sentence(dataset, taken.contradiction))
+
+
+def _sentence(dataset: Dataset, message: str) -> str:
+    """Returns a message of an error as a sentence, with paths in the folder of the dataset."""
+    sentence = message.replace(f"{dataset.root}{os.sep}", "")
+    return sentence[0].upper() + sentence[1:]
 
 
 def find_mixed_channels(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:

@@ -12,7 +12,12 @@ import numpy as np
 
 from atrous.data.dataset import Dataset, Item
 from atrous.data.doctor.antialiased_edges import blended_values
-from atrous.data.doctor.channels import find_channels_without_a_way, find_mixed_channels, note_without_colors
+from atrous.data.doctor.channels import (
+    find_channels_without_a_way,
+    find_contradicting_names,
+    find_mixed_channels,
+    note_without_colors,
+)
 from atrous.data.doctor.class_names import find_assumed_names, find_unnamed_background, proposal_with_background
 from atrous.data.doctor.exif_rotation import TurnedPair, find_turned, judge_turned
 from atrous.data.doctor.files import find_doubtful_alpha, find_unread_parts, find_void
@@ -204,6 +209,7 @@ def examine(
         no_way = list(find_wrong_contrasts(dataset, pairs, dataset.inputs[0].slices, in_channels))
     else:
         no_way = list(find_channels_without_a_way(dataset, by_split, train, val, in_channels))
+        no_way += find_contradicting_names(dataset, taken)
     input_errors, input_warnings = find_input_problems(dataset, pairs)
     errors = (
         *find_errors(dataset, pairs, classes, proposals),
@@ -222,7 +228,7 @@ def examine(
     return Diagnosis(
         root=dataset.root,
         layout=dataset.layout,
-        notes=(*dataset.notes, *note_without_colors(dataset, kinds, taken.channels)),
+        notes=(*dataset.notes, *taken.notes, *note_without_colors(dataset, kinds, taken.channels)),
         classes=classes,
         images=images,
         errors=(*errors, *(Finding(kind, message) for kind, message in unfit)),

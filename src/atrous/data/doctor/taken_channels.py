@@ -10,6 +10,7 @@ import numpy as np
 
 from atrous.data.channel_count import channels_of
 from atrous.data.dataset import Dataset
+from atrous.data.file_of_picture import file_of_picture
 from atrous.data.pictures import read_pixels
 from atrous.data.pixels import PictureKind, StoredPixels, gives_channels
 from atrous.data.rasters.band_names import bands_to_read
@@ -29,6 +30,8 @@ class TakenChannels:
         missing: values that mean "no data", in addition to the nodata values that the files declare, as in
             `StoredPixels.for_model`.
         listed: whether the user lists the bands or wavelengths, so that each file must have them.
+        notes: sentences on bands that are left out, and on files that do not name their bands.
+        contradiction: message of the error in training if names of bands contradict each other; "" if not.
     """
 
     channels: int | None = None
@@ -36,6 +39,8 @@ class TakenChannels:
     wavelengths: tuple[float, ...] = ()
     missing: tuple[float, ...] = ()
     listed: bool = False
+    notes: tuple[str, ...] = ()
+    contradiction: str = ""
 
     @property
     def by_position(self) -> int | None:
@@ -100,7 +105,12 @@ def taken_channels(
         for name in (train, val)
     )
     image = dataset.inputs[0]
-    bands = bands_of_pictures(image, [kind.names for kind, _ in (*training, *measured)], in_channels)
+    try:
+        named = [(str(file_of_picture(Path(path))), kind.names) for kind, path in (*training, *measured)]
+        bands, notes = bands_of_pictures(image, named, in_channels)
+        contradiction = ""
+    except AtrousError as error:
+        bands, notes, contradiction = (), (), str(error)
     listed = bool(image.bands or image.wavelengths)
     channels = len(bands or image.wavelengths) or in_channels
     if training and not bands and not image.wavelengths:
@@ -108,4 +118,4 @@ def taken_channels(
             channels = channels_of(training, measured, in_channels)
         except AtrousError:  # reported by `find_channels_without_a_way`
             channels = in_channels
-    return TakenChannels(channels, bands, image.wavelengths, image.missing_values, listed)
+    return TakenChannels(channels, bands, image.wavelengths, image.missing_values, listed, notes, contradiction)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,8 @@ from atrous.errors import AtrousError
 
 #: Largest number of attributes and values that a message names.
 _SHOWN = 8
+#: A number as the value of an attribute.
+_NUMBER = re.compile(r"\s*[-+]?\d+(\.\d*)?\s*")
 
 
 class _Drawing(NamedTuple):
@@ -118,16 +121,39 @@ def _texts_of(classes: ClassTable, *, numbers: bool) -> dict[str, int]:
 
     Args:
         classes: class table of the dataset.
-        numbers: whether raw values also stand for their class. A running number, for example, has such values by
-            chance. So raw values are accepted only if classes.yaml names the attribute.
+        numbers: whether raw values also stand for their class. An attribute such as a running number has them by
+            chance, so they count only if the attribute is named. Positions of classes without a written raw value count
+            only if no class has a number as its name or segment.
+
+    Raises:
+        AtrousError: a written raw value is also the name or a segment of another class.
     """
-    found: dict[str, int] = {}
     segments = classes.segments or ((),) * len(classes)
-    named = [(raw, (name, *texts)) for name, raw, texts in zip(classes.names, classes.raw, segments, strict=True)]
-    for raw, texts in [(classes.ignore or (NO_NUMBER,), classes.ignored_values), *named]:
-        for text in (*texts, *(map(str, raw) if numbers else ())):
-            found.setdefault(text, numbers_of(raw)[0])
-    return found
+    drawn = [numbers_of(raw)[0] for raw in classes.raw]
+    texts = dict.fromkeys(classes.ignored_values, numbers_of(classes.ignore or (NO_NUMBER,))[0])
+    owners = dict.fromkeys(classes.ignored_values, "ignore")
+    for values in (segments, [(name,) for name in classes.names]):  # segments of all classes come before all names
+        for name, raw, own in zip(classes.names, drawn, values, strict=True):
+            for text in own:
+                texts.setdefault(text, raw)
+                owners.setdefault(text, name)
+    if not numbers:
+        return texts
+    rows = [*zip(classes.names, classes.raw, strict=True)]
+    written = [row for index, row in enumerate(rows) if index not in classes.unwritten]
+    for name, values in (("ignore", classes.ignore), *written):
+        for number in numbers_of(values):
+            if (owner := owners.setdefault(str(number), name)) != name:
+                raise AtrousError(
+                    f"the raw value {number} of '{name}' in classes.yaml is also listed for '{owner}', as its name or "
+                    f"under segments:, so the class of polygons with the {classes.attribute} {number} is not certain. "
+                    "List it for one of both only."
+                )
+            texts.setdefault(str(number), numbers_of(values)[0])
+    if not any(_NUMBER.fullmatch(text) for own in (*segments, classes.names) for text in own):
+        for index in classes.unwritten:  # else the numbers of the file are a code of its own, not positions
+            texts.setdefault(str(drawn[index]), drawn[index])
+    return texts
 
 
 def _fits(labels: VectorLabels, attribute: str, texts: dict[str, int]) -> bool:

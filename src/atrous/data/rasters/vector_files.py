@@ -8,6 +8,7 @@ dropped, and are read again if they are needed. For more polygons, convert the f
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -251,10 +252,15 @@ def _layer_name(path: Path, layers: np.ndarray, given: str | None) -> str:
             raise AtrousError(f"{path}: {unknown_name('layer', given, names)}")
         return given
     if len(names) != 1:
-        raise AtrousError(
-            f"{path}: the file has {counted(len(names), 'layer')} with geometries"
-            + (f": {', '.join(names)}. Name the layer of the labels." if names else ", and labels need polygons.")
-        )
+        cure = ", and labels need polygons."
+        if names:
+            target = path.with_name(f"{path.stem}_{names[0]}.gpkg").name
+            command = shlex.join(["ogr2ogr", target, path.name, names[0]])
+            cure = (
+                f": {', '.join(names)}. Write the layer of the labels into a file of its own, and use that file "
+                f"instead: {command}"
+            )
+        raise AtrousError(f"{path}: the file has {counted(len(names), 'layer')} with geometries{cure}")
     return names[0]
 
 

@@ -211,12 +211,9 @@ def _reading(path: Path) -> Iterator[Any]:
     """Gives pyogrio to a `with` block; errors of pyogrio and of shapely in the block get the name of the file."""
     try:
         import pyogrio
-    except ImportError:
-        raise missing_extra("pyogrio", "geo") from None
-    try:
         import shapely
-    except ImportError:
-        raise missing_extra("shapely", "geo") from None
+    except ImportError as error:
+        raise missing_extra(error.name or "pyogrio", "geo") from None
     hide_pyogrio_warnings()
     try:
         with np.errstate(invalid="ignore"):  # coordinates that are NaN
@@ -398,8 +395,5 @@ def has_polygons_in(layer: VectorLayer, bounds: Bounds) -> bool:
         AtrousError: the file is damaged.
     """
     with _reading(layer.path) as pyogrio:
-        for by in _shifts(layer, bounds):
-            found, _ = pyogrio.read_bounds(layer.path, layer=layer.name, bbox=_shifted(bounds, by))
-            if len(found):
-                return True
-    return False
+        areas = (_shifted(bounds, by) for by in _shifts(layer, bounds))
+        return any(len(pyogrio.read_bounds(layer.path, layer=layer.name, bbox=one)[0]) for one in areas)

@@ -174,14 +174,14 @@ def _with_groups_of(spec: DatasetSpec, provenance: Mapping[str, Any], image: Inp
     dataset, trained = spec.open(image, resampled=resampled), provenance.get("groups")
     if not dataset.unlisted or dataset.groups_from == "file" or spec.groups == trained:
         return dataset
-    of_training = replace(spec, groups=None if trained is None else str(trained))
+    spec_of_training = replace(spec, groups=None if trained is None else str(trained))
     if spec.groups is None:
         with suppress(AtrousError):  # the pattern does not fit the names of other data
-            return of_training.open(image, resampled=resampled)
+            return spec_of_training.open(image, resampled=resampled)
         return dataset
     if "data" not in provenance:  # the model was not trained by `atrous train`
         return dataset
-    return with_splits_of_training(dataset, of_training, lambda: of_training.open(image, resampled=resampled))
+    return with_splits_of_training(dataset, spec_of_training, lambda: spec_of_training.open(image, resampled=resampled))
 
 
 def measures_whole_volumes(segmenter: Segmenter, dataset: Dataset) -> bool:

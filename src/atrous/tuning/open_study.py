@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from atrous.errors import AtrousError, missing_extra, shown
-from atrous.json_yaml import read_json
+from atrous.json_yaml import parse_json, read_json
 from atrous.learning.recipe import Recipe, recipe_record
 from atrous.overwrite_checks import save_json
 from atrous.paths import is_url, shown_place
@@ -142,7 +142,7 @@ def _compared(space: SearchSpace) -> dict[str, Any]:
         del (record[part] if part else record)[last]
     if record["data"]["root"] and not is_url(record["data"]["root"]):
         record["data"]["root"] = str(Path(record["data"]["root"]).resolve())
-    return json.loads(json.dumps({"recipe": record, "space": space.record()}))
+    return parse_json(json.dumps({"recipe": record, "space": space.record()}), "the recipe and the space", finite=False)
 
 
 def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -175,7 +175,7 @@ def _with_defaults(record: Mapping[str, Any], defaults: Mapping[str, Any]) -> di
         elif isinstance(value, Mapping) and value and name in filled:
             inside = {key: one for key, one in value.items() if f"{name}.{key}" not in FREE}
             filled[name] = {**inside, **filled[name]}
-    return json.loads(json.dumps(filled))
+    return parse_json(json.dumps(filled), "the recipe of the study", finite=False)
 
 
 def _or_nothing(value: Any) -> str:

@@ -13,7 +13,7 @@ _MOST_BYTES = 2**24
 _NODATA = re.compile(r'<NoDataValue(?:\s+le_hex_equiv="(?P<hex>[0-9A-Fa-f]{16})")?\s*>(?P<text>[^<]*)</NoDataValue>')
 
 
-_BAND = re.compile(r'<PAMRasterBand\s+band="(\d{1,5})">(.*?)</PAMRasterBand>', re.DOTALL)
+_BAND = re.compile(r'<PAMRasterBand\s+band=["\'](\d{1,5})["\']\s*>(.*?)</PAMRasterBand>', re.DOTALL)
 
 
 def descriptions_beside(path: Path | str, bands: int) -> list[str | None]:

@@ -346,9 +346,9 @@ def to_depth(image: np.ndarray, dtype: str, give_range: str = GIVE_RANGE) -> np.
     factors = {("uint16", "uint8"): 1 / 257, ("uint8", "uint16"): 257.0}
     if (given, dtype) not in factors:
         raise AtrousError(
-            f"this model was trained on {dtype} pictures, 0–{np.iinfo(dtype).max}, and the picture holds {given}, as "
-            f"does each file whose bands have a scale: scale the picture to that range and store it as {dtype}, or "
-            f"give the values of black and white: {give_range.format('LOW', 'HIGH')}."
+            f"this model was trained on {dtype} pictures, 0–{np.iinfo(dtype).max}, and the picture is {given} (as are "
+            f"files whose bands declare a scale): convert the picture to that range and to {dtype}, or give the "
+            f"values of black and white: {give_range.format('LOW', 'HIGH')}."
         )
     return (image.astype(np.float32) * factors[given, dtype]).round().astype(dtype)
 

@@ -162,7 +162,7 @@ def with_window(item: Item, window: Window) -> Item:
 
 
 def small_windows(items: Sequence[Item], crop: tuple[int, int] | None, scale: float) -> str | None:
-    """Returns a warning if windows of scenes are smaller than the ground that a crop may show.
+    """Returns a warning if windows of scenes are smaller than the area that a crop may cover.
 
     Args:
         items: training items.

@@ -23,8 +23,8 @@ def spread_over_bands(model: nn.Module, names: Sequence[str], wavelengths: Seque
     """Gives the pretrained filters of red, green and blue to the bands of these colours, and their mean to other bands.
 
     timm repeats the three filters over the bands in the order of the bands, so a filter of one colour may be applied to
-    a band of another colour. Here, all filters are multiplied by 3/C, as in timm: bands that are alike then give the
-    same output as a picture in RGB.
+    a band of another colour. Here, all filters are multiplied by 3/C, as in timm. If all C bands are equal, the
+    output is then that of an RGB picture with three equal channels.
 
     Args:
         model: model with ImageNet weights, which timm adapted to C channels; changed in place.

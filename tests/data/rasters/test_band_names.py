@@ -14,7 +14,7 @@ from atrous.data.rasters.band_names import (
     agreed_names,
     bands_to_read,
     checked_names,
-    names_in_metadata,
+    descriptions_in_metadata,
     shared_names,
     wavelengths_in,
 )
@@ -157,11 +157,13 @@ def test_names_that_contradict_each_other_are_refused(files, channels, message):
 def test_descriptions_need_one_per_band():
     one = '<Item name="DESCRIPTION" sample="{}" role="description">{}</Item>'
     text = f"<GDALMetadata>{one.format(0, 'a &amp; b')}{one.format(1, 'c')}</GDALMetadata>"
-    assert names_in_metadata(text, 2) == ("a & b", "c")
-    assert names_in_metadata(text, 3) == ("a & b", "c", "")
-    assert names_in_metadata(text.replace("&amp; b", "").replace("a ", "c"), 2) == ()  # the same name twice
-    assert names_in_metadata(text.replace("&amp; b", "").replace("a ", "c"), 3) == ()
-    assert names_in_metadata("<GDALMetadata/>", 1) == ()
+    assert checked_names(descriptions_in_metadata(text, 2)) == ("a & b", "c")
+    assert checked_names(descriptions_in_metadata(text, 3)) == ("a & b", "c", "")
+    assert (
+        checked_names(descriptions_in_metadata(text.replace("&amp; b", "").replace("a ", "c"), 2)) == ()
+    )  # the same name twice
+    assert checked_names(descriptions_in_metadata(text.replace("&amp; b", "").replace("a ", "c"), 3)) == ()
+    assert checked_names(descriptions_in_metadata("<GDALMetadata/>", 1)) == ()
 
 
 @pytest.mark.filterwarnings("ignore")

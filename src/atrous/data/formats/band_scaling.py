@@ -71,12 +71,18 @@ def scaling_in_metadata(text: str, bands: int) -> BandScaling | None:
     """
     found = {(role.lower(), int(sample)): number for role, sample, number in _ITEM.findall(text)}
     return band_scaling(
-        [_number(found.get(("scale", band)), 1.0) for band in range(bands)],
-        [_number(found.get(("offset", band)), 0.0) for band in range(bands)],
+        [number_or(found.get(("scale", band)), 1.0) for band in range(bands)],
+        [number_or(found.get(("offset", band)), 0.0) for band in range(bands)],
     )
 
 
-def _number(text: str | None, default: float) -> float:
+def number_or(text: str | None, default: float) -> float:
+    """Returns the number that a text contains, or a default for None and for a text that is no number.
+
+    Args:
+        text: the text of an element or an item of GDAL's metadata.
+        default: the default.
+    """
     try:
         return default if text is None else float(text)
     except ValueError:

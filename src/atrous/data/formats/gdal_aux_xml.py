@@ -7,7 +7,7 @@ import re
 import struct
 from pathlib import Path
 
-from atrous.data.formats.band_scaling import BandScaling, band_scaling
+from atrous.data.formats.band_scaling import BandScaling, band_scaling, number_or
 
 _MOST_BYTES = 2**24
 _NODATA = re.compile(r'<NoDataValue(?:\s+le_hex_equiv="(?P<hex>[0-9A-Fa-f]{16})")?\s*>(?P<text>[^<]*)</NoDataValue>')
@@ -42,19 +42,12 @@ def scaling_beside(path: Path | str, bands: int, inside: BandScaling | None = No
         As for `band_scaling`.
     """
     scales, offsets = (_elements(path, name, bands) for name in ("Scale", "Offset"))
-    beside = [(_number(scale, 1.0), _number(offset, 0.0)) for scale, offset in zip(scales, offsets, strict=True)]
+    beside = [(number_or(scale, 1.0), number_or(offset, 0.0)) for scale, offset in zip(scales, offsets, strict=True)]
     if inside is not None:
         listed = [scale is not None or offset is not None for scale, offset in zip(scales, offsets, strict=True)]
         stored = zip(inside.scales, inside.offsets, strict=True)
         beside = [one if known else other for one, other, known in zip(beside, stored, listed, strict=True)]
     return band_scaling(*zip(*beside, strict=True))
-
-
-def _number(text: str | None, default: float) -> float:
-    try:
-        return default if text is None else float(text)
-    except ValueError:
-        return default
 
 
 def _elements(path: Path | str, name: str, bands: int) -> list[str | None]:

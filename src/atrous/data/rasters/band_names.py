@@ -21,24 +21,11 @@ _SHOWN = 12
 _UNNAMED = "one without a name of its own"
 
 
-def names_in_metadata(text: str, bands: int) -> tuple[str, ...]:
-    """Returns the descriptions of bands in GDAL's metadata of a TIFF (tag 42112).
-
-    Args:
-        text: the content of the tag, XML.
-        bands: number of bands of the file.
-
-    Returns:
-        As for `checked_names`.
-    """
-    return checked_names(descriptions_in_metadata(text, bands))
-
-
 def descriptions_in_metadata(text: str, bands: int) -> list[str | None]:
     """Returns the descriptions of bands in GDAL's metadata of a TIFF, None for a band without one.
 
     Args:
-        text: as for `names_in_metadata`.
+        text: the content of the tag 42112, XML.
         bands: number of bands of the file.
     """
     # GDAL escapes a description before it writes it into XML, which escapes it again.

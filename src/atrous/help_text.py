@@ -27,8 +27,8 @@ TASKS = {
 GROUPS = {
     "Input": (
         "model", "models", "a", "b", "paths", "rasters", "file", "runs", "data", "split", "layout", "input", "groups",
-        "train", "val", "pages", "planes", "slices", "range", "source", "weights", "classes", "check", "calibrate",
-        "resume", "init", "search", "shell",
+        "train", "val", "pages", "planes", "slices", "window", "range", "source", "weights", "classes", "check",
+        "calibrate", "resume", "init", "search", "shell",
     ),
     "With --calibrate": ("export.layout", "export.groups"),
     "With --calibrate or --check": ("export.input",),

@@ -40,8 +40,8 @@ def check_rebuilt(model: SegmentationModel) -> None:
     """Compares a model with the model that `load` would build from its record and weights.
 
     Args:
-        model: a module of one of the papers' models without wrappers, whose weights fit its record, on any device and
-            in any precision. Its mode, gradients and buffers, and the global random states, do not change.
+        model: one of the papers' models, not in a wrapper such as DDP, with weights that fit its record; on any
+            device and in any precision. Its mode, gradients and buffers, and the global random states, do not change.
 
     Raises:
         AtrousError: a layer has another setting, or the scores of a small picture differ.

@@ -151,7 +151,7 @@ def test_scenes_are_recognised_by_folder_or_by_vector_labels(tmp_path):
 
 
 def test_other_layouts_have_no_windows(tmp_path):
-    with pytest.raises(AtrousError, match="the window is for the layout 'rasters'"):
+    with pytest.raises(AtrousError, match="only the layout 'rasters' has windows"):
         open_dataset(make(tmp_path / "b", [(20, 20)], ("images", "labels")), window=10)
 
 

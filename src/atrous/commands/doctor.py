@@ -46,6 +46,7 @@ def doctor(
     in_channels: int | None = None,
     planes: tuple[str, ...] = (),
     slices: int | None = None,
+    window: int | None = None,
     write_classes: bool = False,
     write_split: bool = False,
     json: Path | None = None,
@@ -65,6 +66,8 @@ def doctor(
             default those of its inputs.yaml, else axial.
         slices: number of adjacent slices of a volume that are the channels of one picture, odd; by default that of the
             inputs.yaml, else 1.
+        window: largest height and width in pixels of the windows in which scenes are read, ≥ 1; by default 512.
+            Give data.window of the recipe, so that the pictures are those of the training.
         write_classes: write the proposed classes.yaml into the dataset, then examine the dataset again.
         write_split: write split lists into a dataset that has none, then examine it again; near copies, and pictures
             or volumes of one group or place, stay in one split, but places are ignored if most pictures are of one
@@ -92,8 +95,12 @@ def doctor(
     if pictures is not None:
         check_is_folder("pictures", pictures)
     asked_for = pictures is not None or write_split
+
+    def opened() -> Dataset:
+        return open_to_examine(data, reading.layout, reading.groups, reading.inputs, window)[0]
+
     with without_reasons(reading.root, private=ids is not None):
-        dataset = open_to_examine(data, reading.layout, reading.groups, reading.inputs)[0] if asked_for else None
+        dataset = opened() if asked_for else None
     if dataset is not None and write_split:
         _check_no_split(dataset)
     planned = planned_pictures(dataset, Path(pictures)) if dataset and pictures is not None else []
@@ -115,6 +122,7 @@ def doctor(
         groups=reading.groups,
         planes=planes,
         slices=slices,
+        window=window,
     )
     cases = DatasetCaseIds() if ids is None else case_ids_of_dataset(ids, reading)
     with cases.named():
@@ -126,7 +134,7 @@ def doctor(
         if write_split:
             folder = _write_split(diagnosis)
             console.print(f"Wrote split lists to {escape(str(folder))}; examining again.")
-            diagnosis, dataset = examine(), open_to_examine(data, reading.layout, reading.groups, reading.inputs)[0]
+            diagnosis, dataset = examine(), opened()
     diagnosis = named_diagnosis(diagnosis, cases)
     show(diagnosis)
     drawn = []

@@ -59,14 +59,16 @@ def with_windows(dataset: Dataset, side: int | None = None) -> Dataset:
         side: largest height and width of a window in pixels, ≥ 1; None for 512.
 
     Raises:
-        AtrousError: a scene is damaged, an input is normalised by the mean of each picture, or a window size is given
-            for a dataset without scenes.
+        AtrousError: a scene is damaged, an input is normalised by the mean of each picture, the window size is below
+            1, or it is given for a dataset without scenes.
     """
+    if side is not None and side < 1:
+        raise AtrousError(f"the height and width of a window must be at least 1 pixel, got {side}.")
     if dataset.layout != RASTERS:
         if side is not None:
             raise AtrousError(
-                f"{dataset.root}: the window is for the layout '{RASTERS}', and this dataset has the layout "
-                f"'{dataset.layout}': leave it out."
+                f"{dataset.root}: only the layout '{RASTERS}' has windows, and this dataset has the layout "
+                f"'{dataset.layout}'. Leave out the window."
             )
         return dataset
     if per_image := next((one.name for one in dataset.inputs if one.normalize == "per_image"), None):
@@ -88,7 +90,9 @@ def with_windows(dataset: Dataset, side: int | None = None) -> Dataset:
 
 
 def _by_ground(dataset: Dataset, sizes: Mapping[Path, tuple[int, int]]) -> Dataset:
-    """Returns a dataset without lists whose splits share no ground: splits of scenes or, for few scenes, of places.
+    """Splits a dataset without lists of splits, so that no ground is in two splits.
+
+    The splits are made of whole scenes. If there are only a few scenes, they are made of blocks of the ground.
 
     The splits do not depend on the size of the windows.
     """
@@ -143,7 +147,7 @@ def moved(item: Item, *, seed: int, epoch: int, index: int) -> Item:
 
 
 def with_window(item: Item, window: Window) -> Item:
-    """Returns the item of a scene, or of a window of it, with the files of a window.
+    """Returns an item for a window of a scene, with the same files and other data of the item.
 
     Args:
         item: item of the scene, or of another window.
@@ -208,7 +212,10 @@ def _items(dataset: Dataset) -> Iterable[Item]:
 
 
 def _notes_on_labels(dataset: Dataset) -> list[str]:
-    """Returns a note for each file about scenes that it does not label; raises an error if it fits no scene."""
+    """Returns one note for each label file that leaves some of its scenes without labels.
+
+    Raises an error for a label file that overlaps none of its scenes.
+    """
     scenes: dict[Path, dict[Path, None]] = {}
     for item in _items(dataset):
         if item.mask is not None and item.image.exists() and item.mask.exists():

@@ -124,7 +124,7 @@ class Preparation:
 
     @checked
     def warn_of(self, notes: Iterable[Note]) -> None:
-        """Warns of files by the notes of `picture_input.doubts_of_files`, once for each kind of note."""
+        """Writes the notes of `picture_input.doubts_of_files` as warnings, each kind of note only once."""
         for kind, message, _ in check_notes(notes):
             self._warnings.warn(message, kind)
 

@@ -41,7 +41,7 @@ def spread_over_bands(model: nn.Module, names: Sequence[str], wavelengths: Seque
     if found is None or channels < 3:
         return False
     with torch.no_grad():
-        filters = layer.weight[:, :3] * (channels / 3)  # timm's first repetition, without its factor
+        filters = layer.weight[:, :3] * (channels / 3)  # timm repeats the filters, and multiplies them by 3 / channels
         spread = filters.mean(dim=1, keepdim=True).repeat(1, channels, 1, 1)
         spread[:, list(found)] = filters
         layer.weight.copy_(spread * (3 / channels))

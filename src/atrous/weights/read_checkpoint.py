@@ -315,7 +315,7 @@ def single(tensor: Tensor) -> Tensor:
 
 
 def _first_state(sets: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Returns the tensors of the first dict, by keys without wrappers' words and without the prefixes in `PREFIXES`."""
+    """Returns the tensors of the first dict, by keys without names of wrappers and without the prefixes `PREFIXES`."""
     state = next(iter(sets.values()))
     bare = {without_wrappers(key): key for key in state}
     keys = bare if len(bare) == len(state) else {key: key for key in state}
@@ -326,7 +326,7 @@ def _first_state(sets: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _first_line(error: Exception) -> str:
-    # The text that torch writes before this mark advises to load the file together with its code, which is unsafe.
+    # Before these words, torch's message advises loading the file together with its code, which is unsafe.
     line = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
     line = "".join(sign if sign.isprintable() else "?" for sign in line)  # the message may quote bytes of the file
     return f"{type(error).__name__}: {line}" if line else type(error).__name__

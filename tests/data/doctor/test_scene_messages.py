@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tests.data.rasters.rasters import write_raster
 
+from atrous.cli import main
 from atrous.console import notes_once, print_notes
 from atrous.data.doctor.examine import examine
 from atrous.data.file_headers import notes_on
@@ -105,3 +106,14 @@ def test_each_note_is_printed_once_in_a_command(capsys):
     assert capsys.readouterr().out == "a random split\nanother note\n"
     print_notes(["a random split"])
     assert capsys.readouterr().out == "a random split\n"
+
+
+def test_the_command_takes_the_size_of_the_windows(root, capsys):
+    write_raster(root / "labels/a.tif", np.zeros((120, 160), np.uint8), *PLACE)
+    main(["doctor", str(root), "--window", "40", "--json", str(root / "found.json")])
+    found = json.loads((root / "found.json").read_text("utf-8"))["images"]
+    opened = open_dataset(root, window=40)
+    assert found == {name: len(items) for name, items in opened.splits.items()}
+    assert sum(found.values()) > sum(map(len, open_dataset(root).splits.values()))
+    assert main(["doctor", str(root), "--window", "0"]) == 2
+    assert "at least 1 pixel, got 0" in " ".join(capsys.readouterr().err.split())

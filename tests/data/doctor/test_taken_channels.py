@@ -97,6 +97,4 @@ def test_a_file_without_a_band_that_the_user_lists_is_an_error(tmp_path, values)
     root = make(tmp_path, {"train_a": [0, 1, 2], "val_b": [0, 1, 3]}, values)
     (root / "inputs.yaml").write_text("inputs: {image: {bands: [red, green]}}", encoding="utf-8")
     found = [text for finding in examine(root).errors for text in finding.examples]
-    assert any(
-        "val_b.tif: the model takes the bands red, green, and the file has blue, green, nir" in one for one in found
-    )
+    assert any("val_b.tif: the bands red, green are needed, and the file has blue, green, nir" in one for one in found)

@@ -59,7 +59,7 @@ def test_a_file_without_one_of_the_bands_is_refused(tmp_path):
     values = np.ones((4, 4, 3), np.uint16)
     path = write(tmp_path / "scene.tif", values, ["B2", "B3", "B11"])
     one = Input((0.0,) * 3, (1.0,) * 3, dtype="uint16", bands=("B2", "B3", "B4"))
-    with pytest.raises(AtrousError, match=r"scene.tif: the model takes the bands B2, B3, B4, and the file has B2, B3"):
+    with pytest.raises(AtrousError, match=r"scene.tif: the bands B2, B3, B4 are needed, and the file has B2, B3"):
         read_input(path, one)
     with pytest.raises(AtrousError, match="B11"):
         GeoTiffSource(path, 3, names=one.bands)
@@ -71,7 +71,7 @@ def test_wavelengths_choose_the_nearest_bands():
     assert bands_to_read(names, (), (655, 550), 4) == [2, 1]
     assert bands_to_read(names, ("nir (842 nm)",), (418,), 4) == [3]  # a name is more certain
     assert bands_to_read([*names, "mask"], (), (655, 550), 5) == [2, 1]
-    with pytest.raises(AtrousError, match=r"takes the bands 600 nm"):
+    with pytest.raises(AtrousError, match=r"the bands 600 nm are needed"):
         bands_to_read(names, (), (600,), 4)
     with pytest.raises(AtrousError, match="nearest to one band"):
         bands_to_read(names, (), (655, 662), 4)

@@ -86,7 +86,7 @@ def bands_to_read(
     if not _are_names(names):
         if bands > count:
             raise AtrousError(
-                f"the model takes the bands {taken}, and the file has {counted(bands, 'band')} without names, so it is "
+                f"the bands {taken} are needed, and the file has {counted(bands, 'band')} without names, so it is "
                 "not certain which to take. Write the names into the file as the descriptions of its bands, or give a "
                 f"file with these {count} bands."
             )
@@ -104,7 +104,7 @@ def bands_to_read(
             )
         return nearest
     raise AtrousError(
-        f"the model takes the bands {taken}, and the file has {_listed(name or _UNNAMED for name in names)}"
+        f"the bands {taken} are needed, and the file has {_listed(name or _UNNAMED for name in names)}"
         ". Give a file with these bands, or write their names into the file as the descriptions of its bands."
     )
 

@@ -108,6 +108,20 @@ def test_a_teacher_gives_the_scores_of_the_segmenter_in_the_order_of_the_student
     assert rounded.dtype == torch.bfloat16 and (rounded - found).abs().max() < 0.05 * found.abs().max()
 
 
+def test_a_teacher_runs_at_another_output_stride(teachers):
+    path = teachers / "one.safetensors"
+    raw = torch.from_numpy(picture((97, 129))).permute(2, 0, 1)[None]
+    of_stride = {}
+    for stride in (None, 8, 16):
+        teacher = Teacher(Distill(str(path), output_stride=stride), student_info(), torch.device("cpu"), torch.float32)
+        assert f"at output stride {stride or 8}," in teacher.sentence
+        of_stride[stride] = teacher(raw)
+    assert torch.equal(of_stride[None], of_stride[8]) and of_stride[16].shape != of_stride[8].shape
+    segmenter = Segmenter(path, engine="torch", device="cpu", precision="float32", output_stride=16)
+    expected = segmenter.any_size.whole.runner.scores(picture((97, 129)))
+    np.testing.assert_allclose(of_stride[16][0].permute(1, 2, 0).numpy(), expected[..., ::-1], rtol=1e-5, atol=1e-6)
+
+
 def test_a_teacher_with_one_logit_gives_it_for_the_students_second_class(tmp_path):
     names = CLASSES.names[:2]
     raw, found = torch.from_numpy(picture()).permute(2, 0, 1)[None], []

@@ -185,6 +185,12 @@ class Distill:
         "number by which the scores of model and teacher are divided before each softmax; 4 in arXiv:2011.13256",
         gt=0,
     )
+    output_stride: int | None = setting(
+        None,
+        "output stride at which the teacher runs, with the same weights: 8, 16 or 32; a larger one takes less time. "
+        "The teacher's own when not given",
+        choices=OUTPUT_STRIDES,
+    )
     sha256: str | None = setting(
         None, "SHA-256 of the teacher's file; a new run fills it in, and a file with another checksum is refused"
     )

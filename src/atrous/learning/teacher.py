@@ -39,14 +39,14 @@ class Teacher:
 
     Raises:
         AtrousError: the file is not a model file or has another checksum, or the teacher has other classes or inputs
-            than the model.
+            than the model, or cannot run at the output stride.
     """
 
     def __init__(self, distill: Distill, student: Info, device: torch.device, precision: torch.dtype) -> None:
         checked = with_checksum(distill)
         self.path, self.sha256 = Path(str(checked.teacher)), str(checked.sha256)
         with torch.random.fork_rng(devices=[]):  # so that the model starts with the same weights as without a teacher
-            model = model_file.load(self.path)
+            model = model_file.load(self.path, output_stride=distill.output_stride)
         check_teacher(model.info, student, self.path)
         self.info, self.align_corners, self.precision = model.info, model.align_corners, precision
         self._order = [model.info.classes.index(name) for name in student.classes]

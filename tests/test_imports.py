@@ -54,13 +54,14 @@ ALLOWED = {
     "model_state_dict": LOW | {"models"},
     "roundtrip_check": LOW | {"models", "model_state_dict"},
     "model_file": LOW | {"crf", "models", "model_state_dict", "roundtrip_check"},
+    "adapter_file": LOW | {"models", "model_file"},
     "run_folder": LOW | {"model_file"},
     "weights": LOW | {"models", "data", "model_file", "console", "device"},
     "learning": LOW
-    | {"crf", "models", "data", "model_file", "console", "device", "run_folder", "charts"}
+    | {"crf", "models", "data", "model_file", "adapter_file", "console", "device", "run_folder", "charts"}
     | {"build_model", "inference"},
     "tuning": LOW | {"console", "run_folder", "learning"},
-    "inference": LOW | {"fonts", "crf", "models", "data", "model_file", "console", "device"},
+    "inference": LOW | {"fonts", "crf", "models", "data", "model_file", "adapter_file", "console", "device"},
     "explaining": LOW | {"crf", "models"},
     "serving": LOW | {"crf", "models", "data", "inference"},
     "build_model": LOW | {"models", "data", "model_file", "weights", "console"},

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import atrous
 from atrous.errors import AtrousError
-from atrous.model_file import _digest, load, read_info, save
+from atrous.model_file import checksum, load, read_info, save
 
 SMALL = {"backbone": "mobilenetv2_035", "aspp_channels": 16, "low_channels": 8}
 
@@ -165,7 +165,7 @@ def with_arguments(path: Path, **arguments) -> None:
     record = json.loads(header["__metadata__"]["atrous"])
     record["arguments"].update(arguments)
     info = json.dumps(record)
-    header["__metadata__"] |= {"atrous": info, "sha256": _digest(info, load_file(path))}
+    header["__metadata__"] |= {"atrous": info, "sha256": checksum(info, load_file(path))}
     path.write_bytes(with_header(header, weights))
 
 
@@ -180,7 +180,7 @@ def test_a_file_of_format_1_gives_the_same_masks(path):
     table = record.pop("tasks")[0]["classes"]
     record |= {"classes": table["names"], **{name: table[name] for name in ("colors", "raw", "ignore")}}
     info = json.dumps({**record, "format_version": 1})
-    header["__metadata__"] |= {"atrous": info, "sha256": _digest(info, load_file(path))}
+    header["__metadata__"] |= {"atrous": info, "sha256": checksum(info, load_file(path))}
     path.write_bytes(with_header(header, weights))
     segmenter = atrous.Segmenter(path, engine="torch", precision="float32")
     assert (segmenter(picture).mask == expected).all() and segmenter.info.format_version == 2

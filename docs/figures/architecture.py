@@ -25,7 +25,7 @@ BOXES: dict[str, tuple[str, tuple[float, float], tuple[str, ...]]] = {
     "model file": (
         "one safetensors file; a run's folder",
         (1, 4),
-        ("model_file", "model_state_dict", "roundtrip_check", "run_folder"),
+        ("model_file", "adapter_file", "model_state_dict", "roundtrip_check", "run_folder"),
     ),
     "models": ("one paper, one file", (1, 5), ("models",)),
     "crf": ("the fully connected CRF", (2.6, 5), ("crf",)),

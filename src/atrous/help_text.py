@@ -17,7 +17,7 @@ ABOUT = "Trains, evaluates and runs DeepLab models for semantic segmentation, fr
 #: The verbs of each task, in the order of the page.
 TASKS = {
     "Start here": ("demo", "doctor"),
-    "Make a model": ("train", "tune", "convert", "calibrate"),
+    "Make a model": ("train", "tune", "merge", "convert", "calibrate"),
     "Measure it": ("evaluate", "compare", "report", "explain"),
     "Use it": ("predict", "area", "serve", "export"),
     "Set up the shell": ("completion",),
@@ -26,9 +26,9 @@ TASKS = {
 #: The groups of options, in the order of the page; `verb.name` takes precedence over `name`.
 GROUPS = {
     "Input": (
-        "model", "models", "a", "b", "paths", "rasters", "file", "runs", "data", "split", "layout", "input", "groups",
-        "train", "val", "pages", "planes", "slices", "window", "range", "source", "weights", "classes", "check",
-        "calibrate", "resume", "init", "search", "shell",
+        "model", "models", "a", "b", "base", "adapter", "paths", "rasters", "file", "runs", "data", "split", "layout",
+        "input", "groups", "train", "val", "pages", "planes", "slices", "window", "range", "source", "weights",
+        "classes", "check", "calibrate", "resume", "init", "search", "shell",
     ),
     "With --calibrate": ("export.layout", "export.groups"),
     "With --calibrate or --check": ("export.input",),

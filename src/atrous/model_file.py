@@ -20,7 +20,13 @@ from atrous.errors import AtrousError
 from atrous.json_yaml import parse_json
 from atrous.model_state_dict import kept_state
 from atrous.models.model_checks import check_model
-from atrous.overwrite_checks import MAX_HEADER_BYTES, PICTURES_AND_VOLUMES, check_replaceable, is_our_model
+from atrous.overwrite_checks import (
+    ADAPTER_MARK,
+    MAX_HEADER_BYTES,
+    PICTURES_AND_VOLUMES,
+    check_replaceable,
+    is_our_model,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +58,7 @@ def save(model: SegmentationModel, path: str | Path, *, half: bool = False, over
 
     check_replaceable(path, "model file", is_our_model, overwrite=overwrite)
     plain = check_model(model, wrapped=True)
-    info, tensors = _contents(plain)
+    info, tensors = contents(plain)
     if half:
         tensors = {name: _halved(name, tensor) if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
     check_rebuilt(plain)
@@ -70,17 +76,24 @@ def save_built(model: SegmentationModel, path: Path) -> None:
         AtrousError: the file cannot be written, a weight does not fit the record or is not finite, or the record is
             not valid.
     """
-    info, tensors = _contents(model)
+    info, tensors = contents(model)
     _write(info, tensors, path)
 
 
-def _contents(model: SegmentationModel) -> tuple[str, dict[str, Tensor]]:
-    """Returns the record as JSON and the weights for a model file."""
+def contents(model: SegmentationModel) -> tuple[str, dict[str, Tensor]]:
+    """Returns the record of a model as JSON, and its weights by name.
+
+    Args:
+        model: a module with `.info`, as built from its record.
+
+    Raises:
+        AtrousError: a weight does not fit the record or is not finite, or the record is not valid.
+    """
     return _record_text(model.info), kept_state(model, model.info)
 
 
 def _write(info: str, tensors: Mapping[str, Tensor], path: Path) -> None:
-    write_safetensors(tensors, {"atrous": info, "sha256": _digest(info, tensors)}, path)
+    write_safetensors(tensors, {"atrous": info, "sha256": checksum(info, tensors)}, path)
 
 
 def _check_crf(info: Info) -> None:
@@ -144,7 +157,7 @@ def load(path: str | Path, *, output_stride: int | None = None) -> SegmentationM
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise AtrousError(f"{path} is truncated or damaged: {error}.") from error
-    if metadata.get("sha256") != _digest(metadata["atrous"], tensors):
+    if metadata.get("sha256") != checksum(metadata["atrous"], tensors):
         raise AtrousError(f"{path} was altered or damaged after it was saved: its checksum does not match.")
     # checked before the network is built, because a wrong record may describe a network that fills the memory
     with on_meta_device():
@@ -271,6 +284,11 @@ def _read_metadata(path: Path) -> dict[str, str]:
         raise AtrousError(
             f"{path} is not a model file (a model file is a .safetensors file written by atrous). {cure}"
         ) from error
+    if isinstance(metadata, dict) and ADAPTER_MARK in metadata:
+        raise AtrousError(
+            f"{path} is an adapter, which needs the model file that it changes: atrous merge BASE {path} --out "
+            "model.safetensors, or in Python Segmenter(BASE, adapter=...)."
+        )
     if not isinstance(metadata, dict) or "atrous" not in metadata:
         raise AtrousError(f"{path} is a safetensors file, but not one written by atrous: it has no model record.")
     return metadata
@@ -298,7 +316,13 @@ def _check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
         )
 
 
-def _digest(info: str, tensors: Mapping[str, Tensor]) -> str:
+def checksum(info: str, tensors: Mapping[str, Tensor]) -> str:
+    """Returns the SHA-256 of a record and of the names, types, shapes and values of tensors.
+
+    Args:
+        info: the record as JSON.
+        tensors: the tensors by name.
+    """
     import torch
 
     digest = hashlib.sha256(info.encode())

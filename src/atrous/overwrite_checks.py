@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: The text of every mark.
 MARK = "atrous"
+#: The key of the record in the metadata of an adapter; that of a model file is `MARK`.
+ADAPTER_MARK = "atrous_adapter"
 #: The key of the mark in a JSON file. It is the first key, so a truncated file is recognised, too.
 JSON_KEY = "written_by"
 #: The first line of a classes.yaml.
@@ -43,7 +45,7 @@ PICTURES_AND_VOLUMES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp
 PICTURES_AND_VOLUMES |= {".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd"}
 #: File name suffixes of texts and models.
 TEXTS_AND_MODELS = frozenset(
-    {".html", ".json", ".yaml", ".yml", ".xml", ".safetensors", ".pt", ".pth", ".pt2", ".onnx"}
+    [".html", ".json", ".yaml", ".yml", ".xml", ".safetensors", ".pt", ".pth", ".pt2", ".onnx"]
 )
 #: File name suffixes that are refused as the name of an output folder.
 FILE_SUFFIXES = PICTURES_AND_VOLUMES | TEXTS_AND_MODELS | {".tflite", ".zip", ".gz"}
@@ -335,8 +337,8 @@ def is_our_picture(path: Path) -> bool:
 
 
 def is_our_model(path: Path) -> bool:
-    """Returns whether a file is a model file of this program, of any version."""
-    return MARK in safetensors_metadata(path)
+    """Returns whether a file is a model file or an adapter of this program, of any version."""
+    return not {MARK, ADAPTER_MARK}.isdisjoint(safetensors_metadata(path))
 
 
 def safetensors_metadata(path: Path) -> dict[str, Any]:

@@ -38,6 +38,7 @@ RUN_FILES = (
     "config.yaml",
     "metrics.jsonl",
     "best.safetensors",
+    "adapter.safetensors",
     "doctor.json",
     "evaluation.json",
     "report.html",
@@ -236,6 +237,7 @@ def check_resumed_run(run: Path, *, overwrite: bool) -> None:
     is_ours = {
         "metrics.jsonl": is_our_metrics,
         "best.safetensors": is_our_model,
+        "adapter.safetensors": is_our_model,
         "evaluation.json": is_our_json,
         "doctor.json": is_our_json,
         "report.html": is_our_page,

@@ -52,6 +52,7 @@ READ = {
     "evaluate": {"model", "data", "case_ids"},
     "explain": {"model", "paths"},
     "export": {"model", "check", "calibrate"},
+    "merge": {"base", "adapter"},
     "predict": {"model", "paths", "case_ids"},  # a table is continued, see tests/inference/test_predict_dicom.py
     "report": {"runs", "case_ids"},
     "train": {"recipe", "resume", "init"},
@@ -68,6 +69,7 @@ CALLS = {
     "evaluate": ["model.safetensors", "data", "--crf", "deeplabv1"],
     "explain": ["model.safetensors", "data/images"],
     "export": ["model.safetensors", "--check", "data/images"],
+    "merge": ["model.safetensors", "adapter.safetensors"],
     "predict": ["model.safetensors", "data/images", "--overlay"],
     "report": ["run"],
     "train": ["recipe.yaml", "--init", "model.safetensors"],
@@ -89,6 +91,7 @@ ENDINGS = {
     ("convert", "out"): ".safetensors",
     ("evaluate", "save_crf"): ".safetensors",
     ("export", "out"): ".onnx",
+    ("merge", "out"): ".safetensors",
     ("predict", "polygons"): ".gpkg",
 }
 
@@ -115,6 +118,7 @@ def place(tmp_path, model, run, monkeypatch) -> Path:
     shutil.copy(model, tmp_path / "model.safetensors")
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "foreign.pth").write_bytes(b"a checkpoint")
+    (tmp_path / "adapter.safetensors").write_bytes(b"an adapter")
     (tmp_path / "table.yaml").write_text("classes: []\n")
     (tmp_path / "space.yaml").write_text("loss.dice: {low: 0, high: 1}\n")
     recipe = {"data": {"root": "data", "workers": 0, "check": False}, "train": {"epochs": 1, "device": "cpu"}}

@@ -37,7 +37,7 @@ from atrous.inference.picture_input import (
 from atrous.inference.prediction import Prediction
 from atrous.inference.preprocess import Preparation
 from atrous.inference.runner import at_output_stride, info_of, runner_for
-from atrous.inference.segmenter_arguments import check_say, check_source_and_sink
+from atrous.inference.segmenter_arguments import check_say, check_source_and_sink, path_or_module
 from atrous.inference.slice_views import for_plane
 from atrous.inference.test_time_augmentation import views_of
 from atrous.inference.tile_grid import check_tiling
@@ -46,8 +46,7 @@ from atrous.inference.value_range import scale_range
 from atrous.inference.whole_or_tiled import AnySize, Progress
 from atrous.inference.whole_picture import WholePicture
 from atrous.input_spec import IMAGE, Input
-from atrous.models.model_checks import check_model
-from atrous.paths import path_of, place_of, shown_place
+from atrous.paths import place_of, shown_place
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +66,7 @@ class Segmenter:
     Args:
         model: path of a model file or of an exported .onnx or .xml file; or a module with `.info`, which is not
             changed.
+        adapter: adapter file of a run that started from the file `model`; with it, the engine auto is torch.
         engine: runtime of the network: auto, openvino, torch, or onnxruntime for .onnx files. auto is torch on a GPU
             and for a module. For a model file on a CPU, auto is OpenVINO if it is installed. For an exported file, auto
             is the runtime of its format.
@@ -79,13 +79,12 @@ class Segmenter:
             for the model's own.
         crf: CRF that refines the probabilities at the picture's full size, or its settings as `crf.settings.make_crf`
             reads them, such as "model" or "deeplabv2"; None for no CRF.
-        range: (lower, upper) values of the pictures that become 0 and the largest value of the model's data type, such
-            as (0, 4095) for 12-bit values in 16 bits; None for the whole range of the pictures' data type.
-        tile: side of a tile, in pixels; every larger picture is tiled. None to tile only pictures that would not fit
-            into memory as a whole.
+        range: (lower, upper) values of the pictures, such as (0, 4095), that become 0 and the largest value of the
+            model's data type; None for the whole range of the pictures' data type.
+        tile: side of a tile, in pixels; larger pictures are tiled. None to tile only pictures that memory cannot hold.
         overlap: overlap of neighbouring tiles, in pixels; None for a quarter of the tile, at most 512.
         memory: memory that a picture may take, in GB; None for half of the device's free memory.
-        say: function that gets a line of text when a picture is tiled, with the reason, and when memory ran out.
+        say: function that gets a line of text when a picture is tiled and when memory ran out.
 
     Attributes:
         info: metadata of the model.
@@ -108,6 +107,7 @@ class Segmenter:
         self,
         model: str | Path | SegmentationModel,
         *,
+        adapter: str | Path | None = None,
         engine: str = "auto",
         device: str | torch.device = "auto",
         precision: str = "auto",
@@ -128,7 +128,7 @@ class Segmenter:
         views_of(scales, flip)  # this check and the next two checks report mistakes before the model is loaded
         check_tiling(tile, overlap, memory)
         check_say(say)
-        given = path_of(model, "model") if isinstance(model, str | Path) else check_model(model, weights=True)
+        given = path_or_module(model, adapter)
         self.info: Info = given.info if not isinstance(given, Path) else info_of(given)
         if output_stride is not None:
             given, output_stride = at_output_stride(given, self.info, output_stride)

@@ -1,9 +1,10 @@
-"""Checks of the arguments of a segmenter's methods, except pictures."""
+"""Checks of the arguments of a segmenter and its methods, except pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,7 +12,12 @@ from atrous.checked_arguments import attribute_of
 from atrous.data.file_headers import Note
 from atrous.errors import AtrousError, shown
 from atrous.inference.picture_input import Found
+from atrous.models.model_checks import check_model
 from atrous.models.picture_checks import check_picture
+from atrous.paths import path_of
+
+if TYPE_CHECKING:
+    from atrous.models import SegmentationModel
 
 
 def check_found(found: Any) -> Found:
@@ -195,3 +201,22 @@ def check_places(places: Any, pixels: int) -> np.ndarray:
     if places.size and not 0 <= places.min() <= places.max() < pixels:
         raise AtrousError(f"places must be 0 to {pixels - 1} for this picture, got {places.min()} to {places.max()}.")
     return places
+
+
+def path_or_module(model: Any, adapter: str | Path | None) -> Path | SegmentationModel:
+    """Returns the path of a model file, or a module: a given one, or the one of an adapter.
+
+    Args:
+        model: path of a model file or of an exported file, or a module with `.info`.
+        adapter: path of an adapter whose base is the model file; None for no adapter.
+
+    Raises:
+        AtrousError: the module is not a model of atrous or has no weights, or the adapter is not one of the model file.
+    """
+    if adapter is not None:
+        if not isinstance(model, str | Path):
+            raise AtrousError("an adapter changes a model file: give the path of the file, not a module.")
+        from atrous.adapter_file import load_adapted
+
+        return load_adapted(path_of(model, "model"), path_of(adapter, "adapter"))
+    return path_of(model, "model") if isinstance(model, str | Path) else check_model(model, weights=True)

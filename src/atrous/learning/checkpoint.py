@@ -23,7 +23,12 @@ from atrous.run_folder import CHECKPOINT
 #: Parts that every checkpoint has.
 OWN_PARTS = ("weights", "optimizer", "random")
 #: Name of an optional part of a checkpoint → field of the recipe that decides whether the part exists.
-OF_RECIPE = {"average": "train.ema", "crf": "crf.trainable", "teacher": "distill.teacher"}
+OF_RECIPE = {
+    "average": "train.ema",
+    "crf": "crf.trainable",
+    "teacher": "distill.teacher",
+    "low_rank": "train.learn lora",
+}
 
 
 @dataclass(frozen=True)

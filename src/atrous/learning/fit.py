@@ -32,6 +32,7 @@ from atrous.learning.extension import Extension
 from atrous.learning.freezing import freeze
 from atrous.learning.losses.combined import loss_for
 from atrous.learning.losses.terms import supervised_terms
+from atrous.learning.low_rank import LowRank
 from atrous.learning.model_for_data import create_for
 from atrous.learning.optimizer import optimizer_for
 from atrous.learning.recipe import Recipe, write_recipe
@@ -146,7 +147,7 @@ def fit(
         judged=parts.judged,
         progress=parts.progress,
         processes=processes,
-        validate=Validation(parts.recipe, run, dataset, parts.step, processes),
+        validate=Validation(parts.recipe, run, dataset, parts.step, processes, parts.factors),
         observe=observe,
     )
     with ExitStack() as stack:
@@ -183,6 +184,7 @@ class _Parts:
     progress: Progress
     learning: str
     teacher: Teacher | None
+    factors: nn.ModuleList | None
 
 
 def _assembled(
@@ -204,9 +206,10 @@ def _assembled(
     if recipe.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model.to(device)
-    average = WeightAverage(model, recipe.train.ema) if recipe.train.ema else None
+    low_rank = _low_rank(recipe, model, fresh=resume is None)
+    average = WeightAverage(model, recipe.train.ema, low_rank) if recipe.train.ema else None
     processes.share_norms(model)
-    learning = freeze(model, recipe.train.learn, recipe.train.frozen)
+    learning = freeze(model, recipe.train.learn, recipe.train.frozen, low_rank)
     crf = _crf_layer(recipe, model)
     if recipe.train.recompute:
         recompute_blocks(model)
@@ -216,10 +219,10 @@ def _assembled(
     precision = pick_precision(recipe.train.precision, device)
     distill = recipe.distill
     teacher = Teacher(distill, model.info, device, precision) if distill.teacher else None
-    own = {"average": average, "crf": crf, "teacher": teacher}
+    own = {"average": average, "crf": crf, "teacher": teacher, "low_rank": low_rank}
     state: dict[str, Stateful] = {**{name: part for name, part in own.items() if part is not None}, **added.parts()}
     modules = [term for term in added.terms.values() if isinstance(term, nn.Module)]
-    optimizer = optimizer_for(recipe, model, crf, modules)
+    optimizer = optimizer_for(recipe, model, crf, modules, low_rank)
     torch.manual_seed(recipe.seed + processes.rank)  # different random numbers in each process, so that dropout differs
     progress = Progress()
     if resume is not None:
@@ -230,23 +233,28 @@ def _assembled(
             average.module.info = model.info
     if weights is not None:
         _put_weights(model, weights)
+        if low_rank is not None:
+            low_rank.start_at(model)
     samples = training_samples(recipe, dataset, model)
     order = epoch_order(recipe, samples, processes)
     terms = supervised_terms(loss_for(recipe.loss, pixels, processes.mean_of), model, recipe.loss.auxiliary)
     terms |= distillation_terms(distill, model, teacher, processes.mean_of)
     terms |= added.terms
-    step = TrainingStep(model, terms, precision, crf=crf, disturb=added.disturb, teacher=teacher).to(device)
+    step = TrainingStep(model, terms, precision, crf=crf, disturb=added.disturb, teacher=teacher, low_rank=low_rank).to(
+        device
+    )
     return _Parts(
         recipe,
         Loader(samples, order, recipe.data.workers, pin_memory=device.type == "cuda"),
         step,
         optimizer,
         state,
-        (*_after_step(model, average, crf), *added.after_step),
+        (*_after_step(model, average, crf, low_rank), *added.after_step),
         model if average is None else average.module,
         progress,
         learning,
         teacher,
+        None if average is None else average.factors,
     )
 
 
@@ -292,11 +300,44 @@ def _crf_layer(recipe: Recipe, model: SegmentationModel) -> CrfLayer | None:
     return CrfLayer(recipe.crf, model.info).to(next(model.parameters()).device)
 
 
+def _low_rank(recipe: Recipe, model: SegmentationModel, *, fresh: bool) -> LowRank | None:
+    """Returns the low-rank changes that the recipe trains; None if it trains the weights themselves.
+
+    Args:
+        recipe: the recipe.
+        model: the model, with the weights from which the training starts.
+        fresh: False for a run whose weights are restored later.
+
+    Raises:
+        AtrousError: the run does not start from a trained model with the same network.
+    """
+    if recipe.train.learn != "lora":
+        return None
+    init = recipe.model.init
+    if init is None:
+        raise AtrousError(
+            "train.learn lora trains changes of a trained model: give its file with --init, or choose another "
+            "train.learn."
+        )
+    if not fresh:
+        return LowRank(model, recipe.train.rank, recipe.train.frozen)
+    low_rank = LowRank(model, recipe.train.rank, recipe.train.frozen, model_file.digest_of_file(init))
+    given, own = model_file.load(init).state_dict(), model.state_dict()
+    if new := [name for name in low_rank.names if name not in given or not torch.equal(given[name], own[name].cpu())]:
+        raise AtrousError(
+            f"train.learn lora needs the network of {init}, but the weight {new[0]} is newly initialised: leave out "
+            "the model.arguments that change the network, or choose another train.learn."
+        )
+    return low_rank
+
+
 def _after_step(
-    model: SegmentationModel, average: WeightAverage | None, crf: CrfLayer | None
+    model: SegmentationModel, average: WeightAverage | None, crf: CrfLayer | None, low_rank: LowRank | None
 ) -> list[Callable[[Progress], object]]:
     """Returns the functions that the recipe requires after each optimiser step."""
     calls: list[Callable[[Progress], object]] = []
+    if low_rank is not None:
+        calls.append(lambda progress: low_rank.merge_into(model))
     if crf is not None:
         calls.append(lambda progress: crf.keep_in_range())
     if average is not None:

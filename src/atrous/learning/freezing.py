@@ -8,22 +8,27 @@ from typing import Literal
 from torch import nn
 
 from atrous.errors import AtrousError, unknown_name
+from atrous.learning.low_rank import LowRank
 from atrous.learning.transfer_weights import classwise_names
 from atrous.models import SegmentationModel
 from atrous.models.layers import is_batch_norm
 
 #: Parameters to train.
-Learn = Literal["all", "head", "norms"]
+Learn = Literal["all", "head", "norms", "lora"]
 
 
-def freeze(model: SegmentationModel, learn: Learn = "all", frozen: Sequence[str] = ()) -> str:
+def freeze(
+    model: SegmentationModel, learn: Learn = "all", frozen: Sequence[str] = (), low_rank: LowRank | None = None
+) -> str:
     """Sets which parameters of a model are trained, and freezes the rest.
 
     Args:
         model: model whose parameters get `requires_grad` True or False, in place.
         learn: parameters to train: all; head, which is everything except the backbone; norms, which is the scales and
-            shifts of the batch norms, and the last layer, because new classes need new weights there.
+            shifts of the batch norms, and the last layer, because new classes need new weights there; lora, which is
+            the factors of `low_rank` and all weights that it does not change.
         frozen: names of further modules to freeze, such as backbone.net.blocks.0.
+        low_rank: low-rank changes of the model's weights, for lora.
 
     Returns:
         A sentence with the number of parameters that are trained.
@@ -38,14 +43,17 @@ def freeze(model: SegmentationModel, learn: Learn = "all", frozen: Sequence[str]
             raise unknown_name("module in train.frozen", name, modules)
     norms = {name for name, module in modules.items() if is_batch_norm(module)}
     last = classwise_names(model) if learn == "norms" else set()
+    changed = set() if low_rank is None else set(low_rank.names)
     for name, parameter in model.named_parameters():
         trained = {
             "all": True,
             "head": not name.startswith("backbone."),
             "norms": name.rpartition(".")[0] in norms or name in last,
+            "lora": name not in changed,
         }[learn]
         parameter.requires_grad_(trained and not any(name.startswith(f"{module}.") for module in frozen))
-    learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    factors = () if low_rank is None else low_rank.parameters()
+    learning = sum(one.numel() for one in (*model.parameters(), *factors) if one.requires_grad)
     if not learning:
         raise AtrousError(
             f"no parameter is left to train with train.learn {learn} and train.frozen {', '.join(frozen)}."

@@ -82,13 +82,37 @@ def make_optimizer(name: str, groups: list[dict], *, momentum: float = 0.9) -> t
     return makers[name]()
 
 
+def low_rank_group(low_rank: nn.Module, *, lr: float) -> dict:
+    """Returns the factors of low-rank changes as one group without weight decay, which would pull both factors to 0.
+
+    Args:
+        low_rank: the low-rank changes of a model.
+        lr: learning rate, > 0; the factor of the backbone does not apply.
+    """
+    return {"params": list(low_rank.parameters()), "lr": lr, "base_lr": lr, "weight_decay": 0.0, "part": "low_rank"}
+
+
 def optimizer_for(
-    recipe: Recipe, model: nn.Module, crf: nn.Module | None = None, terms: Iterable[nn.Module] = ()
+    recipe: Recipe,
+    model: nn.Module,
+    crf: nn.Module | None = None,
+    terms: Iterable[nn.Module] = (),
+    low_rank: nn.Module | None = None,
 ) -> torch.optim.Optimizer:
-    """Makes the recipe's optimiser for a model and, if given, for a CRF and terms of the loss with parameters."""
+    """Makes the recipe's optimiser for a model and for further parts with parameters.
+
+    Args:
+        recipe: recipe with the settings.
+        model: model to train.
+        crf: trainable CRF; None for no CRF.
+        terms: terms of the loss that are modules.
+        low_rank: low-rank changes of the model's weights; None for no such changes.
+    """
     optim = recipe.optim
     groups = parameter_groups(model, lr=optim.lr, weight_decay=optim.weight_decay, backbone_lr=optim.backbone_lr)
     if crf is not None:
         groups.append(crf_group(crf, lr=optim.lr * recipe.crf.lr))
+    if low_rank is not None:
+        groups.append(low_rank_group(low_rank, lr=optim.lr))
     groups += term_groups(terms, model, lr=optim.lr, weight_decay=optim.weight_decay)
     return make_optimizer(optim.name, groups, momentum=optim.momentum)

@@ -293,11 +293,13 @@ class Train:
         "rounded to 32k + 1 pixels. If the backbone pads as TensorFlow does, sides are rounded for a factor of 1, too",
         gt=0,
     )
-    learn: Literal["all", "head", "norms"] = setting(
+    learn: Literal["all", "head", "norms", "lora"] = setting(
         "all",
         "parameters to train: all; head, which is everything except the backbone; norms, which is the last layer and "
-        "the scales and shifts of batch norms",
+        "the scales and shifts of batch norms; lora, which is low-rank changes of the weights of a trained model "
+        "(arXiv:2106.09685), and its norms, depthwise convolutions and last layer in full",
     )
+    rank: int = setting(8, "rank of the changes of the weights with learn: lora", ge=1)
     frozen: tuple[str, ...] = setting((), "names of further modules to freeze, such as backbone.net.layer1")
     ema: float = setting(
         0.0,

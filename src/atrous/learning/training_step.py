@@ -20,6 +20,7 @@ from atrous.models.model_checks import check_model
 
 if TYPE_CHECKING:
     from atrous.learning.crf_layer import CrfLayer
+    from atrous.learning.low_rank import LowRank
 
 #: Function of (N×C×H×W raw images, targets by name) that returns the images to train on, of the same shape.
 Disturb = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
@@ -42,6 +43,7 @@ class TrainingStep(nn.Module):
             same shape, such as adversarial ones.
         teacher: function called with the raw images on which the network runs, after `disturb`. Terms find its result
             in `batch.more["teacher"]`.
+        low_rank: low-rank changes of the model's weights that are trained; None to train the weights themselves.
 
     Attributes:
         values: values of the terms in the last forward pass, by name.
@@ -60,6 +62,7 @@ class TrainingStep(nn.Module):
         crf: CrfLayer | None = None,
         disturb: Disturb | None = None,
         teacher: ScoresOfTeacher | None = None,
+        low_rank: LowRank | None = None,
     ) -> None:
         super().__init__()
         check_model(model)
@@ -87,6 +90,7 @@ class TrainingStep(nn.Module):
         self.crf = crf
         self.disturb = disturb
         self.teacher = teacher
+        self.low_rank = low_rank
         self.normalize = Normalize.of(model.info.preprocessing)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -108,8 +112,12 @@ class TrainingStep(nn.Module):
         images = self.normalize(batch.images)
         mixed = self.precision != torch.float32
         autocast = torch.autocast(images.device.type, dtype=self.precision if mixed else None, enabled=mixed)
+        weights = {} if self.low_rank is None else self.low_rank.weights()
         with autocast, FastDepthwise():
-            scores = self.model.scores(images)
+            if self.low_rank is None:
+                scores = self.model.scores(images)
+            else:
+                scores = self.low_rank.scores(self.model, images, weights)
         if self.crf is not None:
             scores = {**scores, "main": self.crf(scores["main"], batch.images, self.model.align_corners)}
         values = {name: _scalar(name, term(scores, batch)) for name, term in self.terms.items()}

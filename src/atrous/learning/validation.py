@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from atrous import model_file
 from atrous.charts import confusion_picture
@@ -34,6 +35,8 @@ from atrous.version import __version__
 SHOWN = 3
 #: Name of the file with the best model, in a run's folder.
 BEST = "best.safetensors"
+#: Name of the file with the changes of the best model to its base, in the folder of a run with low-rank changes.
+ADAPTER = "adapter.safetensors"
 
 
 class Validation:
@@ -45,12 +48,20 @@ class Validation:
         dataset: dataset with the split.
         step: training step, whose precision and CRF are used.
         processes: processes that share the pictures; process 0 writes the files.
+        factors: averaged factors of the step's low-rank changes, for the adapter; None for the factors of the step.
     """
 
     def __init__(
-        self, recipe: Recipe, run: Path, dataset: Dataset, step: TrainingStep, processes: ProcessGroup
+        self,
+        recipe: Recipe,
+        run: Path,
+        dataset: Dataset,
+        step: TrainingStep,
+        processes: ProcessGroup,
+        factors: nn.ModuleList | None = None,
     ) -> None:
         self.recipe, self.run, self.dataset, self.step, self.processes = recipe, run, dataset, step, processes
+        self.factors = factors
         self.items: tuple[Item, ...] = dataset.split(recipe.data.val)
 
     def __call__(self, judged: SegmentationModel, progress: Progress, log: RunLog) -> float:
@@ -87,7 +98,7 @@ class Validation:
         )
 
     def _keep(self, judged: SegmentationModel, confusion: ConfusionMatrix, progress: Progress) -> None:
-        """Saves the model with its scores and its provenance as the best model."""
+        """Saves the model with its scores and its provenance as the best model, and its low-rank changes."""
         before, distill = judged.info, self.recipe.distill
         provenance = {
             "made_by": f"atrous {__version__}, torch {torch.__version__}",
@@ -103,6 +114,8 @@ class Validation:
         scores = {self.recipe.data.val: confusion.summary()}
         judged.info = replace(before, scores=scores, crf=self._crf() or before.crf, provenance=provenance)
         model_file.save_built(judged, self.run / BEST)
+        if (low_rank := self.step.low_rank) is not None:
+            low_rank.save_adapter(judged, self.step.model, self.factors, self.run / ADAPTER)
         judged.info = before
 
     def _crf(self) -> dict[str, Any] | None:

@@ -66,7 +66,9 @@ def test_an_unknown_name_gives_the_nearest_and_the_list(given, near):
     with pytest.raises(AtrousError) as caught:
         read_recipe(given)
     assert f"no recipe at {given}. Did you mean '{near}'?" in str(caught.value)
-    assert str(caught.value).endswith("camvid, camvid_family, camvid_quick, hippocampus, quickstart, water.")
+    assert str(caught.value).endswith(
+        "camvid, camvid_family, camvid_fast, camvid_quick, hippocampus, quickstart, water."
+    )
 
 
 def test_recipes_beside_it_are_near_too():

@@ -131,8 +131,13 @@ def load_adapted(base: str | Path, adapter: str | Path) -> SegmentationModel:
     state: dict[str, Tensor] = {}
     for name, wanted in expected.items():
         if (weight := _weight(name, given.tensors, of_base)) is None or weight.shape != wanted.shape:
-            raise AtrousError(f"{adapter} does not fit {base}: the weight {name} is missing or has another shape.")
+            raise AtrousError(
+                f"{adapter} does not fit {base}: the weight {name} is missing, is not finite, or has another shape."
+            )
         state[name] = weight
+    used = {f"{name}{end}" for name in expected for end in ("", DOWN, UP)}
+    if unknown := sorted(given.tensors.keys() - used):
+        raise AtrousError(f"{adapter} does not fit {base}: it contains {unknown[0]}, which the network does not have.")
     model = models.build(info.architecture, info.arguments)
     with torch.no_grad():
         model.load_state_dict(state)
@@ -142,9 +147,13 @@ def load_adapted(base: str | Path, adapter: str | Path) -> SegmentationModel:
 
 def _weight(name: str, tensors: Mapping[str, Tensor], of_base: Mapping[str, Tensor]) -> Tensor | None:
     """Returns a weight of the fine-tuned model; None if the adapter and the base do not define it."""
-    down, up, base = tensors.get(f"{name}{DOWN}"), tensors.get(f"{name}{UP}"), of_base.get(name)
-    if down is None or up is None or base is None:
-        return tensors.get(name, base)
-    if down.ndim != 2 or up.ndim != 2 or (up.shape[0], down.shape[1]) != tuple(base.flatten(1).shape):
+    down, up, base, whole = tensors.get(f"{name}{DOWN}"), tensors.get(f"{name}{UP}"), of_base.get(name), name in tensors
+    if down is None and up is None:
+        return tensors[name] if whole else base
+    if down is None or up is None or base is None or whole or base.ndim < 2 or down.ndim != 2 or up.ndim != 2:
         return None
-    return None if up.shape[1] != down.shape[0] else base + (up @ down).view_as(base)
+    fits = up.shape[1] == down.shape[0] and (up.shape[0], down.shape[1]) == tuple(base.flatten(1).shape)
+    if not fits or not down.is_floating_point() or up.dtype != down.dtype:
+        return None
+    weight = base + (up @ down).view_as(base)
+    return weight if weight.isfinite().all() else None

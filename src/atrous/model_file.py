@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -286,8 +287,8 @@ def _read_metadata(path: Path) -> dict[str, str]:
         ) from error
     if isinstance(metadata, dict) and ADAPTER_MARK in metadata:
         raise AtrousError(
-            f"{path} is an adapter, which needs the model file that it changes: atrous merge BASE {path} --out "
-            "model.safetensors, or in Python Segmenter(BASE, adapter=...)."
+            f"{path} is an adapter, which needs the model file that it changes: atrous merge BASE "
+            f"{shlex.quote(str(path))} --out model.safetensors, or in Python Segmenter(BASE, adapter=...)."
         )
     if not isinstance(metadata, dict) or "atrous" not in metadata:
         raise AtrousError(f"{path} is a safetensors file, but not one written by atrous: it has no model record.")

@@ -24,10 +24,8 @@ from atrous.software_tag import UNSEALED, is_sealed, seal
 if TYPE_CHECKING:
     from PIL import Image
 
-#: The text of every mark.
-MARK = "atrous"
-#: The key of the record in the metadata of an adapter; that of a model file is `MARK`.
-ADAPTER_MARK = "atrous_adapter"
+#: The text of every mark, and the key of the record in the metadata of an adapter; that of a model file is `MARK`.
+MARK, ADAPTER_MARK = "atrous", "atrous_adapter"
 #: The key of the mark in a JSON file. It is the first key, so a truncated file is recognised, too.
 JSON_KEY = "written_by"
 #: The first line of a classes.yaml.
@@ -337,8 +335,8 @@ def is_our_picture(path: Path) -> bool:
 
 
 def is_our_model(path: Path) -> bool:
-    """Returns whether a file is a model file or an adapter of this program, of any version."""
-    return not {MARK, ADAPTER_MARK}.isdisjoint(safetensors_metadata(path))
+    """Returns whether a file is a model file of this program, of any version."""
+    return MARK in safetensors_metadata(path)
 
 
 def safetensors_metadata(path: Path) -> dict[str, Any]:

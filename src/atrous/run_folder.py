@@ -19,6 +19,7 @@ from atrous.errors import AtrousError
 from atrous.file_lock import lock_file
 from atrous.json_yaml import parse_json, parse_yaml, read_json
 from atrous.overwrite_checks import (
+    ADAPTER_MARK,
     Output,
     check_is_folder,
     check_outputs,
@@ -237,7 +238,7 @@ def check_resumed_run(run: Path, *, overwrite: bool) -> None:
     is_ours = {
         "metrics.jsonl": is_our_metrics,
         "best.safetensors": is_our_model,
-        "adapter.safetensors": is_our_model,
+        "adapter.safetensors": lambda path: ADAPTER_MARK in safetensors_metadata(path),
         "evaluation.json": is_our_json,
         "doctor.json": is_our_json,
         "report.html": is_our_page,

@@ -22,6 +22,7 @@ from atrous.learning.checkpoint import checkpoint_of, last_weights
 from atrous.learning.ema import WeightAverage
 from atrous.learning.freezing import freeze
 from atrous.learning.low_rank import LowRank, adaptable
+from atrous.learning.optimizer import optimizer_for
 from atrous.learning.training_step import TrainingStep
 
 ARGUMENTS = {"backbone": "mobilenetv2_035", "num_classes": 3, "aspp_channels": 8, "low_channels": 8}
@@ -36,7 +37,7 @@ def changed(low_rank, seed=1):
     """Gives the factors random values; B is 0 at first."""
     torch.manual_seed(seed)
     with torch.no_grad():
-        for factor in low_rank.parameters():
+        for factor in low_rank.factors.parameters():
             factor.copy_(torch.randn_like(factor) * 0.1)
     return low_rank
 
@@ -140,18 +141,24 @@ def test_the_gradients_of_the_factors_are_those_of_the_weights_by_the_chain_rule
     assert own and all(torch.allclose(grad, model.get_parameter(name).grad) for name, grad in own.items())
 
 
-def test_recomputation_gives_the_same_gradients():
+@pytest.mark.parametrize(
+    ("backbone", "frozen"),
+    [("mobilenetv2_035", ()), ("resnet10t", ("backbone.net.conv1", "backbone.net.bn1")), ("convnext_atto", ())],
+)
+def test_recomputation_gives_the_same_gradients(backbone, frozen):
+    """Also for linear layers, and for layers whose input needs no gradient."""
     found = []
     for recomputed in (False, True):
-        model = small().train()
-        low_rank = changed(LowRank(model, 2))
+        model = small(backbone=backbone).train()
+        low_rank = changed(LowRank(model, 2, frozen))
         low_rank.merge_into(model)
-        freeze(model, "lora", low_rank=low_rank)
+        freeze(model, "lora", frozen, low_rank)
         if recomputed:
-            assert recompute_blocks(model)
+            assert recompute_blocks(model, low_rank.names)
         torch.manual_seed(3)
         TrainingStep(model, {"loss": loss}, low_rank=low_rank)(a_batch()).backward()
-        found.append([*(one.grad for one in low_rank.parameters()), model.classifier.weight.grad])
+        found.append([*(one.grad for one in low_rank.factors.parameters()), model.classifier.weight.grad])
+        assert not any(model.get_parameter(name).requires_grad for name in low_rank.names)
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
@@ -244,22 +251,49 @@ def test_a_run_stopped_between_epochs_continues_to_the_bit_without_its_base(shap
     assert all(torch.equal(tensor, adapters[1][name]) for name, tensor in adapters[0].items())
     with pytest.raises(AtrousError, match=r"it was trained with train\.learn lora"):
         fit(recipe_for(shapes), resume=run)
-    with pytest.raises(AtrousError, match="is not a checkpoint of this run"):
+    with pytest.raises(AtrousError, match=r"its train\.rank is 2, which must not change on resuming"):
         fit(recipe_of(shapes, base, rank=3), resume=run)
+    with pytest.raises(AtrousError, match=r"its train\.frozen leaves other layers to adapt"):
+        fit(recipe_of(shapes, base, frozen=["aspp"]), resume=run)
 
 
-def test_given_weights_become_the_new_start(shapes, base, tmp_path):
-    given = {name: tensor * 1.01 if tensor.ndim > 1 else tensor for name, tensor in small().state_dict().items()}
-    seen = {}
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_an_adapter_contains_frozen_weights_that_are_not_those_of_the_base(shapes, base, tmp_path, ema):
+    """The base has two classes, so the rows of the classifier are new, and are frozen here."""
+    recipe = recipe_of(shapes, base, frozen=["classifier", "decoder"], epochs=1, ema=ema)
+    run = fit(recipe, tmp_path / "run").run
+    stored = read_adapter(run / "adapter.safetensors").tensors
+    assert "classifier.weight" in stored
+    assert not any(name.startswith("decoder.") and name.endswith("0.weight") for name in stored)
+    assert_adapter_is_best(base, run)
 
-    def extend(model):
-        seen["model"] = model
-        return atrous.learning.extension.Extension()
 
-    run = fit(recipe_of(shapes, base, epochs=1), tmp_path / "run", weights=given, extend=extend).run
-    last = last_weights(run)
-    for name, _ in adaptable(small(), 2):
-        assert torch.linalg.matrix_rank((last[name] - given[name]).flatten(1), atol=1e-5) <= 2
+def test_weights_that_are_frozen_later_are_kept_in_the_adapter(shapes, base, tmp_path):
+    run = fit(recipe_of(shapes, base), tmp_path / "run", epochs_now=1).run
+    norms = [name for name, module in small().named_modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    fit(recipe_of(shapes, base, frozen=norms[:20]), resume=run)
+    assert_adapter_is_best(base, run)
+
+
+def assert_adapter_is_best(base, run):
+    best, model = model_file.load(run / "best.safetensors"), load_adapted(base, run / "adapter.safetensors")
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in best.state_dict().items())
+
+
+def test_the_learning_rate_of_the_backbone_applies_to_its_factors(shapes, base):
+    model = small()
+    low_rank = LowRank(model, 2)
+    freeze(model, "lora", low_rank=low_rank)
+    recipe = replace(recipe_of(shapes, base), optim=replace(recipe_of(shapes, base).optim, backbone_lr=0.25))
+    rates = {
+        id(one): group["lr"]
+        for group in optimizer_for(recipe, model, low_rank=low_rank).param_groups
+        for one in group["params"]
+    }
+    for name, factors in zip(low_rank.names, low_rank.factors, strict=True):
+        expected = recipe.optim.lr * (0.25 if name.startswith("backbone.") else 1.0)
+        assert [rates[id(one)] for one in factors.parameters()] == [expected, expected]
+    assert not {id(one) for one in low_rank.base} & rates.keys()
 
 
 # What is refused
@@ -270,14 +304,16 @@ def test_a_run_without_a_trained_model_is_refused(shapes, base, tmp_path):
         fit(recipe_for(shapes, learn="lora"), tmp_path / "run")
     recipe = recipe_of(shapes, base)
     other = replace(recipe, model=replace(recipe.model, arguments={**recipe.model.arguments, "aspp_channels": 16}))
-    with pytest.raises(AtrousError, match=r"the weight .* is newly initialised"):
+    with pytest.raises(AtrousError, match=r"the weight .* has the shape .* shape in that file"):
         fit(other, tmp_path / "run")
+    with pytest.raises(AtrousError, match=r"weights cannot be given with train\.learn lora"):
+        fit(recipe, tmp_path / "run", weights=small().state_dict())
     with pytest.raises(AtrousError, match="finds no weight to adapt"):
         fit(recipe_of(shapes, base, rank=10_000), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_adapters_of_other_bases_and_damaged_ones_are_refused(whole, base, tmp_path):
+def test_adapters_of_other_bases_and_damaged_ones_are_refused(whole, base, tmp_path, capsys):
     adapter = whole / "adapter.safetensors"
     other = tmp_path / "other.safetensors"
     model_file.save(small(7, num_classes=2), other)
@@ -289,6 +325,14 @@ def test_adapters_of_other_bases_and_damaged_ones_are_refused(whole, base, tmp_p
         read_adapter(tmp_path / "missing.safetensors")
     with pytest.raises(AtrousError, match="is an adapter, which needs the model file"):
         Segmenter(adapter)
+    for words in (
+        ["predict", str(adapter), "x.png"],
+        ["convert", str(adapter)],
+        ["train", "quickstart", "--init", str(adapter)],
+    ):
+        assert main(words) == 2
+        assert "is an adapter" in " ".join(capsys.readouterr().err.split()), words
+    assert main(["merge", str(base), str(adapter), "--out", str(adapter)]) == 2
     with pytest.raises(AtrousError, match="give the path of the file, not a module"):
         Segmenter(model_file.load(base), adapter=adapter)
     content = bytearray(adapter.read_bytes())
@@ -308,7 +352,19 @@ def test_factors_that_do_not_fit_the_base_are_refused(whole, base, tmp_path):
     name = next(iter(dict(adaptable(small(), 2))))
     path = tmp_path / "adapter.safetensors"
     save_adapter(best, {name: (torch.zeros(2, 5), torch.zeros(4, 2))}, [], given.base_sha256, path)
-    with pytest.raises(AtrousError, match=f"the weight {name} is missing or has another shape"):
+    with pytest.raises(AtrousError, match=f"the weight {name} is missing, is not finite, or has another shape"):
         load_adapted(base, path)
+    (down, up) = (
+        next(given.tensors[key] for key in given.tensors if key.endswith(end)) for end in (".lora_down", ".lora_up")
+    )
+    faults = {
+        "of another type": {name: (down.half(), up)},
+        "not finite": {name: (down * torch.nan, up)},
+        "of a norm": {"aspp.project.1.weight": (torch.zeros(2, 8), torch.zeros(8, 2))},
+    }
+    for factors in faults.values():
+        save_adapter(best, factors, [], given.base_sha256, path)
+        with pytest.raises(AtrousError, match="does not fit"):
+            load_adapted(base, path)
     with safe_open(path, "pt") as file:
         assert json.loads(file.metadata()["atrous_adapter"])["base_sha256"] == given.base_sha256

@@ -11,6 +11,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+from rich.markup import escape
+
 from atrous.checked_arguments import checked
 from atrous.commands.evaluate import evaluate
 from atrous.commands.report import report
@@ -20,6 +22,7 @@ from atrous.inference.value_range import PictureWarning
 from atrous.learning.distributed import current_group, process_group
 from atrous.learning.fit import fit
 from atrous.learning.recipe import Recipe
+from atrous.learning.validation import ADAPTER
 from atrous.logger import suppressed
 from atrous.run_folder import locked
 
@@ -47,7 +50,8 @@ def train(
             replaced.
 
     Returns:
-        The run's folder, with best.safetensors, metrics.jsonl, evaluation.json and report.html.
+        The run's folder, with best.safetensors, metrics.jsonl, evaluation.json and report.html; with train.learn lora,
+        also with adapter.safetensors.
 
     Raises:
         AtrousError: the data is unusable (the message lists every problem), the recipe is not valid, the loss is not
@@ -60,6 +64,8 @@ def train(
         _measure_best(recipe, run)
         if processes.first:
             report([run], overwrite=True)
+            if recipe.train.learn == "lora":
+                console.print(f"the changes to the base alone: {escape(str(run / ADAPTER))}; see atrous merge")
     return run
 
 

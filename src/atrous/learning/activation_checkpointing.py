@@ -8,7 +8,7 @@ the recomputation. So gradients, weights and statistics are the same as in plain
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -25,18 +25,22 @@ from atrous.models.layers import is_batch_norm
 HEADS = ("decoder", "aspp", "aspp_conv", "head")
 
 
-def recompute_blocks(model: SegmentationModel) -> int:
+def recompute_blocks(model: SegmentationModel, replaced: Collection[str] = ()) -> int:
     """Makes a model recompute the blocks of its backbone and the parts of its head in the backward pass.
 
     Args:
         model: model to change in place; in evaluation mode, nothing is recomputed.
+        replaced: names of frozen weights that `functional_call` replaces by tensors of equal values with a gradient, as
+            `LowRank.scores` does. It replaces them only in the forward pass. In the recomputation, the weights
+            themselves need a gradient, so that the same tensors are stored; the gradient flows as in the forward pass.
 
     Returns:
         The number of recomputed blocks.
     """
-    blocks = _blocks(model)
+    blocks, weights = _blocks(model), [model.get_parameter(name) for name in replaced]
     for block in blocks:
-        block.forward = partial(_checkpointed, block, block.forward)
+        own = {id(one) for one in block.parameters()}
+        block.forward = partial(_checkpointed, block, block.forward, [one for one in weights if id(one) in own])
     return len(blocks)
 
 
@@ -60,7 +64,7 @@ def _elements(module: nn.Module) -> Iterator[nn.Module]:
         yield from _elements(child)
 
 
-def _checkpointed(block: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
+def _checkpointed(block: nn.Module, forward: Callable[..., Any], replaced: Sequence[nn.Parameter], *inputs: Any) -> Any:
     """Runs the forward method of a block; in training, stores only its inputs."""
     if not (block.training and torch.is_grad_enabled()):
         return forward(*inputs)
@@ -69,13 +73,20 @@ def _checkpointed(block: nn.Module, forward: Callable[..., Any], *inputs: Any) -
         *inputs,
         use_reentrant=False,
         preserve_rng_state=any(isinstance(module, nn.Dropout) for module in block.modules()),
-        context_fn=lambda: (nullcontext(), _recomputing(block)),
+        context_fn=lambda: (nullcontext(), _recomputing(block, replaced)),
     )
 
 
 @contextmanager
-def _recomputing(block: nn.Module) -> Iterator[None]:
-    """Context of the recomputation: fast depthwise convolutions, and batch norms that do not update statistics."""
+def _recomputing(block: nn.Module, replaced: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Context of the recomputation: fast depthwise convolutions, and batch norms that do not update statistics.
+
+    Args:
+        block: block that is recomputed.
+        replaced: weights of the block that need a gradient during the recomputation, see `recompute_blocks`.
+    """
+    for weight in replaced:
+        weight.requires_grad_(True)
     norms: list[Any] = [module for module in block.modules() if is_batch_norm(module) and module.training]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
@@ -83,7 +94,10 @@ def _recomputing(block: nn.Module) -> Iterator[None]:
     try:
         with FastDepthwise():
             yield
-    finally:  # torch ends the recomputation with an exception as soon as it has all tensors that it needs
+    finally:
+        for weight in replaced:
+            weight.requires_grad_(False)
+        # torch ends the recomputation with an exception as soon as it has all tensors that it needs
         for norm, (momentum, tracked) in zip(norms, before, strict=True):
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(tracked)

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from atrous.learning.low_rank import LowRank
 from atrous.models import SegmentationModel
@@ -48,11 +48,15 @@ class WeightAverage:
             step: number of updates before this one, ≥ 0.
         """
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages, currents, pairs = [], [], list[tuple[nn.Module, nn.Module]]([(self.module, model)])
+        averages, currents = [], []
+        pairs = [(self.module.state_dict(), model.state_dict())]
         if self._low_rank is not None and self.factors is not None:
-            pairs.append((self.factors, self._low_rank.factors))
-        tensors = [zip(own.state_dict().values(), other.state_dict().values(), strict=True) for own, other in pairs]
-        for average, current in chain.from_iterable(tensors):
+            pairs.append((self.factors.state_dict(), self._low_rank.factors.state_dict()))
+        merged = () if self._low_rank is None else self._low_rank.names  # these are computed from the averaged factors
+        both = chain.from_iterable(zip(own.items(), other.values(), strict=True) for own, other in pairs)
+        for (name, average), current in both:
+            if name in merged:
+                continue
             if average.is_floating_point():
                 averages.append(average)
                 currents.append(current)

@@ -207,19 +207,22 @@ def _assembled(
         model = model.to(memory_format=torch.channels_last)
     model.to(device)
     low_rank = _low_rank(recipe, model, fresh=resume is None)
+    if low_rank is not None and weights is not None:
+        raise AtrousError("weights cannot be given with train.learn lora, whose adapter changes the model of --init.")
     average = WeightAverage(model, recipe.train.ema, low_rank) if recipe.train.ema else None
     processes.share_norms(model)
     learning = freeze(model, recipe.train.learn, recipe.train.frozen, low_rank)
     crf = _crf_layer(recipe, model)
     if recipe.train.recompute:
-        recompute_blocks(model)
+        recompute_blocks(model, () if low_rank is None else low_rank.names)
     added = Extension() if extend is None else extend(model)
     if not isinstance(added, Extension):
         raise AtrousError(f"extend must return an Extension, got {shown(added)}.")
     precision = pick_precision(recipe.train.precision, device)
     distill = recipe.distill
     teacher = Teacher(distill, model.info, device, precision) if distill.teacher else None
-    own = {"average": average, "crf": crf, "teacher": teacher, "low_rank": low_rank}
+    # the low-rank changes come first: their error says what differs, and the average would fail by its shapes
+    own = {"low_rank": low_rank, "average": average, "crf": crf, "teacher": teacher}
     state: dict[str, Stateful] = {**{name: part for name, part in own.items() if part is not None}, **added.parts()}
     modules = [term for term in added.terms.values() if isinstance(term, nn.Module)]
     optimizer = optimizer_for(recipe, model, crf, modules, low_rank)
@@ -233,8 +236,8 @@ def _assembled(
             average.module.info = model.info
     if weights is not None:
         _put_weights(model, weights)
-        if low_rank is not None:
-            low_rank.start_at(model)
+    if low_rank is not None and resume is not None:
+        low_rank.note_unchanged(model, None)
     samples = training_samples(recipe, dataset, model)
     order = epoch_order(recipe, samples, processes)
     terms = supervised_terms(loss_for(recipe.loss, pixels, processes.mean_of), model, recipe.loss.auxiliary)
@@ -314,20 +317,24 @@ def _low_rank(recipe: Recipe, model: SegmentationModel, *, fresh: bool) -> LowRa
     if recipe.train.learn != "lora":
         return None
     init = recipe.model.init
+    if not fresh:
+        return LowRank(model, recipe.train.rank, recipe.train.frozen)
     if init is None:
         raise AtrousError(
             "train.learn lora trains changes of a trained model: give its file with --init, or choose another "
             "train.learn."
         )
-    if not fresh:
-        return LowRank(model, recipe.train.rank, recipe.train.frozen)
     low_rank = LowRank(model, recipe.train.rank, recipe.train.frozen, model_file.digest_of_file(init))
     given, own = model_file.load(init).state_dict(), model.state_dict()
-    if new := [name for name in low_rank.names if name not in given or not torch.equal(given[name], own[name].cpu())]:
-        raise AtrousError(
-            f"train.learn lora needs the network of {init}, but the weight {new[0]} is newly initialised: leave out "
-            "the model.arguments that change the network, or choose another train.learn."
-        )
+    for name in low_rank.names:
+        if name not in given or not torch.equal(given[name], own[name].cpu()):
+            before = tuple(given[name].shape) if name in given else "no"
+            raise AtrousError(
+                f"train.learn lora needs the network and the channels of {init}: the weight {name} has the shape "
+                f"{tuple(own[name].shape)}, and {before} shape in that file. Choose another train.learn."
+            )
+    freeze(model, recipe.train.learn, recipe.train.frozen, low_rank)
+    low_rank.note_unchanged(model, given)
     return low_rank
 
 

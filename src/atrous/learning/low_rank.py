@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +40,9 @@ class Factors(nn.Module):
 class LowRank(nn.Module):
     """Weights W + B·A of a model, where W is frozen, and the factors A and B are learned (arXiv:2106.09685 §4.1).
 
-    The other weights of the model, such as norms, depthwise convolutions and the last layer, are not changed here.
-    The paper multiplies B·A by a constant α / r; here it is 1. The model itself always holds W + B·A as plain weights:
-    `merge_into` updates them after each optimiser step.
+    The other weights of the model, such as norms, depthwise convolutions and the last layer, are trained as usual, as
+    far as `freeze` does not freeze them. The paper multiplies B·A by a constant α / r; here it is 1. The model itself
+    always contains W + B·A as plain weights: `merge_into` updates them after each optimiser step.
 
     Args:
         model: model whose weights at this time become W.
@@ -53,6 +53,8 @@ class LowRank(nn.Module):
     Attributes:
         names: names of the adapted weights in the model.
         factors: factors of each adapted weight, in the order of `names`.
+        base: weights W, in the order of `names`.
+        unchanged: names of further weights that are those of the base's file, and are frozen since the training began.
 
     Raises:
         AtrousError: no weight is left to adapt.
@@ -60,7 +62,7 @@ class LowRank(nn.Module):
 
     def __init__(self, model: SegmentationModel, rank: int, frozen: Sequence[str] = (), base_sha256: str = "") -> None:
         super().__init__()
-        self.base_sha256 = base_sha256
+        self.rank, self.base_sha256, self.unchanged = rank, base_sha256, set[str]()
         weights = dict(adaptable(model, rank, frozen))
         if not weights:
             raise AtrousError(
@@ -69,8 +71,7 @@ class LowRank(nn.Module):
             )
         self.names = tuple(weights)
         self.factors = nn.ModuleList(Factors(weight, rank) for weight in weights.values())
-        for index, weight in enumerate(weights.values()):
-            self.register_buffer(f"base_{index}", weight.detach().clone())
+        self.base = nn.ParameterList(nn.Parameter(weight.detach().clone(), False) for weight in weights.values())
 
     def weights(self, factors: nn.ModuleList | None = None) -> dict[str, Tensor]:
         """Returns W + B·A by the name of the weight.
@@ -78,7 +79,7 @@ class LowRank(nn.Module):
         Args:
             factors: factors to use instead of the learned ones, such as their moving average.
         """
-        pairs = zip(self.names, self._bases(), factors or self.factors, strict=True)
+        pairs = zip(self.names, self.base, factors or self.factors, strict=True)
         return {name: base + change().view_as(base) for name, base, change in pairs}
 
     @torch.no_grad()
@@ -92,16 +93,6 @@ class LowRank(nn.Module):
         for name, weight in self.weights(factors).items():
             model.get_parameter(name).copy_(weight)
 
-    @torch.no_grad()
-    def start_at(self, model: nn.Module) -> None:
-        """Sets W so that W + B·A are the present weights of a model.
-
-        Args:
-            model: model with the same names of weights.
-        """
-        for name, base, change in zip(self.names, self._bases(), self.factors, strict=True):
-            base.copy_(model.get_parameter(name) - change().view_as(base))
-
     def scores(self, model: SegmentationModel, images: Tensor, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns the scores of a model with other weights, so that gradients flow to their factors.
 
@@ -113,14 +104,11 @@ class LowRank(nn.Module):
         named = {f"model.{name}": weight for name, weight in weights.items()}
         return functional_call(_Scores(model), named, (images,))
 
-    def save_adapter(
-        self, model: SegmentationModel, trained: SegmentationModel, factors: nn.ModuleList | None, path: Path
-    ) -> None:
+    def save_adapter(self, model: SegmentationModel, factors: nn.ModuleList | None, path: Path) -> None:
         """Writes the changes of a fine-tuned model to its base as an adapter file.
 
         Args:
             model: the fine-tuned model, such as the one with averaged weights.
-            trained: the model that is trained; its frozen weights are those of the base, and are left out.
             factors: as in `weights`.
             path: the file to write; an existing file is replaced.
 
@@ -129,19 +117,44 @@ class LowRank(nn.Module):
         """
         named: Any = zip(self.names, factors or self.factors, strict=True)
         pairs = {name: (one.down, one.up) for name, one in named}
-        frozen = [name for name, one in trained.named_parameters() if not one.requires_grad and name not in pairs]
-        save_adapter(model, pairs, frozen, self.base_sha256, path)
+        save_adapter(model, pairs, sorted(self.unchanged), self.base_sha256, path)
 
-    def get_extra_state(self) -> str:
-        """Returns the checksum of the base, for `state_dict`."""
-        return self.base_sha256
+    def note_unchanged(self, model: nn.Module, of_base: Mapping[str, Tensor] | None) -> None:
+        """Notes which weights are frozen and those of the base's file, so that adapters need not contain them.
 
-    def set_extra_state(self, state: str) -> None:
-        """Restores the checksum of the base, for `load_state_dict`."""
-        self.base_sha256 = state
+        Args:
+            model: the model, whose trained parameters have requires_grad True.
+            of_base: weights of the base's file, at the start of the training; None for a resumed training, in which
+                weights that were trained before may be frozen now.
+        """
+        frozen = {name: one for name, one in model.named_parameters() if not one.requires_grad}
+        if of_base is None:
+            self.unchanged &= frozen.keys()
+            return
+        equal = (name for name, one in frozen.items() if name in of_base and torch.equal(of_base[name], one.cpu()))
+        self.unchanged = set(equal) - set(self.names)
 
-    def _bases(self) -> Iterator[Tensor]:
-        return (cast(Tensor, getattr(self, f"base_{index}")) for index in range(len(self.names)))
+    def get_extra_state(self) -> dict[str, Any]:
+        """Returns what else a resumed training needs, for `state_dict`."""
+        state = {"rank": self.rank, "names": list(self.names), "unchanged": sorted(self.unchanged)}
+        return {**state, "base_sha256": self.base_sha256}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Restores what `get_extra_state` returned, for `load_state_dict`."""
+        self.base_sha256, self.unchanged = state["base_sha256"], set(state["unchanged"])
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Restores the state of a training.
+
+        Raises:
+            ValueError: the training changed other weights, or had another rank.
+        """
+        before = state_dict["_extra_state"]
+        if before["rank"] != self.rank:
+            raise ValueError(f"its train.rank is {before['rank']}, which must not change on resuming")
+        if tuple(before["names"]) != self.names:
+            raise ValueError("its train.frozen leaves other layers to adapt, and must not change them on resuming")
+        return super().load_state_dict(state_dict, strict, assign)
 
 
 class _Scores(nn.Module):

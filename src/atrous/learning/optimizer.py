@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from atrous.errors import unknown_name
+from atrous.learning.low_rank import LowRank
 from atrous.learning.recipe import Recipe
 
 
@@ -82,14 +83,23 @@ def make_optimizer(name: str, groups: list[dict], *, momentum: float = 0.9) -> t
     return makers[name]()
 
 
-def low_rank_group(low_rank: nn.Module, *, lr: float) -> dict:
-    """Returns the factors of low-rank changes as one group without weight decay, which would pull both factors to 0.
+def low_rank_groups(low_rank: LowRank, *, lr: float, backbone_lr: float) -> list[dict]:
+    """Returns the factors of low-rank changes in groups of backbone and head, without weight decay.
+
+    Weight decay would pull W + B·A towards the base instead of towards 0.
 
     Args:
         low_rank: the low-rank changes of a model.
-        lr: learning rate, > 0; the factor of the backbone does not apply.
+        lr: learning rate of the head, > 0.
+        backbone_lr: factor on `lr` for the backbone, ≥ 0.
     """
-    return {"params": list(low_rank.parameters()), "lr": lr, "base_lr": lr, "weight_decay": 0.0, "part": "low_rank"}
+    groups: dict[str, dict] = {}
+    for name, factors in zip(low_rank.names, low_rank.factors, strict=True):
+        part = "backbone" if name.startswith("backbone.") else "head"
+        rate = lr * (backbone_lr if part == "backbone" else 1.0)
+        group = {"params": [], "lr": rate, "base_lr": rate, "weight_decay": 0.0, "part": part}
+        groups.setdefault(part, group)["params"].extend(factors.parameters())
+    return list(groups.values())
 
 
 def optimizer_for(
@@ -97,7 +107,7 @@ def optimizer_for(
     model: nn.Module,
     crf: nn.Module | None = None,
     terms: Iterable[nn.Module] = (),
-    low_rank: nn.Module | None = None,
+    low_rank: LowRank | None = None,
 ) -> torch.optim.Optimizer:
     """Makes the recipe's optimiser for a model and for further parts with parameters.
 
@@ -113,6 +123,6 @@ def optimizer_for(
     if crf is not None:
         groups.append(crf_group(crf, lr=optim.lr * recipe.crf.lr))
     if low_rank is not None:
-        groups.append(low_rank_group(low_rank, lr=optim.lr))
+        groups += low_rank_groups(low_rank, lr=optim.lr, backbone_lr=optim.backbone_lr)
     groups += term_groups(terms, model, lr=optim.lr, weight_decay=optim.weight_decay)
     return make_optimizer(optim.name, groups, momentum=optim.momentum)

@@ -115,7 +115,7 @@ class Validation:
         judged.info = replace(before, scores=scores, crf=self._crf() or before.crf, provenance=provenance)
         model_file.save_built(judged, self.run / BEST)
         if (low_rank := self.step.low_rank) is not None:
-            low_rank.save_adapter(judged, self.step.model, self.factors, self.run / ADAPTER)
+            low_rank.save_adapter(judged, self.factors, self.run / ADAPTER)
         judged.info = before
 
     def _crf(self) -> dict[str, Any] | None:

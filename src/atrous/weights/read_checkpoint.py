@@ -22,6 +22,7 @@ from torch import Tensor
 from atrous.errors import AtrousError
 from atrous.json_yaml import read_json
 from atrous.models.wrapper_prefixes import without_wrappers
+from atrous.overwrite_checks import ADAPTER_MARK
 from atrous.weights import shards
 from atrous.weights.caffe import read_caffemodel
 from atrous.weights.find_state_dicts import find_state_dicts
@@ -290,6 +291,11 @@ def _read_safetensors(path: Path) -> Any:
                 raise AtrousError(
                     f"{path} is already a model file of atrous and needs no conversion. Use it directly: "
                     f"atrous predict {path} PICTURES."
+                )
+            if ADAPTER_MARK in metadata:
+                raise AtrousError(
+                    f"{path} is an adapter of atrous. Join it with the model file that it changes: atrous merge BASE "
+                    "ADAPTER --out model.safetensors."
                 )
             if "atrous-checkpoint" in metadata:
                 raise AtrousError(

@@ -299,7 +299,7 @@ class Train:
         "the scales and shifts of batch norms; lora, which is low-rank changes of the weights of a trained model "
         "(arXiv:2106.09685), and its norms, depthwise convolutions and last layer in full",
     )
-    rank: int = setting(8, "rank of the changes of the weights, for `learn: lora`", ge=1)
+    rank: int = setting(8, "rank of the low-rank changes of the weights with learn lora", ge=1)
     frozen: tuple[str, ...] = setting((), "names of further modules to freeze, such as backbone.net.layer1")
     ema: float = setting(
         0.0,

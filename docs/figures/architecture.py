@@ -18,6 +18,7 @@ BOXES: dict[str, tuple[str, tuple[float, float], tuple[str, ...]]] = {
     "tuning": ("the search for better recipes", (2, 1), ("tuning",)),
     "learning": ("training and measuring", (0, 2), ("learning",)),
     "serving": ("HTTP server and client", (1, 2), ("serving",)),
+    "cluster": ("jobs on many machines", (2, 2), ("cluster",)),
     "build_model": ("create_model", (0, 3), ("build_model",)),
     "explaining": ("uncertainty, Grad-CAM, parts", (2.6, 4), ("explaining",)),
     "inference": ("from a picture to a mask", (1, 3), ("inference",)),

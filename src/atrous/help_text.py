@@ -44,7 +44,7 @@ GROUPS = {
     "Displayed content": ("explain.classes", "most"),
     "Address and access": ("host", "port", "key_file"),
     "Limits": ("waiting", "megabytes", "megapixels", "megavoxels", "seconds"),
-    "Speed and memory": ("engine", "device", "precision", "tile", "overlap", "memory"),
+    "Speed and memory": ("on", "engine", "device", "precision", "tile", "overlap", "memory"),
 }  # fmt: skip
 
 NARROWEST, WIDEST, COLUMN = 40, 100, 26

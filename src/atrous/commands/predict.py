@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import zip_longest
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.markup import escape
 
 from atrous.checked_arguments import checked
+from atrous.cluster.finished_jobs import FinishedJobs, masks_depend_on
 from atrous.console import (
     console,
     note,
@@ -32,7 +33,6 @@ from atrous.console import (
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.file_headers import kinds_of
 from atrous.data.input_files import input_folders
-from atrous.data.prefetch import in_background
 from atrous.data.remote.transfer import as_path, local_path
 from atrous.data.volumes.slices import slice_place
 from atrous.data.volumes.write_mask import MaskFormat
@@ -44,7 +44,8 @@ from atrous.inference.polygon_files import polygons_output
 from atrous.inference.predict_jobs import Job, Worker, plan
 from atrous.inference.predict_polygons import check_options, check_rasters, write_mask_polygons
 from atrous.inference.predict_records import Record, summarise
-from atrous.inference.volume_parts import check_volumes, parts_to_keep
+from atrous.inference.predict_stages import do_in_stages
+from atrous.inference.volume_parts import VolumeParts, check_volumes, parts_to_keep
 from atrous.option_fields import given_to, taking
 from atrous.overwrite_checks import json_output, no_empty_folder
 from atrous.paths import Place, shown_place
@@ -53,9 +54,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from atrous.learning.distributed import ProcessGroup
-
-#: Largest number of masks that wait to be written; if more would wait, the network waits for the disk.
-WRITES_WAITING = 8
 
 T = TypeVar("T")
 
@@ -69,6 +67,7 @@ def predict(
     paths: Sequence[Place],
     *,
     out: Place = Path("predictions"),
+    on: str | None = None,
     overlay: bool = False,
     raw: bool = False,
     format: MaskFormat = "nifti",
@@ -90,6 +89,8 @@ def predict(
         out: folder for the masks, a path or a URL. A mask has the name of its picture and the suffix .png; .tif for a
             GeoTIFF, a large or many-band TIFF, a TIFF at a URL, or raw values that a PNG cannot hold; .nii.gz or .dcm
             for a volume.
+        on: cluster to run on: ray for the Ray cluster of RAY_ADDRESS, or for a new one on this machine; or the address
+            ray://HOST:PORT of a head node. All nodes must reach the model, the pictures and the folder of the masks.
         overlay: also write each picture with the colours of its mask over it and a legend below, as NAME.overlay.png.
         raw: write masks with the pixel values of the training masks; by default, masks contain class indices and a
             palette.
@@ -156,7 +157,11 @@ def predict(
         takes_rgb = preprocessing.image.channels == 3 and not preprocessing.image.planes
         if takes_rgb and (grey := sum(kind.channels == 1 for kind in kinds.values())):
             note(f"{counted(grey, 'picture')} in grey: the model takes 3 channels, so the grey values are repeated")
-        done = processes.gather(_work(worker, own, len(jobs), out, json))
+        if on is not None:
+            call = {"raw": raw, "overlay": overlay, "format": format, "parts": (largest_part, smallest_part)}
+            done = [_work_on_cluster(on, spec, jobs, parts, FinishedJobs(out, {**call, **masks_depend_on(spec)}))]
+        else:
+            done = processes.gather(_work(worker, own, len(jobs), out, json))
         records = [record for turn in zip_longest(*done) for record in turn if record is not None]
         if overlay and (windowed := sum(record.work is not None for record in records)):
             note(f"no overlay for {counted(windowed, 'GeoTIFF')}: open the picture and its mask in a geographic viewer")
@@ -208,19 +213,44 @@ def _work(worker: Worker, jobs: Sequence[Job], total: int, out: Place, json: Pat
     """Processes jobs; while the network runs, the next picture is read and earlier masks are written."""
     records: list[Future[Record]] = []
     message = told_if_interrupted(lambda: _done_before(records, total, out, json))
-    with message, progress_bar() as progress, ThreadPoolExecutor(1) as writer:
+    with message, progress_bar() as progress:
         task = progress.add_task("predicting", total=len(jobs), note="")
-        for job, read in zip(jobs, in_background(worker.read, jobs, worker.stop), strict=True):
+
+        @contextmanager
+        def segmenting(job: Job) -> Iterator[Callable[[int, int], object]]:
             tiles = progress.add_task(job.case_id or as_path(job.picture).name, total=None, note="", visible=False)
             try:
-                segmented = worker.segment(job, read, partial(_show, progress, tiles))
+                yield partial(_show, progress, tiles)
             finally:
                 progress.remove_task(tiles)
                 progress.update(task, advance=1)
-            records.append(writer.submit(worker.write, job, segmented))
-            if len(records) > WRITES_WAITING:  # masks that wait for a slow disk must not fill the memory
-                records[-1 - WRITES_WAITING].result()
+
+        do_in_stages(worker, jobs, records, segmenting)
     return [record.result() for record in records]
+
+
+def _work_on_cluster(
+    on: str, spec: ModelSpec, jobs: Sequence[Job], parts: VolumeParts | None, finished: FinishedJobs
+) -> list[Record]:
+    """Processes jobs on a cluster, except those that an earlier, stopped call has finished."""
+    from atrous.cluster.predict_on_ray import predict_on_ray  # Ray is an extra
+
+    before = finished.of(jobs)
+    if before:
+        note(f"{counted(len(before), 'mask')} of an earlier call, which was stopped, are kept")
+    left = [job for number, job in enumerate(jobs) if number not in before]
+    with progress_bar() as progress:
+        task = progress.add_task("predicting", total=len(jobs), completed=len(before), note="")
+
+        def keep(done: Sequence[tuple[Job, Record]]) -> None:
+            finished.add(done)
+            progress.update(task, advance=len(done))
+
+        records = iter(predict_on_ray(on, spec, left, keep, parts))
+    together = [before[number] if number in before else next(records) for number in range(len(jobs))]
+    if all(record.error is None for record in together):
+        finished.remove()
+    return together
 
 
 def _done_before(records: Sequence[Future[Record]], total: int, out: Place, json: Path | None) -> str:

@@ -110,6 +110,7 @@ def test_a_temporary_folder_is_beside_what_it_is_for_and_goes(tmp_path):
 #: Files that write otherwise, and why nothing is ever half written there.
 OTHERWISE = {
     "file_lock.py": "locks are empty",
+    "cluster/predict_on_ray.py": "into the temporary folder of a worker",
     "data/brain_slices.py": "into a folder that is renamed when it is whole",
     "data/sources/geotiff.py": "into a temporary folder, from which the finished mask is copied",
     "inference/openvino_cache.py": "into a folder that is renamed when it is whole",

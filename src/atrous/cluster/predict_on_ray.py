@@ -9,17 +9,19 @@ is sent to the workers.
 from __future__ import annotations
 
 import logging
-import math
+import os
 import time
-from collections import deque
+import warnings
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from atrous.console import note
+from atrous.console import each_once, note
 from atrous.errors import AtrousError, missing_extra
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.predict_jobs import Job, Worker
@@ -27,12 +29,16 @@ from atrous.inference.predict_records import Record
 from atrous.inference.predict_stages import do_in_stages
 from atrous.inference.volume_parts import VolumeParts
 from atrous.overwrite_checks import model_inputs
+from atrous.paths import Place as FilePlace
+from atrous.paths import shown_place
 
 #: Number of jobs that a worker gets at once: enough that its stages overlap, and few enough that little is repeated.
 AT_ONCE = 16
 #: Number of workers that may die during one job before the job counts as failed, and of attempts at a failed job.
 MOST_DEATHS, ATTEMPTS = 3, 2
-#: Seconds between looks at the nodes of the cluster, and until a cluster without workers is reported.
+#: Number of times that a place may fail to open the model, or may fail in all jobs of a task, before it is left out.
+MOST_FAILURES = 2
+#: Seconds between looks at the nodes of the cluster, and until a cluster without a free node is reported.
 LOOK_EVERY, PATIENCE = 2.0, 20.0
 
 
@@ -43,11 +49,15 @@ class Place(NamedTuple):
         node: id of the node.
         cpus: cores that the worker takes.
         gpus: GPUs that the worker takes, 0 or 1.
+        workers: number of workers on the node.
+        name: name of the node in messages.
     """
 
     node: str
     cpus: int
     gpus: int
+    workers: int = 1
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,11 +68,13 @@ class Task:
         numbers: positions of the jobs in the whole list.
         deaths: number of workers that died during these jobs.
         attempt: number of the attempt, from 1.
+        failed_at: place at which the jobs failed, which another place should try; "" for none.
     """
 
     numbers: tuple[int, ...]
     deaths: int = 0
     attempt: int = 1
+    failed_at: str = ""
 
 
 @dataclass
@@ -83,13 +95,31 @@ class Progress:
         starts = range(0, len(self.jobs), AT_ONCE)
         self.tasks.extend(Task(tuple(range(at, min(at + AT_ONCE, len(self.jobs))))) for at in starts)
 
-    def finish(self, task: Task, found: Sequence[Record]) -> None:
+    @property
+    def finished(self) -> bool:
+        """Whether every job has a record."""
+        return len(self.records) == len(self.jobs)
+
+    def next_for(self, place: str, alone: bool) -> Task | None:
+        """Takes the next task for a place; None if there is none that it should do.
+
+        Args:
+            place: name of the place.
+            alone: whether there is no other place, which could do the jobs that failed at this one.
+        """
+        for task in self.tasks:
+            if alone or task.failed_at != place:
+                self.tasks.remove(task)
+                return task
+        return None
+
+    def finish(self, task: Task, found: Sequence[Record], place: str = "") -> None:
         """Keeps the records of a task; failed jobs are done once more, because a store may have failed for a moment."""
         records = dict(zip(task.numbers, found, strict=True))
         last = task.attempt == ATTEMPTS
         self._keep({number: record for number, record in records.items() if last or record.error is None})
         if again := tuple(number for number in records if number not in self.records):
-            self.tasks.append(replace(task, numbers=again, attempt=task.attempt + 1))
+            self.tasks.append(replace(task, numbers=again, attempt=task.attempt + 1, failed_at=place))
 
     def repeat(self, task: Task) -> None:
         """Plans the jobs of a worker that died again, one by one, so that a job that kills workers stops no other."""
@@ -102,8 +132,9 @@ class Progress:
                 self._keep({number: record})
 
     def _keep(self, records: Mapping[int, Record]) -> None:
-        self.records |= records
-        self.done([(self.jobs[number], record) for number, record in records.items()])
+        own = {number: _with_own_names(record, self.jobs[number]) for number, record in records.items()}
+        self.records |= own
+        self.done([(self.jobs[number], record) for number, record in own.items()])
 
 
 class RayWorker:
@@ -132,12 +163,18 @@ class RayWorker:
         return ""
 
     def do(self, jobs: Sequence[Job]) -> tuple[list[Record], list[str]]:
-        """Does jobs, and returns their records and the notes since the last call."""
+        """Does jobs, and returns their records, and the notes and warnings since the last call."""
         assert self._worker is not None, "open() comes first"
         futures: list[Future[Record]] = []
-        do_in_stages(self._worker, jobs, futures)
-        notes, self._notes[:] = list(self._notes), []
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            do_in_stages(self._worker, jobs, futures)
+        notes, self._notes[:] = [*self._notes, *(str(one.message) for one in caught)], []
         return [future.result() for future in futures], notes
+
+    def close(self) -> None:
+        """Removes the copy of the model, because Ray ends processes without cleaning up."""
+        self._folder.cleanup()
 
 
 def predict_on_ray(
@@ -150,10 +187,11 @@ def predict_on_ray(
     """Does jobs on a Ray cluster.
 
     Args:
-        address: "ray" for the cluster that RAY_ADDRESS names, else for one on this machine; or the address
-            ray://HOST:PORT of a head node.
+        address: "ray" for the cluster that RAY_ADDRESS names, else the one of this machine, which is started if there
+            is none; or the address ray://HOST:PORT of a head node.
         spec: specification of the model.
-        jobs: jobs from `plan`; their places must be reachable from every node.
+        jobs: jobs from `plan`; their places must be reachable from every node. Relative paths are those of this
+            process.
         done: function that is called with jobs and their records when they are finished.
         parts: as in `Worker`.
 
@@ -161,15 +199,14 @@ def predict_on_ray(
         The records, in the order of the jobs.
 
     Raises:
-        AtrousError: Ray is not installed, the cluster cannot be reached or has no free node, or a node cannot open the
-            model.
+        AtrousError: Ray is not installed, the cluster cannot be reached or has no node with a core, or no node can open
+            the model.
     """
-    ray = connected(address)
     progress = Progress(jobs, done)
-    pool = Pool(ray, spec, parts)
+    pool = Pool(connected(address), spec, parts)
     try:
-        while progress.tasks or pool.running:
-            pool.grow(len(progress.tasks))
+        while not progress.finished:
+            pool.grow()
             pool.assign(progress)
             pool.collect(progress)
     finally:
@@ -184,81 +221,122 @@ class Pool:
         ray: the module ray, connected to the cluster.
         spec: specification of the model.
         parts: as in `Worker`.
-
-    Attributes:
-        running: task and place of each call that was sent, by its reference; None for the opening of a model.
     """
 
     def __init__(self, ray: Any, spec: ModelSpec, parts: VolumeParts | None) -> None:
-        files = {path.name: path.read_bytes() for _, path in model_inputs(spec.path)}
-        self._ray, self._given = ray, (spec, ray.put(files), parts)
+        self._ray, self._spec, self._parts = ray, spec, parts
+        self._files = ray.put({path.name: path.read_bytes() for _, path in model_inputs(spec.path)})
+        self._places: dict[str, Place] = {}
         self._workers: dict[str, Any] = {}
-        self._looked = -math.inf
-        self._begun = time.monotonic()
-        self.running: dict[Any, tuple[str, Task | None]] = {}
+        self._ready: set[str] = set()
+        self._failures: Counter[str] = Counter()
+        self._cause = ""
+        self._running: dict[Any, tuple[str, Task | None]] = {}  # by reference of the call; None while a model is opened
+        self._looked, self._idle_since = -LOOK_EVERY, time.monotonic()
+        self._note = each_once(note)
 
-    def grow(self, waiting: int) -> None:
+    def grow(self) -> None:
         """Starts a worker at each new place.
 
-        Args:
-            waiting: number of tasks that wait; with none, no worker is started.
+        Raises:
+            AtrousError: there is no place for a worker.
         """
         now = time.monotonic()
-        if now - self._looked < LOOK_EVERY or not waiting:
+        if now - self._looked < LOOK_EVERY:
             return
         self._looked = now
-        places = places_of(self._ray.nodes())
-        if not places and now - self._begun > PATIENCE:
-            raise AtrousError(f"the cluster has no node with a free core after {PATIENCE:g} seconds: see `ray status`.")
-        for name in places.keys() - self._workers.keys():
-            self._workers[name] = worker = self._start(places[name])
-            self.running[worker.open.remote()] = (name, None)
+        self._places = places_of(self._ray.nodes())
+        usable = [name for name in self._places if self._failures[name] < MOST_FAILURES]
+        if self._ready or any(task is not None for _, task in self._running.values()):
+            self._idle_since = now
+        late = now - self._idle_since > PATIENCE
+        if self._places and not usable:
+            raise AtrousError(f"no node of the cluster can do the jobs. The last reason: {self._cause}")
+        if not self._places and late:
+            raise AtrousError(f"the cluster has no node with a core for {PATIENCE:g} seconds: see `ray status`.")
+        if late:
+            self._note("no worker has started yet: all cores of the cluster may be in use, see `ray status`")
+        for name in usable:
+            if name not in self._workers:
+                self._workers[name] = worker = self._start(self._places[name])
+                self._running[worker.open.remote()] = (name, None)
 
     def _start(self, place: Place) -> Any:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+        memory = self._spec.memory
+        spec = self._spec if memory is None else replace(self._spec, memory=memory / place.workers)
         here = NodeAffinitySchedulingStrategy(node_id=place.node, soft=False)
         options = {"num_cpus": place.cpus, "num_gpus": place.gpus, "scheduling_strategy": here, "max_restarts": 0}
-        return self._ray.remote(RayWorker).options(**options).remote(*self._given)
+        return self._ray.remote(RayWorker).options(**options).remote(spec, self._files, self._parts)
 
     def assign(self, progress: Progress) -> None:
-        """Sends a task to each idle worker."""
-        busy = {name for name, _ in self.running.values()}
-        for name in sorted(self._workers.keys() - busy):
-            if not progress.tasks:
-                return
-            task = progress.tasks.popleft()
-            jobs = [progress.jobs[number] for number in task.numbers]
-            self.running[self._workers[name].do.remote(jobs)] = (name, task)
+        """Sends a task to each idle worker that has opened its model."""
+        busy = {name for name, _ in self._running.values()}
+        for name in sorted(self._ready - busy):
+            task = progress.next_for(name, alone=len(self._ready) == 1)
+            if task is not None:
+                jobs = [_absolute(progress.jobs[number]) for number in task.numbers]
+                self._running[self._workers[name].do.remote(jobs)] = (name, task)
 
     def collect(self, progress: Progress) -> None:
         """Waits for a call to end, and keeps its records; the tasks of a worker that died are planned again."""
-        if not self.running:
-            time.sleep(LOOK_EVERY)
+        if not self._running:
+            time.sleep(LOOK_EVERY / 4)
             return
-        ready, _ = self._ray.wait(list(self.running), timeout=LOOK_EVERY)
+        ready, _ = self._ray.wait(list(self._running), timeout=LOOK_EVERY)
         for reference in ready:
-            name, task = self.running.pop(reference)
+            name, task = self._running.pop(reference)
             try:
                 answer = self._ray.get(reference)
-            except (self._ray.exceptions.RayActorError, self._ray.exceptions.NodeDiedError):
-                self._workers.pop(name, None)
-                if task is not None:
+            except self._ray.exceptions.RayError as error:  # the worker or its node is lost, or its code failed
+                self._lose(name)
+                if task is None:
+                    self._fail(name, str(error).strip().splitlines()[-1])
+                else:
                     progress.repeat(task)
                 continue
-            if task is None:
-                if answer:
-                    raise AtrousError(f"a node of the cluster cannot open the model: {answer}")
-                continue
-            records, notes = answer
-            for sentence in notes:
-                note(sentence)
-            progress.finish(task, records)
+            if task is not None:
+                self._finish(progress, task, name, *answer)
+            elif answer:
+                self._lose(name)
+                self._failures[name] = MOST_FAILURES - 1  # the model does not become openable
+                self._fail(name, answer)
+            else:
+                self._ready.add(name)
+
+    def _finish(self, progress: Progress, task: Task, name: str, records: list[Record], notes: list[str]) -> None:
+        for sentence in notes:
+            self._note(sentence)
+        failed = [record for record in records if record.error is not None]
+        if len(failed) == len(records) > 1 and len(self._ready) > 1:
+            self._fail(name, str(failed[0].error))
+            if self._failures[name] >= MOST_FAILURES:
+                self._lose(name)
+        progress.finish(task, records, name)
+
+    def _lose(self, name: str) -> None:
+        worker = self._workers.pop(name, None)
+        self._ready.discard(name)
+        if worker is not None:
+            with suppress(Exception):  # it is dead already, or its node is
+                self._ray.kill(worker)
+
+    def _fail(self, name: str, cause: str) -> None:
+        self._failures[name] += 1
+        self._cause = cause
+        if self._failures[name] >= MOST_FAILURES:
+            place = self._places.get(name)
+            self._note(f"the node {place.name if place else name} is left out: {cause}")
 
     def close(self) -> None:
-        """Ends the workers."""
-        for worker in self._workers.values():
-            self._ray.kill(worker)
+        """Ends the workers; those without a task first remove their copy of the model."""
+        busy = {name for name, _ in self._running.values()}
+        with suppress(Exception):  # an error here would hide the one that ended the work
+            closing = [self._workers[name].close.remote() for name in self._ready - busy]
+            self._ray.wait(closing, num_returns=len(closing), timeout=5.0) if closing else None
+        for name in list(self._workers):
+            self._lose(name)
 
 
 def connected(address: str) -> Any:
@@ -279,8 +357,9 @@ def connected(address: str) -> Any:
     if not ray.is_initialized():
         try:
             ray.init(address=None if address == "ray" else address, logging_level=logging.WARNING, log_to_driver=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise AtrousError(f"no Ray cluster at {address}: {error}") from error
+        except Exception as error:  # Ray raises errors of many types, also plain ones
+            named = os.environ.get("RAY_ADDRESS", "this machine") if address == "ray" else address
+            raise AtrousError(f"no Ray cluster at {named}: {error}") from error
     return ray
 
 
@@ -295,7 +374,23 @@ def places_of(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Place]:
         cpus, gpus = (int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU"))
         if not node["Alive"] or cpus < 1:
             continue
-        workers = min(gpus, cpus) or 1
+        workers, name = min(gpus, cpus) or 1, str(node.get("NodeManagerAddress", node["NodeID"]))
         for index in range(workers):
-            found[f"{node['NodeID']}/{index}"] = Place(node["NodeID"], cpus // workers, 1 if gpus else 0)
+            place = Place(node["NodeID"], cpus // workers, 1 if gpus else 0, workers, name)
+            found[f"{node['NodeID']}/{index}"] = place
     return found
+
+
+def _absolute(job: Job) -> Job:
+    """Returns a job with absolute paths, because a worker has another working directory."""
+    more = tuple(_absolute_place(place) for place in job.more)
+    return replace(job, picture=_absolute_place(job.picture), target=_absolute_place(job.target), more=more)
+
+
+def _absolute_place(place: FilePlace) -> FilePlace:
+    return place.absolute() if isinstance(place, Path) else place
+
+
+def _with_own_names(record: Record, job: Job) -> Record:
+    """Returns the record of a worker with the names that the job has on this machine."""
+    return replace(record, image=job.name, mask=None if record.mask is None else shown_place(job.target))

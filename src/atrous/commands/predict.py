@@ -36,7 +36,7 @@ from atrous.data.input_files import input_folders
 from atrous.data.remote.transfer import as_path, local_path
 from atrous.data.volumes.slices import slice_place
 from atrous.data.volumes.write_mask import MaskFormat
-from atrous.errors import SomeInputsFailed, counted
+from atrous.errors import AtrousError, SomeInputsFailed, counted
 from atrous.inference.case_ids import CaseIdTable, write_case_ids
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import doubts_of_files
@@ -89,8 +89,8 @@ def predict(
         out: folder for the masks, a path or a URL. A mask has the name of its picture and the suffix .png; .tif for a
             GeoTIFF, a large or many-band TIFF, a TIFF at a URL, or raw values that a PNG cannot hold; .nii.gz or .dcm
             for a volume.
-        on: cluster to run on: ray for the Ray cluster of RAY_ADDRESS, or for a new one on this machine; or the address
-            ray://HOST:PORT of a head node. All nodes must reach the model, the pictures and the folder of the masks.
+        on: cluster to run on: ray for the Ray cluster of RAY_ADDRESS, or else of this machine; or the address
+            ray://HOST:PORT of a head node. All nodes must reach the pictures and the folder of the masks.
         overlay: also write each picture with the colours of its mask over it and a legend below, as NAME.overlay.png.
         raw: write masks with the pixel values of the training masks; by default, masks contain class indices and a
             palette.
@@ -117,6 +117,8 @@ def predict(
             files that it did not write, or polygons are requested for pictures without coordinates.
         SomeInputsFailed: some pictures could not be segmented; the masks of all others are written.
     """
+    if on is not None and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise AtrousError("--on uses all nodes of a cluster by itself: start atrous predict --on without torchrun.")
     spec = ModelSpec(model, **given_to(ModelSpec, options))
     also, parts = [json_output("json", json), polygons_output(polygons)], None
     check_options(polygons, smallest_polygon, out)
@@ -146,21 +148,15 @@ def predict(
             processes.on_rank_zero(lambda: write_case_ids(table, {job.picture: job.case_id for job in jobs}))
         if parts is not None:
             check_volumes([job.picture for job in jobs])
-        worker = Worker(spec, note, parts)
-        warn_if_fresh(worker.segmenter.info.provenance)
-        say_tiles_of_training(worker.segmenter.any_size.usual)
-        own, preprocessing = processes.part(jobs), worker.segmenter.info.preprocessing
-        pictures = [job.picture for job in own if not job.case_id]
-        here = [one for one in pictures if isinstance(one, Path) and slice_place(one) is None]
-        kinds = kinds_of(here, preprocessing.image.pages)
-        worker.segmenter.preparation.warn_of(doubts_of_files(kinds, preprocessing))
-        takes_rgb = preprocessing.image.channels == 3 and not preprocessing.image.planes
-        if takes_rgb and (grey := sum(kind.channels == 1 for kind in kinds.values())):
-            note(f"{counted(grey, 'picture')} in grey: the model takes 3 channels, so the grey values are repeated")
+        info = spec.read_info()
+        warn_if_fresh(info.provenance)
+        call = {"raw": raw, "overlay": overlay, "format": format, "parts": (largest_part, smallest_part)}
+        finished = FinishedJobs(out, {**call, **masks_depend_on(spec)})
         if on is not None:
-            call = {"raw": raw, "overlay": overlay, "format": format, "parts": (largest_part, smallest_part)}
-            done = [_work_on_cluster(on, spec, jobs, parts, FinishedJobs(out, {**call, **masks_depend_on(spec)}))]
+            done = [_work_on_cluster(on, spec, jobs, parts, finished, shown_place(out))]
         else:
+            worker, own = Worker(spec, note, parts), processes.part(jobs)
+            _note_doubts(worker, own)
             done = processes.gather(_work(worker, own, len(jobs), out, json))
         records = [record for turn in zip_longest(*done) for record in turn if record is not None]
         if overlay and (windowed := sum(record.work is not None for record in records)):
@@ -173,9 +169,10 @@ def predict(
         found = f": {summary.classes}" if summary.classes else ""
         console.print(f"{counted(summary.masks, 'mask')} in {escape(shown_place(out))}{escape(found)}")
         if polygons is not None and processes.first and summary.masks:
-            classes = worker.segmenter.info.table
-            count = write_mask_polygons(polygons, jobs, records, classes, smallest=smallest_polygon)
+            count = write_mask_polygons(polygons, jobs, records, info.table, smallest=smallest_polygon)
             console.print(f"{counted(count, 'polygon')} in {escape(str(polygons))}")
+        if on is not None:
+            finished.remove()
     if summary.failed:
         done = "; the others are done" if summary.masks else ""
         raise SomeInputsFailed(f"{len(summary.failed)} of {counted(len(jobs), 'picture')} could not be used{done}.")
@@ -229,8 +226,21 @@ def _work(worker: Worker, jobs: Sequence[Job], total: int, out: Place, json: Pat
     return [record.result() for record in records]
 
 
+def _note_doubts(worker: Worker, jobs: Sequence[Job]) -> None:
+    """Says what is doubtful about the pictures, before the first one is segmented."""
+    say_tiles_of_training(worker.segmenter.any_size.usual)
+    preprocessing = worker.segmenter.info.preprocessing
+    pictures = [job.picture for job in jobs if not job.case_id]
+    here = [one for one in pictures if isinstance(one, Path) and slice_place(one) is None]
+    kinds = kinds_of(here, preprocessing.image.pages)
+    worker.segmenter.preparation.warn_of(doubts_of_files(kinds, preprocessing))
+    takes_rgb = preprocessing.image.channels == 3 and not preprocessing.image.planes
+    if takes_rgb and (grey := sum(kind.channels == 1 for kind in kinds.values())):
+        note(f"{counted(grey, 'picture')} in grey: the model takes 3 channels, so the grey values are repeated")
+
+
 def _work_on_cluster(
-    on: str, spec: ModelSpec, jobs: Sequence[Job], parts: VolumeParts | None, finished: FinishedJobs
+    on: str, spec: ModelSpec, jobs: Sequence[Job], parts: VolumeParts | None, finished: FinishedJobs, where: str
 ) -> list[Record]:
     """Processes jobs on a cluster, except those that an earlier, stopped call has finished."""
     from atrous.cluster.predict_on_ray import predict_on_ray  # Ray is an extra
@@ -238,19 +248,25 @@ def _work_on_cluster(
     before = finished.of(jobs)
     if before:
         note(f"{counted(len(before), 'mask')} of an earlier call, which was stopped, are kept")
-    left = [job for number, job in enumerate(jobs) if number not in before]
-    with progress_bar() as progress:
+    left, written = [job for number, job in enumerate(jobs) if number not in before], [*before]
+
+    def words() -> str:
+        count = f"{len(written):,} of {counted(len(jobs), 'mask')}"
+        return f"{count} are written in {where}, complete. The same command continues with the others."
+
+    with told_if_interrupted(words), progress_bar() as progress:
         task = progress.add_task("predicting", total=len(jobs), completed=len(before), note="")
 
         def keep(done: Sequence[tuple[Job, Record]]) -> None:
             finished.add(done)
+            written.extend(0 for _, record in done if record.mask is not None)
             progress.update(task, advance=len(done))
 
-        records = iter(predict_on_ray(on, spec, left, keep, parts))
-    together = [before[number] if number in before else next(records) for number in range(len(jobs))]
-    if all(record.error is None for record in together):
-        finished.remove()
-    return together
+        try:
+            records = iter(predict_on_ray(on, spec, left, keep, parts) if left else [])
+        finally:
+            finished.flush()
+    return [before[number] if number in before else next(records) for number in range(len(jobs))]
 
 
 def _done_before(records: Sequence[Future[Record]], total: int, out: Place, json: Path | None) -> str:

@@ -19,7 +19,7 @@ from atrous.commands.evaluate import evaluate
 ZOO = Path(__file__).parents[2] / "zoo"
 MODELS = sorted(ZOO.glob("*.safetensors"))
 #: The licence of each model: that of its training data.
-LICENCES = {"camvid": "CC BY-NC 4.0", "hippocampus": "CC BY-SA 4.0"}
+LICENCES = {"camvid": "CC BY-NC 4.0", "camvid_fast": "CC BY-NC 4.0", "hippocampus": "CC BY-SA 4.0"}
 
 
 def test_there_are_some():
@@ -65,10 +65,11 @@ def test_it_segments_a_picture_from_the_command_line(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_camvid_scores_what_its_card_says(shared):
+@pytest.mark.parametrize("name", ["camvid", "camvid_fast"])
+def test_camvid_scores_what_its_card_says(shared, name):
     """In bfloat16 where that is fastest; the card's score is float32's."""
-    stated = re.search(r"\*\*([01]\.\d{4})\*\*", (ZOO / "camvid.md").read_text(encoding="utf-8"))
+    stated = re.search(r"\*\*([01]\.\d{4})\*\*", (ZOO / f"{name}.md").read_text(encoding="utf-8"))
     assert stated is not None
-    found = evaluate(ZOO / "camvid.safetensors", shared / "data/camvid", engine="auto", precision="auto")
+    found = evaluate(ZOO / f"{name}.safetensors", shared / "data/camvid", engine="auto", precision="auto")
     assert found["images"] == 101
     assert found["miou"] == pytest.approx(float(stated[1]), abs=0.002)

@@ -15,10 +15,10 @@ SOURCE, TARGET = ROOT / "src" / "atrous", ROOT / "docs" / "images" / "architectu
 BOXES: dict[str, tuple[str, tuple[float, float], tuple[str, ...]]] = {
     "cli": ("the command line and its help", (0, 1), ("cli", "__main__", "command_discovery", "help_text")),
     "commands": ("one verb, one file", (1, 0), ("commands",)),
-    "tuning": ("the search for better recipes", (2, 1), ("tuning",)),
+    "tuning": ("the search for better recipes", (3.5, 1), ("tuning",)),
     "learning": ("training and measuring", (0, 2), ("learning",)),
     "serving": ("HTTP server and client", (1, 2), ("serving",)),
-    "cluster": ("jobs on many machines", (2, 2), ("cluster",)),
+    "cluster": ("jobs on many machines", (3.0, 2), ("cluster",)),
     "build_model": ("create_model", (0, 3), ("build_model",)),
     "explaining": ("uncertainty, Grad-CAM, parts", (2.6, 4), ("explaining",)),
     "inference": ("from a picture to a mask", (1, 3), ("inference",)),

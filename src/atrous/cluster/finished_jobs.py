@@ -72,10 +72,9 @@ class FinishedJobs:
                 there[str(folder)] = _names(folder)
             if name not in there[str(folder)]:
                 del found[number]
-        named = {number: (record, jobs[number]) for number, record in found.items()}
         return {
-            number: replace(record, image=job.name, mask=shown_place(job.target))
-            for number, (record, job) in named.items()
+            number: replace(record, image=jobs[number].name, mask=shown_place(jobs[number].target))
+            for number, record in found.items()
         }
 
     def _read(self, name: str) -> dict[str, Record]:

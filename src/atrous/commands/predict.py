@@ -150,9 +150,10 @@ def predict(
             check_volumes([job.picture for job in jobs])
         info = spec.read_info()
         warn_if_fresh(info.provenance)
-        call = {"raw": raw, "overlay": overlay, "format": format, "parts": (largest_part, smallest_part)}
-        finished = FinishedJobs(out, {**call, **masks_depend_on(spec)})
+        finished: FinishedJobs | None = None
         if on is not None:
+            call = {"raw": raw, "overlay": overlay, "format": format, "parts": (largest_part, smallest_part)}
+            finished = FinishedJobs(out, {**call, **masks_depend_on(spec)})
             done = [_work_on_cluster(on, spec, jobs, parts, finished, shown_place(out))]
         else:
             worker, own = Worker(spec, note, parts), processes.part(jobs)
@@ -171,7 +172,7 @@ def predict(
         if polygons is not None and processes.first and summary.masks:
             count = write_mask_polygons(polygons, jobs, records, info.table, smallest=smallest_polygon)
             console.print(f"{counted(count, 'polygon')} in {escape(str(polygons))}")
-        if on is not None:
+        if finished is not None:
             finished.remove()
     if summary.failed:
         done = "; the others are done" if summary.masks else ""

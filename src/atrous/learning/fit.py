@@ -236,8 +236,8 @@ def _assembled(
             average.module.info = model.info
     if weights is not None:
         _put_weights(model, weights)
-    if low_rank is not None and resume is not None:
-        low_rank.note_unchanged(model, None)
+    if low_rank is not None:
+        low_rank.leave_out_trained(model)  # weights that were trained before a resumption may be frozen now
     samples = training_samples(recipe, dataset, model)
     order = epoch_order(recipe, samples, processes)
     terms = supervised_terms(loss_for(recipe.loss, pixels, processes.mean_of), model, recipe.loss.auxiliary)
@@ -333,8 +333,8 @@ def _low_rank(recipe: Recipe, model: SegmentationModel, *, fresh: bool) -> LowRa
                 f"train.learn lora needs the network and the channels of {init}: the weight {name} has the shape "
                 f"{tuple(own[name].shape)}, and {before} shape in that file. Choose another train.learn."
             )
-    freeze(model, recipe.train.learn, recipe.train.frozen, low_rank)
-    low_rank.note_unchanged(model, given)
+    low_rank.unchanged = {name for name in given if name in own and torch.equal(given[name], own[name].cpu())}
+    low_rank.unchanged -= set(low_rank.names)
     return low_rank
 
 

@@ -54,7 +54,7 @@ class LowRank(nn.Module):
         names: names of the adapted weights in the model.
         factors: factors of each adapted weight, in the order of `names`.
         base: weights W, in the order of `names`.
-        unchanged: names of further weights that are those of the base's file, and are frozen since the training began.
+        unchanged: names of further weights that are those of the base's file, and that adapters need not contain.
 
     Raises:
         AtrousError: no weight is left to adapt.
@@ -119,20 +119,13 @@ class LowRank(nn.Module):
         pairs = {name: (one.down, one.up) for name, one in named}
         save_adapter(model, pairs, sorted(self.unchanged), self.base_sha256, path)
 
-    def note_unchanged(self, model: nn.Module, of_base: Mapping[str, Tensor] | None) -> None:
-        """Notes which weights are frozen and those of the base's file, so that adapters need not contain them.
+    def leave_out_trained(self, model: nn.Module) -> None:
+        """Removes the weights that are trained from now on from those that are unchanged.
 
         Args:
             model: the model, whose trained parameters have requires_grad True.
-            of_base: weights of the base's file, at the start of the training; None for a resumed training, in which
-                weights that were trained before may be frozen now.
         """
-        frozen = {name: one for name, one in model.named_parameters() if not one.requires_grad}
-        if of_base is None:
-            self.unchanged &= frozen.keys()
-            return
-        equal = (name for name, one in frozen.items() if name in of_base and torch.equal(of_base[name], one.cpu()))
-        self.unchanged = set(equal) - set(self.names)
+        self.unchanged &= {name for name, one in model.named_parameters() if not one.requires_grad}
 
     def get_extra_state(self) -> dict[str, Any]:
         """Returns what else a resumed training needs, for `state_dict`."""

@@ -62,7 +62,7 @@ ALLOWED = {
     | {"build_model", "inference"},
     "tuning": LOW | {"console", "run_folder", "learning"},
     "inference": LOW | {"fonts", "crf", "models", "data", "model_file", "adapter_file", "console", "device"},
-    "cluster": LOW | {"data", "model_file", "inference", "console"},
+    "cluster": LOW | {"data", "model_file", "inference", "console", "learning"},
     "explaining": LOW | {"crf", "models"},
     "serving": LOW | {"crf", "models", "data", "inference"},
     "build_model": LOW | {"models", "data", "model_file", "weights", "console"},

@@ -18,7 +18,7 @@ BOXES: dict[str, tuple[str, tuple[float, float], tuple[str, ...]]] = {
     "tuning": ("the search for better recipes", (3.5, 1), ("tuning",)),
     "learning": ("training and measuring", (0, 2), ("learning",)),
     "serving": ("HTTP server and client", (1, 2), ("serving",)),
-    "cluster": ("jobs on many machines", (3.0, 2), ("cluster",)),
+    "cluster": ("work on many machines", (2.25, 1), ("cluster",)),
     "build_model": ("create_model", (0, 3), ("build_model",)),
     "explaining": ("uncertainty, Grad-CAM, parts", (2.6, 4), ("explaining",)),
     "inference": ("from a picture to a mask", (1, 3), ("inference",)),

@@ -28,7 +28,7 @@ GROUPS = {
     "Input": (
         "model", "models", "a", "b", "base", "adapter", "paths", "rasters", "file", "runs", "data", "split", "layout",
         "input", "groups", "train", "val", "pages", "planes", "slices", "window", "range", "source", "weights",
-        "classes", "check", "calibrate", "resume", "init", "search", "shell",
+        "classes", "check", "calibrate", "resume", "resume_existing", "init", "search", "shell",
     ),
     "With --calibrate": ("export.layout", "export.groups"),
     "With --calibrate or --check": ("export.input",),
@@ -44,7 +44,9 @@ GROUPS = {
     "Displayed content": ("explain.classes", "most"),
     "Address and access": ("host", "port", "key_file"),
     "Limits": ("waiting", "megabytes", "megapixels", "megavoxels", "seconds"),
-    "Speed and memory": ("on", "engine", "device", "precision", "tile", "overlap", "memory"),
+    "Speed and memory": (
+        "on", "processes", "min_processes", "engine", "device", "precision", "tile", "overlap", "memory",
+    ),
 }  # fmt: skip
 
 NARROWEST, WIDEST, COLUMN = 40, 100, 26

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import fsspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from atrous.cli import main
 from atrous.cluster.finished_jobs import FOLDER, FinishedJobs
-from atrous.cluster.predict_on_ray import AT_ONCE, Place, Pool, Progress, connected, places_of, predict_on_ray
+from atrous.cluster.predict_on_ray import AT_ONCE, Place, Pool, Progress, places_of, predict_on_ray
+from atrous.cluster.ray_cluster import connected
 from atrous.errors import AtrousError
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.predict_jobs import Job, plan
@@ -160,7 +162,7 @@ def pool_of(faults, nodes=("a", "b")):
 def finish(pool, progress):
     for _ in range(200):
         pool._looked = -10.0
-        pool.grow()
+        pool.grow(len(progress.tasks))
         pool.assign(progress)
         pool.collect(progress)
         if progress.finished:
@@ -181,7 +183,7 @@ def test_a_node_that_always_fails_is_left_out_and_the_others_do_its_jobs(call, c
             pool._looked = -10.0
             for _ in range(6):
                 pool._looked = -10.0
-                pool.grow()
+                pool.grow(len(progress.tasks))
                 pool.assign(progress)
                 pool.collect(progress)
         ray.faults.clear()
@@ -268,42 +270,6 @@ def pictures(tmp_path_factory) -> Path:
         coarse.save(folder / f"{index:02d}.png")
     (folder / "damaged.png").write_bytes(b"no picture")
     return folder
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator:
-    """A file system of a server on this machine with the protocol of S3; processes that start later also reach it."""
-    moto = pytest.importorskip("moto.server", reason="moto is not installed: pip install 'atrous[dev]'")
-    pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'atrous[remote]'")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    given = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in given.items():
-            patch.setenv(name, value)
-        yield fsspec.filesystem("s3", skip_instance_cache=True)
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def cluster(store) -> Iterator:
-    """A real cluster: a head node without cores, and two nodes with one core each."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'atrous[cluster]'")
-    from ray.cluster_utils import Cluster
-
-    one = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    for _ in range(2):
-        one.add_node(num_cpus=1)
-    ray.init(address=one.address, log_to_driver=False)
-    yield one
-    ray.shutdown()
-    one.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -415,3 +381,29 @@ def test_pictures_and_masks_in_an_object_store(cluster, store, pictures, alone, 
     assert shares[0] == shares[1]
     store.invalidate_cache()
     assert not store.exists(f"bucket/masks/{FOLDER}")
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_an_autoscaler_starts_nodes_for_the_jobs(pictures, alone, tmp_path):
+    """In processes of their own, because this process is connected to the other cluster."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'atrous[cluster]'")
+    script = (
+        "import sys\n"
+        "from ray.cluster_utils import AutoscalingCluster\n"
+        "from atrous.cli import main\n"
+        "workers = {'resources': {'CPU': 1}, 'node_config': {}, 'min_workers': 0, 'max_workers': 2}\n"
+        "cluster = AutoscalingCluster({'CPU': 0}, {'worker': workers}, idle_timeout_minutes=1)\n"
+        "cluster.start()\n"
+        "try:\n"
+        "    sys.exit(main(sys.argv[1:]))\n"
+        "finally:\n"
+        "    cluster.shutdown()\n"
+    )
+    call = words(pictures, tmp_path / "masks", tmp_path / "found.json", "--on", "ray")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *call], env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == 1, done.stderr  # one picture is damaged
+    same_as_alone(tmp_path, alone)

@@ -8,8 +8,6 @@ is sent to the workers.
 
 from __future__ import annotations
 
-import logging
-import os
 import time
 import warnings
 from collections import Counter, deque
@@ -21,8 +19,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+from atrous.cluster.ray_cluster import connected
 from atrous.console import each_once, note
-from atrous.errors import AtrousError, missing_extra
+from atrous.errors import AtrousError
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.predict_jobs import Job, Worker
 from atrous.inference.predict_records import Record
@@ -38,8 +37,9 @@ AT_ONCE = 16
 MOST_DEATHS, ATTEMPTS = 3, 2
 #: Number of times that a place may fail to open the model, or may fail in all jobs of a task, before it is left out.
 MOST_FAILURES = 2
-#: Seconds between looks at the nodes of the cluster, and until a cluster without a free node is reported.
-LOOK_EVERY, PATIENCE = 2.0, 20.0
+#: Seconds between looks at the nodes of the cluster, until a cluster without a free node is reported, and until a
+#: cluster without any node is an error; an autoscaler may need minutes to start one.
+LOOK_EVERY, PATIENCE, LONGEST_START = 2.0, 20.0, 900.0
 
 
 class Place(NamedTuple):
@@ -206,7 +206,7 @@ def predict_on_ray(
     pool = Pool(connected(address), spec, parts)
     try:
         while not progress.finished:
-            pool.grow()
+            pool.grow(len(progress.tasks))
             pool.assign(progress)
             pool.collect(progress)
     finally:
@@ -233,10 +233,13 @@ class Pool:
         self._cause = ""
         self._running: dict[Any, tuple[str, Task | None]] = {}  # by reference of the call; None while a model is opened
         self._looked, self._idle_since = -LOOK_EVERY, time.monotonic()
-        self._note = each_once(note)
+        self._note, self._requested = each_once(note), 0
 
-    def grow(self) -> None:
-        """Starts a worker at each new place.
+    def grow(self, tasks: int) -> None:
+        """Starts a worker at each new place, and asks a cluster that grows by itself for a core for each waiting task.
+
+        Args:
+            tasks: number of tasks that wait for a worker.
 
         Raises:
             AtrousError: there is no place for a worker.
@@ -245,6 +248,7 @@ class Pool:
         if now - self._looked < LOOK_EVERY:
             return
         self._looked = now
+        self._request(tasks)
         self._places = places_of(self._ray.nodes())
         usable = [name for name in self._places if self._failures[name] < MOST_FAILURES]
         if self._ready or any(task is not None for _, task in self._running.values()):
@@ -252,14 +256,26 @@ class Pool:
         late = now - self._idle_since > PATIENCE
         if self._places and not usable:
             raise AtrousError(f"no node of the cluster can do the jobs. The last reason: {self._cause}")
-        if not self._places and late:
-            raise AtrousError(f"the cluster has no node with a core for {PATIENCE:g} seconds: see `ray status`.")
-        if late:
+        if not self._places and now - self._idle_since > LONGEST_START:
+            raise AtrousError(
+                f"the cluster had no node with a core for {LONGEST_START / 60:g} minutes: see `ray status`."
+            )
+        if late and not self._places:
+            self._note(f"the cluster has no node with a core yet; waiting {LONGEST_START / 60:g} minutes for one")
+        elif late:
             self._note("no worker has started yet: all cores of the cluster may be in use, see `ray status`")
         for name in usable:
             if name not in self._workers:
                 self._workers[name] = worker = self._start(self._places[name])
                 self._running[worker.open.remote()] = (name, None)
+
+    def _request(self, cores: int) -> None:
+        """Asks Ray's autoscaler, if the cluster has one, to have at least a number of cores; 0 ends the request."""
+        if cores == self._requested:
+            return
+        self._requested = cores
+        with suppress(Exception):  # the nodes that are there do the jobs
+            self._ray.remote(_request_cores).options(num_cpus=0, max_retries=0).remote(cores)
 
     def _start(self, place: Place) -> Any:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -331,6 +347,7 @@ class Pool:
 
     def close(self) -> None:
         """Ends the workers; those without a task first remove their copy of the model."""
+        self._request(0)
         busy = {name for name, _ in self._running.values()}
         with suppress(Exception):  # an error here would hide the one that ended the work
             closing = [self._workers[name].close.remote() for name in self._ready - busy]
@@ -339,28 +356,11 @@ class Pool:
             self._lose(name)
 
 
-def connected(address: str) -> Any:
-    """Returns the module ray, connected to a cluster.
+def _request_cores(cores: int) -> None:
+    """Asks the autoscaler; it runs in the cluster, because a process outside the cluster cannot ask."""
+    from ray.autoscaler.sdk import request_resources
 
-    Args:
-        address: as in `predict_on_ray`.
-
-    Raises:
-        AtrousError: Ray is not installed, or the cluster cannot be reached.
-    """
-    if address != "ray" and not address.startswith("ray://"):
-        raise AtrousError(f"--on is {address}: give ray, or the address of a head node, ray://HOST:PORT.")
-    try:
-        import ray
-    except ImportError as error:
-        raise missing_extra("ray", "cluster") from error
-    if not ray.is_initialized():
-        try:
-            ray.init(address=None if address == "ray" else address, logging_level=logging.WARNING, log_to_driver=False)
-        except Exception as error:  # Ray raises errors of many types, also plain ones
-            named = os.environ.get("RAY_ADDRESS", "this machine") if address == "ray" else address
-            raise AtrousError(f"no Ray cluster at {named}: {error}") from error
-    return ray
+    request_resources(num_cpus=cores)
 
 
 def places_of(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Place]:

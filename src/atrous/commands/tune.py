@@ -12,6 +12,8 @@ import math
 import os
 import shlex
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,9 +38,9 @@ from atrous.overwrite_checks import (
     save_json,
 )
 from atrous.tuning.confirmation import FreshRun, confirm, fresh_runs
-from atrous.tuning.open_study import STUDY_FILE, open_study
+from atrous.tuning.open_study import STUDY_FILE, Pruning, open_study
 from atrous.tuning.results import best_recipe, results
-from atrous.tuning.search_space import in_words, read_search_space
+from atrous.tuning.search_space import SearchSpace, in_words, read_search_space
 from atrous.tuning.study import Study, Trial, once
 from atrous.tuning.trial_run import Ending, run_trial
 
@@ -57,6 +59,8 @@ def tune(
     storage: str | None = None,
     pruning: Literal["median", "none"] = "median",
     confirm: int = 0,
+    on: str | None = None,
+    processes: int = 1,
     json: Path | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -84,6 +88,10 @@ def tune(
             below the median of the other trials at the same epoch.
         confirm: number of fresh seeds with which the recipe and the best trial are trained again after the search; 0
             trains none.
+        on: cluster to search on: ray for the Ray cluster of RAY_ADDRESS, or else of this machine, which must belong to
+            the cluster. All nodes need the data and the study's folder under the same paths.
+        processes: number of trials that run at the same time on the cluster of --on, ≥ 1; each uses one GPU, or an
+            equal part of the cores if the cluster has no GPUs.
         json: JSON file to write the results to.
         overwrite: in the study's folder, also replace files that atrous did not write.
 
@@ -101,6 +109,11 @@ def tune(
             raise AtrousError(f"{name} must be 0 or more, got {value}.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise AtrousError("tune runs in one process: instead of torchrun, start the same command several times.")
+    if processes < 1 or (on is None and processes != 1):
+        raise AtrousError(
+            f"processes is {processes}: give 1 or more together with --on; on one machine, start the same command "
+            "several times."
+        )
     space = read_search_space(search, recipe)
     out = out or Path("runs") / f"{recipe.name}-tune"
     check_is_folder("out", out)
@@ -115,9 +128,13 @@ def tune(
             once(study, "examined", lambda: save_json(examined(recipe)[1], out / "doctor.json"))
         again = f"atrous tune … --out {shlex.quote(str(out))}"
         with told_if_interrupted(lambda: f"{_write(study)} To continue the study, give the same command: {again}"):
-            _search(study, trials, time.monotonic() + 60 * minutes if minutes else math.inf)
-            if confirm:
-                _confirm(study, confirm)
+            # a clock time, because processes of a cluster may start later
+            until = time.time() + 60 * minutes if minutes else math.inf
+            work = partial(_work, space, out, storage, pruning, trials, until, confirm, wait=on is not None)
+            if on is None:
+                work()
+            else:
+                _work_on_cluster(on, work, out, recipe, processes)
     found = results(study)
     _write(study)
     _print(found)
@@ -133,6 +150,45 @@ def _outputs(out: Path) -> list[Output | None]:
         Output("out", out / STUDY_FILE, "JSON file", is_our_json, out),
         page_output("out", out / "tune.html"),
     ]
+
+
+def _work(
+    space: SearchSpace,
+    out: Path,
+    storage: str | None,
+    pruning: Pruning,
+    trials: int,
+    until: float,
+    seeds: int,
+    *,
+    wait: bool,
+) -> None:
+    """Runs trials of a study, and then those with fresh seeds, until none is left for this process.
+
+    Args:
+        space: search space with the recipe.
+        out: folder of the study.
+        storage: as in `open_study`.
+        pruning: as in `open_study`.
+        trials: number of trials of the study.
+        until: clock time, as of `time.time`, at which the search ends.
+        seeds: number of fresh seeds.
+        wait: whether to wait for the trials of other processes, and to continue those of a process that is lost.
+    """
+    study = open_study(space, out, storage, pruning)
+    left = time.monotonic() + until - time.time()
+    _search(study, trials, left)
+    if wait and time.monotonic() < left:
+        _finish_others(study, left)
+    if seeds:
+        _confirm(study, seeds)
+
+
+def _work_on_cluster(on: str, work: Callable[[], object], out: Path, recipe: Recipe, processes: int) -> None:
+    from atrous.cluster.train_on_ray import Processes  # Ray is an extra
+    from atrous.cluster.tune_on_ray import tune_on_ray
+
+    tune_on_ray(on, work, out, Processes(processes, processes, recipe.train.device, recipe.data.workers))
 
 
 def _search(study: Study, most: int, until: float) -> None:
@@ -176,14 +232,19 @@ def _say_end(trial: Trial, ending: Ending) -> None:
     console.print(f"trial {trial.number}: {escape(words[ending.state])}")
 
 
-def _confirm(study: Study, seeds: int) -> None:
-    """Trains the recipe and the best trial with fresh seeds."""
-    while any(one.state.name == "RUNNING" for one in study.trials()):
-        with study.claimed(0) as trial:  # a trial of a process that has died meanwhile, or of one whose time was over
+def _finish_others(study: Study, until: float) -> None:
+    """Waits for the trials of other processes, and continues those of a process that died or whose time was over."""
+    while time.monotonic() < until and any(one.state.name == "RUNNING" for one in study.trials()):
+        with study.claimed(0) as trial:
             if trial is None:
                 time.sleep(1)
                 continue
-            run_trial(study, trial, math.inf)
+            run_trial(study, trial, until)
+
+
+def _confirm(study: Study, seeds: int) -> None:
+    """Trains the recipe and the best trial with fresh seeds."""
+    _finish_others(study, math.inf)
     times = [one.user_attrs.get("seconds", 0.0) for one in study.trials() if one.state.name == "COMPLETE"]
 
     def say(run: FreshRun, left: int) -> None:

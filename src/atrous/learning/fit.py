@@ -40,7 +40,7 @@ from atrous.learning.teacher import Teacher, distillation_terms, with_checksum
 from atrous.learning.trainer import Ended, Observe, Progress, Trainer, progress_of
 from atrous.learning.training_data import epoch_order, open_training_data, training_samples
 from atrous.learning.training_step import TrainingStep
-from atrous.learning.transfer_weights import network_of
+from atrous.learning.transfer_weights import with_network_of
 from atrous.learning.validation import BEST, Validation
 from atrous.models import SegmentationModel
 from atrous.overwrite_checks import save_json
@@ -281,11 +281,10 @@ def _check(recipe: Any, observe: Any, extend: Any, epochs_now: int | None, weigh
 
 def _starting_from(recipe: Recipe, init: Path | None, resume: Path | None) -> Recipe:
     """Returns the recipe with the network of the model file that the run starts from, if there is one."""
-    if init is not None:
-        recipe = replace(recipe, model=replace(recipe.model, init=str(Path(init).resolve())))
-    if recipe.model.init is None or resume is not None:
+    start = init or recipe.model.init
+    if start is None or resume is not None:
         return recipe
-    recipe = replace(recipe, model=network_of(model_file.read_info(recipe.model.init), recipe.model))
+    recipe = with_network_of(start, recipe)
     console.print(
         f"starting from {escape(str(recipe.model.init))} with its network: {recipe.model.architecture} over "
         f"{recipe.model.backbone} at output stride {recipe.model.output_stride}"

@@ -1,29 +1,45 @@
-"""Signal handlers for Ctrl-C and SIGTERM that stop the training between two steps."""
+"""Signal handlers for Ctrl-C and SIGTERM, and a request from another thread, that stop the training between steps."""
 
 from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+_requested = threading.Event()
 
 
 class Interrupted(KeyboardInterrupt):
     """Error for a run that a signal stopped; the state of the run was saved before."""
 
 
+def request_stop() -> None:
+    """Asks the training in this process, or the next one that starts, to stop after its current step.
+
+    Any thread may call this function. It is for programs whose training does not run in the main thread, where signal
+    handlers are not possible.
+    """
+    _requested.set()
+
+
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Yields a function that returns whether Ctrl-C or SIGTERM was received, so that a loop can stop after a step.
+    """Yields a function that returns whether a loop should stop after its current step.
 
-    A second signal raises KeyboardInterrupt at once. In threads other than the main thread, no handlers are installed,
-    and the function returns False.
+    It returns True after Ctrl-C, SIGTERM or `request_stop`. A further Ctrl-C raises KeyboardInterrupt at once. Only the
+    main thread can handle signals.
     """
     asked = []
 
     def ask(number: int, _: Any) -> None:
         if asked:
+            if (
+                number == signal.SIGTERM
+            ):  # schedulers send SIGTERM to all processes, and torchrun passes it on once more
+                return
             raise KeyboardInterrupt
         asked.append(number)
         print("\nstopping after this step; press Ctrl-C once more to stop at once", file=sys.stderr)
@@ -31,10 +47,14 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
     try:
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # only the main thread may set signal handlers
-        yield lambda: False
+        try:
+            yield _requested.is_set
+        finally:
+            _requested.clear()
         return
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(asked) or _requested.is_set()
     finally:
+        _requested.clear()
         for number, handler in before.items():
             signal.signal(number, handler)

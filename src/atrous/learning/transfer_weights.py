@@ -12,6 +12,7 @@ from torch import Tensor
 from atrous import model_file, models
 from atrous.checked_arguments import checked
 from atrous.errors import AtrousError, counted
+from atrous.learning.recipe import Recipe
 from atrous.learning.recipe_sections import Model
 from atrous.models import Info, SegmentationModel
 from atrous.models.info import placeholder_table
@@ -83,6 +84,20 @@ def network_of(info: Info, wanted: Model) -> Model:
         if name not in wanted.arguments:
             arguments.pop(name)
     return replace(wanted, architecture=info.architecture, pretrained=False, arguments=arguments, **own)
+
+
+def with_network_of(start: str | Path, recipe: Recipe) -> Recipe:
+    """Returns a recipe with the network of the model file from which training starts, and with the file's full path.
+
+    Args:
+        start: the model file.
+        recipe: the recipe.
+
+    Raises:
+        AtrousError: the file is not a model file.
+    """
+    model = replace(recipe.model, init=str(Path(start).resolve()))
+    return replace(recipe, model=network_of(model_file.read_info(start), model))
 
 
 def classwise_names(model: SegmentationModel) -> set[str]:

@@ -118,7 +118,7 @@ def table(kept: dict[str, Values], page: str) -> str:
         for what, result, beside in rows:
             values = kept[name]["values"]
             mark = marks[kept[name]["machine"]]
-            lines.append(f"| {what.format(**values)} | {result.format(**values)}{mark} | {beside.format(**values)} |")
+            lines.append(f"| {what.format(**values)}{mark} | {result.format(**values)} | {beside.format(**values)} |")
     text = "\n".join(lines) + "\n"
     return text if short else re.sub(r"\]\((?!https?:)", "](" + "../" * page.count("/"), text)
 
@@ -271,7 +271,7 @@ FIGURES = {
             (
                 "`make demo`, brain slices, test mIoU",
                 "**{miou:.3f}** after {minutes:.1f} minutes",
-                "{thresholds:.3f} for the best two intensity thresholds",
+                "{thresholds:.3f} without a network, from the two best intensity thresholds",
             ),
         ),
         demo,
@@ -346,13 +346,13 @@ FIGURES = {
         (
             (
                 "the fully connected CRF, 21 classes, 2048×1024",
-                "**{large:.1f}×** as fast by default, with classes skipped whose messages change almost nothing; "
+                "**{large:.1f}×** as fast by default, which skips classes with almost no effect; "
                 "{large_every:.1f}× if no class is skipped",
                 "pydensecrf2, with the same labels in at least {same:.2%} of the pixels",
             ),
             (
                 "the same CRF at 500×375",
-                "**{photo:.1f}×** as fast by default, with classes skipped whose messages change almost nothing; "
+                "**{photo:.1f}×** as fast by default, which skips classes with almost no effect; "
                 "{photo_every:.1f}× if no class is skipped",
                 "pydensecrf2",
             ),

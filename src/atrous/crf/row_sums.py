@@ -66,7 +66,7 @@ def _machine_code(function: Any, *, parallel: bool) -> Any:
 
 
 def panels(columns: int) -> np.ndarray:
-    """Returns the first column and the width of each panel, for at least the given number of columns.
+    """Returns the first column and the width of each panel; together, the panels have at least `columns` columns.
 
     Args:
         columns: number of columns, ≥ 1.
@@ -163,7 +163,10 @@ def add_rows(width, out, place, source, base, stride, indices, weights, first, l
 
 @njit(inline="always")
 def blur_chains(width, values, chains, first, last):
-    """Adds (v[i − 1] + v[i + 1]) / 2 to v[i] for the rows chains[first:last] of a panel; an entry ~row ends a chain."""
+    """Adds half the sum of its two neighbours in the chain to each row of chains[first:last] of a panel.
+
+    The last row of a chain is stored as ~row (bitwise NOT).
+    """
     if width == 16:
         _blur16(values, chains, first, last)
     elif width == 8:

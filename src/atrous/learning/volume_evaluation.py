@@ -68,7 +68,7 @@ class VolumeScores:
         self._cases: list[tuple[Path, Path, str | None, Mapping[int, SurfaceMetrics]]] = []
 
     def add(self, file: Path, mask: Path, group: str | None, found: Segmented) -> None:
-        """Adds the scores of a volume, after its parts were removed from the prediction.
+        """Adds the scores of a volume, after small parts are removed from a copy of its prediction.
 
         Args:
             file: file or DICOM series of the volume.

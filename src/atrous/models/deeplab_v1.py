@@ -96,7 +96,7 @@ class DeepLabV1(nn.Module):
         output_stride: 8 by default, as in the paper.
         atrous_rate: atrous rate of fc6 at output stride 8, in feature pixels, ≥ 1. It is halved at 16 and quartered at
             32. Default 12, as in the paper (DeepLab-LargeFOV, §5 Table 2).
-        fov_channels: C of fc6 and fc7, ≥ 1; default 1024, as in the paper.
+        fov_channels: number of channels of fc6 and fc7, ≥ 1; default 1024, as in the paper.
         multi_scale: whether the classifier also reads the side features of §4.3 (MSc); for VGG-16 only. Default False.
         dropout: dropout probability after fc6, fc7 and the convolutions of the side features; default 0.5.
         frozen_norm: whether batch norms are frozen. VGG-16 has none, so with VGG-16 this concerns only the auxiliary

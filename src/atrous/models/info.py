@@ -20,7 +20,7 @@ FORMAT_VERSION = 2
 #: Fields of a record without tasks → fields of `ClassTable`.
 _TABLE = {"classes": "names", "colors": "colors", "raw": "raw", "ignore": "ignore"}
 
-#: Largest factor by which pictures may be enlarged: from 32 px to 2048 px.
+#: Largest factor by which pictures may be enlarged; it makes 2048 px of 32 px.
 MOST_ENLARGED = 64
 
 
@@ -162,7 +162,7 @@ class Preprocessing:
 @checked_field_names
 @dataclass(frozen=True)
 class Info:
-    """A model's record: all data except the weights. JSON can store it; `dataclasses.replace` changes a copy.
+    """A model's record: all data except the weights. It can be stored as JSON; `replace` returns a changed copy.
 
     Args:
         architecture: the paper, a key of `atrous.models.ARCHITECTURES`.
@@ -292,7 +292,7 @@ class Info:
 
 
 def _preprocessing(record: Mapping[str, Any], version: int) -> Preprocessing:
-    """Reads the preprocessing from a record of a format version."""
+    """Reads the preprocessing from a record, which has the given version of the format."""
     if version == 1:
         return Preprocessing.of_pictures(**record)
     inputs = tuple(Input(**{field: tuples(value) for field, value in one.items()}) for one in record["inputs"])
@@ -307,7 +307,8 @@ def _is_flat(record: Mapping[str, Any]) -> bool:
 def _flat_table(record: Mapping[str, Any]) -> ClassTable:
     """Reads the class table from a record without tasks, whose classes were not checked when it was written.
 
-    A mask value of a class is removed from the ignored values, whose default is (255,). A repeated name gets a number.
+    An ignored value (by default 255) that is also the mask value of a class is no longer ignored. A repeated name
+    gets a number.
     """
     fields = {new: tuples(record[old]) for old, new in _TABLE.items()}
     owned = {value for values in fields["raw"] for value in values}
@@ -368,14 +369,15 @@ def aligned_side(side: int, factor: float) -> int:
 
     With such a side every feature map down to stride 32 has an odd side, so TensorFlow's SAME padding is symmetric.
     Training crops and whole pictures are then sampled at the same positions; with other sides, a map is shifted by half
-    its stride. Stride 32 also matters at output stride 16, because the last stage keeps the padding of its original
-    stride: with sides of 16k + 1 and an odd k, mean IoU on CamVid fell by 7 to 20 points (docs/results.md).
+    its stride. Sides of 16k + 1 are not enough at output stride 16, because the last stage is padded as at stride 32.
+    With sides of 16k + 1 that are not 32m + 1, mean IoU on CamVid fell by 7 to 20 points (docs/results.md).
 
     Args:
         side: height or width in pixels, ≥ 1.
         factor: factor by which the picture is enlarged, > 0.
     """
-    # Equals `round` (half to even), written in positive integers: exporters support nothing else for sizes.
+    # `nearest` is rounded half to even, as by `round`. It is computed with positive integers only, because exporters
+    # support nothing else for sizes.
     exact = Fraction(factor).limit_denominator(10**6)
     above, below = side * exact.numerator - exact.denominator, 32 * exact.denominator
     nearest = (2 * above + below) // (4 * below) + (2 * above + 3 * below - 1) // (4 * below)

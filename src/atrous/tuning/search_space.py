@@ -50,7 +50,8 @@ class Range:
         low: smallest value.
         high: largest value, > low.
         log: whether values are drawn uniformly in the logarithm; then low > 0.
-        step: distance between neighbouring values, > 0; None for all numbers of a float range, 1 for whole numbers.
+        step: distance between neighbouring values, > 0; None for all numbers of a range of floats. Whole numbers always
+            have a step, by default 1.
         whole: whether the values are whole numbers.
     """
 
@@ -61,7 +62,7 @@ class Range:
     whole: bool = False
 
     def contains(self, value: Any) -> bool:
-        """Returns whether a value is in the range, on a multiple of the step above `low` if there is a step."""
+        """Returns whether a value is in the range and, if there is a step, equals `low` plus a multiple of the step."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
             return False
         steps = (value - self.low) / self.step if self.step else 0.0
@@ -138,7 +139,7 @@ class SearchSpace:
         return {name: store(value) for name, value in values.items()}
 
     def restored(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the values that a study stores in the form of a recipe."""
+        """Returns values in the form of a recipe, from the form in which a study stores them."""
         found = {}
         for name, value in stored.items():
             axis = self.axes[name]
@@ -184,8 +185,8 @@ def read_search_space(path: Path, recipe: Recipe) -> SearchSpace:
     """Reads the YAML file of a search space, and checks each value against the recipe's fields.
 
     Args:
-        path: path of the file: for each field its dotted name, and either `low` and `high`, with `log: true` or `step`
-            if wanted, or `choices`.
+        path: path of the file. It maps the dotted name of each field to a range or to choices. A range has `low` and
+            `high`, and optionally `log: true` or `step`; choices have `choices`.
         recipe: the recipe that is searched around; its own values must be in the space, because they are trial 0.
 
     Raises:
@@ -261,11 +262,13 @@ def _axis(name: str, given: Any, recipe: Recipe) -> Axis:
     if not axis.contains(own):
         off = isinstance(axis, Range) and isinstance(own, int | float) and axis.low <= own <= axis.high
         where = (
-            f"not a multiple of the step {axis.step:g} above low" if off and isinstance(axis, Range) else "not in it"
+            f"not low plus a multiple of the step {axis.step:g}"
+            if off and isinstance(axis, Range)
+            else "not in the search space"
         )
         raise AtrousError(
-            f"{name} is {_said(own)} in the recipe, which is {where}: trial 0 takes the recipe's own values, so add "
-            f"the value to the space, or change it with --{name} VALUE."
+            f"the recipe's own value of {name}, {_said(own)}, is {where}. Trial 0 takes this value: add it to the "
+            f"space, or change it with --{name} VALUE."
         )
     return axis
 

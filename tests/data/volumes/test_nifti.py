@@ -188,7 +188,7 @@ def test_a_file_without_a_usable_position_is_refused(tmp_path, sform, qform):
         image = bytearray(path.read_bytes())
         struct.pack_into("<3f", image, 256, *[float("nan")] * 3)
         path.write_bytes(image)
-    with pytest.raises(AtrousError, match=r"scan\.nii: no position of the voxels is usable\. its sform: "):
+    with pytest.raises(AtrousError, match=r"scan\.nii: the header has no usable affine\. sform: "):
         read_nifti(path)
 
 

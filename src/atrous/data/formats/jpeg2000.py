@@ -38,7 +38,7 @@ def read_jpeg2000(content: bytes, name: object) -> StoredPixels:
 
 
 def _codestream(content: bytes) -> bytes:
-    """Returns the codestream: the jp2c box of a JP2 file (ISO/IEC 15444-1, I.5.4); of a file without boxes, the file.
+    """Returns the codestream: the jp2c box of a JP2 file (ISO/IEC 15444-1, I.5.4), or a file without boxes as a whole.
 
     The result is empty if the box is cut short.
     """

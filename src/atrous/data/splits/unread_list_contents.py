@@ -1,4 +1,4 @@
-"""Detects pictures and splits in files of records that are not read as split lists, because of their form."""
+"""Detects files, such as JSON files, that name pictures and splits in a form that is not read as a split list."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def pictures_named(path: Path, known: Mapping[str, Path]) -> frozenset[str]:
 
 
 def mentions_splits(path: Path, known: Mapping[str, Path]) -> bool:
-    """Returns whether a file of records names pictures and at least two splits, or divides pictures by numbers.
+    """Returns whether a file names pictures and at least two splits, or assigns pictures to numbered parts.
 
     Args:
         path: a readable file.
@@ -68,7 +68,7 @@ def mentions_splits(path: Path, known: Mapping[str, Path]) -> bool:
 
 
 def _numbers_parts(content: Any, known: Mapping[str, Path], *, of_classes: bool) -> bool:
-    """Returns whether content divides the pictures without names of splits: by lists of lists, numbers or flags.
+    """Returns whether pictures are assigned to parts without names: by lists of lists, or a number or flag for each.
 
     Args:
         content: the content of the file, or a part of it.
@@ -96,7 +96,7 @@ def _numbers_parts(content: Any, known: Mapping[str, Path], *, of_classes: bool)
 
 
 def _has_column(content: Any) -> bool:
-    """Returns whether a table in a form of pandas has a column for splits, such as "val", "is_train" or "fold"."""
+    """Returns whether a table, as pandas writes it, has a column for splits, such as "val", "is_train" or "fold"."""
     heads = FLAG_HEADS | FOLD_HEADS | VAL_HEADS
     if not isinstance(content, dict):
         return False
@@ -120,7 +120,7 @@ def _words_in(content: Any) -> Iterator[str]:
 
 
 def _numbers_pictures(content: Any, count: int) -> bool:
-    """Returns whether pictures are given by number: splits are lists of different numbers, or records have numbers."""
+    """Returns whether numbers stand for pictures: splits are lists without repeated numbers, or records have one."""
     if isinstance(content, dict):
         parts = [part for key, part in content.items() if SPLIT_KEY.fullmatch(str(key))]
         numbers = [number for part in parts if isinstance(part, list) for number in part]

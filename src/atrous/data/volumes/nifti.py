@@ -234,8 +234,8 @@ def _grid(header: Any, path: Path) -> tuple[Grid, tuple[str, ...]]:
             except AtrousError as error:
                 errors[name] = error
     if not grids and errors:
-        reasons = "; ".join(f"its {name}: {error}" for name, error in errors.items())
-        raise AtrousError(f"{path}: no position of the voxels is usable. {reasons} Correct the header.")
+        reasons = " ".join(f"{name}: {error}" for name, error in errors.items())
+        raise AtrousError(f"{path}: the header has no usable affine. {reasons} Correct the header.")
     if not grids:
         x, y, z = (abs(float(side)) or 1.0 for side in header["pixdim"][1:4])
         note = (

@@ -118,7 +118,9 @@ def test_a_repeated_command_that_starts_from_a_model(tmp_path, monkeypatch):
     for _ in range(2):
         train(replace(recipe, model=wide), out=tmp_path / "run", resume_existing=True)
     with pytest.raises(AtrousError, match="contains a run with another recipe"):
-        train(replace(recipe, model=replace(wide, output_stride=32)), out=tmp_path / "run", resume_existing=True)
+        train(
+            replace(recipe, model=replace(wide, arguments={"dropout": 0.3})), out=tmp_path / "run", resume_existing=True
+        )
 
 
 def test_a_resumed_run_takes_no_other_folder(tmp_path):

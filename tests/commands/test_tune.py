@@ -178,7 +178,7 @@ def test_wrong_usage(tiny, tmp_path, capsys, monkeypatch):
     assert "pruning must be one of median, none" in refused(capsys, *words, "--pruning", "mean")
     assert "named like a file" in refused(capsys, recipe, "--search", space, "--out", tmp_path / "tune.html")
     assert "unknown flag '--optim.lrr'" in refused(capsys, *words, "--optim.lrr", "1")
-    assert "optim.lr is 0.5 in the recipe" in refused(capsys, *words, "--optim.lr", "0.5")
+    assert "own value of optim.lr, 0.5, is not in the search space" in refused(capsys, *words, "--optim.lr", "0.5")
     assert "no data given" in refused(capsys, *words, "--data.root", "", "--data.check", "true")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "start the same command several times" in refused(capsys, *words)

@@ -74,7 +74,10 @@ def test_values_come_back_as_they_were():
         ({"optim.lr": {"low": -1, "high": 1}}, "optim.lr must be .*, got -1"),
         ({"train.ema": {"low": 0, "high": 1}}, "train.ema must be .*, got 1"),
         ({"optim.lr": {"low": 0.01, "high": 1}}, "own value of optim.lr, 0.001, is not in the .* --optim.lr"),
-        ({"train.ema": {"low": 0, "high": 0.99, "step": 0.33}}, "is 0.9 in the recipe, which is not a multiple"),
+        (
+            {"train.ema": {"low": 0, "high": 0.99, "step": 0.33}},
+            "own value of train.ema, 0.9, is not low plus a multiple",
+        ),
         ({"train.batch_size": {"low": 1, "high": 4.5}}, "train.batch_size is a whole number"),
         ({"optim.name": {"low": 1, "high": 2}}, "optim.name is not a number: give choices"),
         ({"augment.crop": {"low": 1, "high": 2}}, "augment.crop is not a number: give choices"),

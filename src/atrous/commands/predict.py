@@ -89,8 +89,8 @@ def predict(
         out: folder for the masks, a path or a URL. A mask has the name of its picture and the suffix .png; .tif for a
             GeoTIFF, a large or many-band TIFF, a TIFF at a URL, or raw values that a PNG cannot hold; .nii.gz or .dcm
             for a volume.
-        on: cluster to run on: ray for the Ray cluster of RAY_ADDRESS, or else of this machine; or the address
-            ray://HOST:PORT of a head node. All nodes must reach the pictures and the folder of the masks.
+        on: cluster to run on: ray for the Ray cluster of RAY_ADDRESS, or else of this machine. All nodes must reach the
+            inputs and outputs under the same paths or URLs.
         overlay: also write each picture with the colours of its mask over it and a legend below, as NAME.overlay.png.
         raw: write masks with the pixel values of the training masks; by default, masks contain class indices and a
             palette.

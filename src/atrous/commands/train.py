@@ -27,7 +27,7 @@ from atrous.inference.value_range import PictureWarning
 from atrous.learning.checkpoint import checkpoint_of, saved_info
 from atrous.learning.distributed import current_group, process_group
 from atrous.learning.fit import fit
-from atrous.learning.recipe import Recipe, read_recipe
+from atrous.learning.recipe import Recipe, read_recipe, recipe_text
 from atrous.learning.teacher import with_checksum
 from atrous.learning.transfer_weights import with_network_of
 from atrous.learning.validation import ADAPTER
@@ -70,8 +70,8 @@ def train(
             start it; for schedulers that repeat a command.
         init: model file to start from. The new model has the same architecture and gets all weights that fit. Its
             output layer gets only the weights of classes with the same name.
-        on: cluster to train on: ray for the Ray cluster of RAY_ADDRESS, or else of this machine, which must belong to
-            the cluster. All nodes need the data and the run's folder under the same paths.
+        on: cluster to run on: ray for the Ray cluster of RAY_ADDRESS, or else of this machine. All nodes must reach the
+            inputs and outputs under the same paths or URLs.
         processes: number of processes on the cluster of --on, ≥ 1; each uses one GPU, or an equal part of the cores if
             the cluster has no GPUs.
         min_processes: smallest number of processes, from 1 to the value of --processes. While nodes are missing, the
@@ -188,7 +188,9 @@ def _recipe_of(run: Path, recipe: Recipe, init: Path | None) -> tuple[Recipe, bo
     )
     arguments = {name: value for name, value in own.model.arguments.items() if name in expected.model.arguments}
     chosen = own.model.arguments.keys() - arguments.keys()
-    if chosen <= {"align_corners"} and replace(own, model=replace(own.model, arguments=arguments)) == expected:
+    if chosen <= {"align_corners"} and recipe_text(
+        replace(own, model=replace(own.model, arguments=arguments))
+    ) == recipe_text(expected):
         waiting = f"another process is training in {escape(str(run))}; waiting up to {LOCK_WAIT / 60:g} minutes for it"
         wait_until_unlocked(run, lambda: console.print(waiting), LOCK_WAIT)
         return own, True

@@ -88,10 +88,10 @@ def tune(
             below the median of the other trials at the same epoch.
         confirm: number of fresh seeds with which the recipe and the best trial are trained again after the search; 0
             trains none.
-        on: cluster to search on: ray for the Ray cluster of RAY_ADDRESS, or else of this machine, which must belong to
-            the cluster. All nodes need the data and the study's folder under the same paths.
-        processes: number of trials that run at the same time on the cluster of --on, ≥ 1; each uses one GPU, or an
-            equal part of the cores if the cluster has no GPUs.
+        on: cluster to run on: ray for the Ray cluster of RAY_ADDRESS, or else of this machine. All nodes must reach the
+            inputs and outputs under the same paths or URLs.
+        processes: number of processes on the cluster of --on, ≥ 1; each uses one GPU, or an equal part of the cores if
+            the cluster has no GPUs.
         json: JSON file to write the results to.
         overwrite: in the study's folder, also replace files that atrous did not write.
 
@@ -130,10 +130,10 @@ def tune(
         with told_if_interrupted(lambda: f"{_write(study)} To continue the study, give the same command: {again}"):
             # a clock time, because processes of a cluster may start later
             until = time.time() + 60 * minutes if minutes else math.inf
-            work = partial(_work, space, out, storage, pruning, trials, until, confirm, wait=on is not None)
             if on is None:
-                work()
+                _work(study, trials, until, confirm)
             else:
+                work = partial(_work_in_cluster, space, out, storage, pruning, trials, until, confirm)
                 _work_on_cluster(on, work, out, recipe, processes)
     found = results(study)
     _write(study)
@@ -152,33 +152,26 @@ def _outputs(out: Path) -> list[Output | None]:
     ]
 
 
-def _work(
-    space: SearchSpace,
-    out: Path,
-    storage: str | None,
-    pruning: Pruning,
-    trials: int,
-    until: float,
-    seeds: int,
-    *,
-    wait: bool,
+def _work_in_cluster(
+    space: SearchSpace, out: Path, storage: str | None, pruning: Pruning, trials: int, until: float, seeds: int
 ) -> None:
+    """Runs trials in a process of a cluster, which opens the study itself; see `_work`."""
+    _work(open_study(space, out, storage, pruning), trials, until, seeds, wait=True)
+
+
+def _work(study: Study, trials: int, until: float, seeds: int, *, wait: bool = False) -> None:
     """Runs trials of a study, and then those with fresh seeds, until none is left for this process.
 
     Args:
-        space: search space with the recipe.
-        out: folder of the study.
-        storage: as in `open_study`.
-        pruning: as in `open_study`.
+        study: the study.
         trials: number of trials of the study.
         until: clock time, as of `time.time`, at which the search ends.
         seeds: number of fresh seeds.
         wait: whether to wait for the trials of other processes, and to continue those of a process that is lost.
     """
-    study = open_study(space, out, storage, pruning)
     left = time.monotonic() + until - time.time()
     _search(study, trials, left)
-    if wait and time.monotonic() < left:
+    if wait:
         _finish_others(study, left)
     if seeds:
         _confirm(study, seeds)

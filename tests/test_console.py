@@ -10,9 +10,10 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from rich.table import Table
 
 import atrous
-from atrous.console import console, error_console, progress_bar
+from atrous.console import console, error_console, print_table, progress_bar
 from atrous.data.class_colors import default_colors
 from atrous.data.mask_value_map import ClassTable
 from atrous.errors import AtrousError
@@ -101,3 +102,16 @@ def test_a_path_that_the_locale_cannot_name_is_said(call):
 def test_half_a_letter_in_a_path_is_said():
     with pytest.raises(AtrousError, match="not valid text"):
         atrous.doctor("\ud800")
+
+
+def test_numbers_of_a_table_are_not_broken_in_a_narrow_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "20")
+    table = Table("class", "interval", box=None)
+    table.add_row("anterior", "0.883–0.916")
+    table.add_row("posterior", "-0.011–0.145")
+    print_table(table)
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["class", "interval"],
+        ["anterior", "0.883–0.916"],
+        ["posterior", "-0.011–0.145"],
+    ]

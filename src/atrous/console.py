@@ -19,7 +19,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segments
 from rich.styled import Styled
+from rich.table import Table
 from rich.text import Text
 
 from atrous.logger import log
@@ -126,6 +128,21 @@ def progress_bar() -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+def print_table(table: Table) -> None:
+    """Prints a table as wide as its cells, because a number that is broken over two lines can be misread.
+
+    Args:
+        table: the table.
+    """
+    for column in table.columns:
+        column.no_wrap = True
+    wide = console.options.update(max_width=10_000)
+    needed = max(console.width, console.measure(table, options=wide).maximum)
+    # Console.print takes no larger width than that of the terminal
+    rendered = console.render(table, wide.update(width=needed, max_width=needed))
+    console.print(Segments(rendered), crop=False, end="")
 
 
 def note(sentence: str) -> None:

@@ -23,6 +23,7 @@ from atrous.commands._report_intervals import interval_in_words
 from atrous.console import (
     console,
     note,
+    print_table,
     progress_bar,
     say_tiles_of_training,
     told_if_interrupted,
@@ -48,8 +49,6 @@ from atrous.models.info import Info
 from atrous.option_fields import given_to, taking
 from atrous.overwrite_checks import check_outputs, json_output, model_inputs
 
-#: Smallest width of the table in a file or a pipe, in characters.
-WIDTH = 110
 #: Largest number of pairs of overlapping rasters that a message names.
 PAIRS = 3
 
@@ -197,8 +196,7 @@ def _print(results: dict[str, Any], noun: str) -> None:
                 for key in ("users_accuracy", "producers_accuracy")
             ),
         )
-    # a file or a pipe has no width, so a fixed width is used: no number may be cut off
-    console.print(table, width=None if console.is_terminal else max(console.width, WIDTH))
+    print_table(table)
     apart = f", {hectares(results['no_data_ha'])} ha without data apart" if results["no_data_ha"] else ""
     console.print(
         f"[bold]total {hectares(results['total_ha'])} ha[/] in {counted(len(results['rasters']), 'raster')}{apart}"

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from atrous import charts, model_file
 from atrous.checked_arguments import checked
-from atrous.console import console, note, progress_bar, warn_if_fresh, write_json
+from atrous.console import console, note, print_table, progress_bar, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.mask_value_map import IGNORE_INDEX
@@ -197,7 +197,7 @@ def _print(results: dict[str, Any], noun: str) -> None:
     for name in ("stored", "fitted"):
         each = results[name]
         table.add_row(name, f"{each['temperature']:.4f}", f"{each['ece']:.4f}", f"{each['nll']:.4f}")
-    console.print(table)
+    print_table(table)
     stored, fitted = results["stored"], results["fitted"]
     state = "overconfident" if fitted["temperature"] > stored["temperature"] else "underconfident"
     console.print(

@@ -18,7 +18,7 @@ from rich.table import Table
 from atrous.checked_arguments import checked
 from atrous.commands._recorded_options import options_in_words
 from atrous.commands._report_paired_test import compared, p_in_words
-from atrous.console import console, note, told_if_interrupted, warn_if_fresh, write_json
+from atrous.console import console, note, print_table, told_if_interrupted, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.errors import AtrousError, counted
@@ -226,7 +226,7 @@ def _print(results: Mapping[str, Any], noun: str) -> None:
     for entry in results["classes"]:
         table.add_row(escape(entry["name"]), *_cells(entry))
     table.add_row("mean", *_cells(results["miou"]), style="bold")
-    console.print(table)
+    print_table(table)
     for sentence in results["verdict"]:
         console.print(escape(sentence), highlight=False)
     units = counted(results["units"], results["over"][:-1])

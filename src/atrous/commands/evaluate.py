@@ -20,7 +20,7 @@ from atrous import model_file
 from atrous.checked_arguments import checked
 from atrous.commands._recorded_options import recorded_run
 from atrous.commands._report_intervals import interval_in_words, with_intervals
-from atrous.console import console, note, progress_bar, told_if_interrupted, warn_if_fresh, write_json
+from atrous.console import console, note, print_table, progress_bar, told_if_interrupted, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.file_headers import kinds_of
@@ -60,8 +60,6 @@ if TYPE_CHECKING:
 
 #: Printed scores of each class.
 COLUMNS = ("iou", "dice", "accuracy", "boundary_f")
-#: Smallest width of the printed scores of volumes in a file or a pipe, in characters.
-WIDTH_OF_VOLUMES = 100
 #: Remark on scores with --largest-part or --smallest-part.
 PARTS_REMARK = (
     "the scores of volumes are those of the masks without their small parts; mIoU and all other scores of slices are "
@@ -299,7 +297,7 @@ def _print(results: dict[str, Any]) -> None:
         few = "*" if _is_in_few(entry, results) else ""
         scores.insert(1, interval_in_words(entry["iou_interval"]) + few)
         table.add_row(escape(entry["name"]), *scores, f"{entry['pixels_true'] / total:.1%}")
-    console.print(table)
+    print_table(table)
     console.print(
         f"[bold]mIoU {results['miou'] or 0:.4f}[/]  pixel accuracy {results['pixel_accuracy'] or 0:.4f}  "
         f"mean accuracy {results['mean_accuracy'] or 0:.4f}  frequency-weighted IoU "
@@ -322,22 +320,21 @@ def _print(results: dict[str, Any]) -> None:
 
 def _print_volumes(volumes: dict[str, Any]) -> None:
     """Prints the scores of whole volumes."""
-    near = f"surface Dice at {volumes['tolerance_mm']:g} mm"
-    heads = {"Dice": "dice", near: "surface_dice", "HD95 (mm)": "hd95_mm", "distance (mm)": "mean_distance_mm"}
-    heads["volume (ml)"] = "volume_difference_ml"
+    near = f"surface Dice\nat {volumes['tolerance_mm']:g} mm"
+    heads = {"Dice": "dice", near: "surface_dice", "HD95\n(mm)": "hd95_mm", "distance\n(mm)": "mean_distance_mm"}
+    heads["volume\n(ml)"] = "volume_difference_ml"
     table = Table("volumes", "cases", box=None, header_style="bold")
     for head in heads:
-        table.add_column(head, overflow="fold")
+        table.add_column(head)
     for entry in volumes["classes"]:
         cells = []
         for name in heads.values():
             score = entry["scores"][name]
             sign = "+" if name == "volume_difference_ml" else ""
             mean = "–" if score["mean"] is None else f"{score['mean']:{sign}.3f}"
-            cells.append(f"{mean} {interval_in_words(score['interval'])}".strip())
+            cells.append(f"{mean}\n{interval_in_words(score['interval'])}".strip())
         table.add_row(escape(entry["name"]), str(entry["cases"]), *cells)
-    # a file or a pipe has no width, so a fixed width is used: no interval may be cut off
-    console.print(table, width=None if console.is_terminal else max(console.width, WIDTH_OF_VOLUMES))
+    print_table(table)
     for remark in volumes["remarks"]:
         console.print(f"[yellow]note:[/] {escape(remark)}", highlight=False)
 
@@ -371,4 +368,4 @@ def _print_change(results: dict[str, Any]) -> None:
     for name, key in HEADLINES:
         before, after = results["without_crf"][key] or 0, results[key] or 0
         table.add_row(name, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
-    console.print(table)
+    print_table(table)

@@ -27,7 +27,7 @@ def matching_classes(table: ClassTable, names: Sequence[str]) -> np.ndarray:
     if unknown:
         raise AtrousError(
             f"the data has classes that this model does not have: {', '.join(unknown)}. The classes of the model are: "
-            f"{', '.join(names)}."
+            f"{', '.join(names)}. Give the classes of the data these names, in its classes.yaml."
         )
     remap = np.full(256, IGNORE_INDEX, dtype=np.uint8)
     remap[: len(table.names)] = [list(names).index(name) for name in table.names]

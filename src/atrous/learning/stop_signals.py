@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 _requested = threading.Event()
@@ -44,14 +44,9 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
         asked.append(number)
         print("\nstopping after this step; press Ctrl-C once more to stop at once", file=sys.stderr)
 
-    try:
+    before: dict[int, Any] = {}
+    with suppress(ValueError):  # only the main thread may set signal handlers
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # only the main thread may set signal handlers
-        try:
-            yield _requested.is_set
-        finally:
-            _requested.clear()
-        return
     try:
         yield lambda: bool(asked) or _requested.is_set()
     finally:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -381,29 +378,3 @@ def test_pictures_and_masks_in_an_object_store(cluster, store, pictures, alone, 
     assert shares[0] == shares[1]
     store.invalidate_cache()
     assert not store.exists(f"bucket/masks/{FOLDER}")
-
-
-@pytest.mark.slow
-@pytest.mark.cluster
-def test_an_autoscaler_starts_nodes_for_the_jobs(pictures, alone, tmp_path):
-    """In processes of their own, because this process is connected to the other cluster."""
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'atrous[cluster]'")
-    script = (
-        "import sys\n"
-        "from ray.cluster_utils import AutoscalingCluster\n"
-        "from atrous.cli import main\n"
-        "workers = {'resources': {'CPU': 1}, 'node_config': {}, 'min_workers': 0, 'max_workers': 2}\n"
-        "cluster = AutoscalingCluster({'CPU': 0}, {'worker': workers}, idle_timeout_minutes=1)\n"
-        "cluster.start()\n"
-        "try:\n"
-        "    sys.exit(main(sys.argv[1:]))\n"
-        "finally:\n"
-        "    cluster.shutdown()\n"
-    )
-    call = words(pictures, tmp_path / "masks", tmp_path / "found.json", "--on", "ray")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    done = subprocess.run(
-        [sys.executable, "-c", script, *call], env=environment, capture_output=True, text=True, timeout=500, check=False
-    )
-    assert done.returncode == 1, done.stderr  # one picture is damaged
-    same_as_alone(tmp_path, alone)

@@ -44,7 +44,7 @@ def tune_on_ray(address: str, work: Callable[[], object], out: Path, processes: 
         messages, resources = start_messages(ray), processes.resources(ray.nodes())
         options = {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0), "scheduling_strategy": "SPREAD"}
         # Ray repeats a task whose process is lost, but not one that raises an error.
-        search = ray.remote(_search).options(**options, max_retries=MOST_LOSSES, max_calls=1)
+        search = ray.remote(max_calls=1)(_search).options(**options, max_retries=MOST_LOSSES)
         running = [search.remote(messages, work, Path.cwd()) for _ in range(processes.most)]
         failures: list[Exception] = []
 

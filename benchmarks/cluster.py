@@ -57,11 +57,8 @@ def main() -> None:
             masks = {path.name: path.read_bytes() for path in (root / name).glob("*.png")}
             expected = expected or masks
             assert masks == expected and len(masks) == given.pictures, f"{name}: other masks than the local worker"
-            rows.append(
-                {"run": name, "pictures_per_second": rate, "ratio": rate / rows[0]["pictures_per_second"]}
-                if rows
-                else {"run": name, "pictures_per_second": rate, "ratio": 1.0}
-            )
+            local = rows[0]["pictures_per_second"] if rows else rate
+            rows.append({"run": name, "pictures_per_second": rate, "ratio": rate / local})
     print(f"{given.model.name}, {given.pictures} pictures of 480×360; {machine()}\n")
     print("| run | pictures/s | beside the local worker |\n|---|---|---|")
     for row in rows:

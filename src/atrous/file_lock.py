@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -28,6 +29,25 @@ def lock_file(path: Path) -> Iterator[bool]:
     """
     with _locked_by_sqlite(path) if fcntl is None else _locked_by_fcntl(path) as locked:
         yield locked
+
+
+def wait_until_unlocked(path: Path, waiting: Callable[[], object], seconds: float) -> None:
+    """Waits while another process holds the lock of a file: a network disk may keep the lock of a lost machine.
+
+    Args:
+        path: the file; its folder must exist.
+        waiting: called once if the file is locked.
+        seconds: longest time to wait.
+    """
+    until, told = time.monotonic() + seconds, False
+    while time.monotonic() < until:
+        with lock_file(path) as free:
+            if free:
+                return
+        if not told:
+            waiting()
+            told = True
+        time.sleep(1.0)
 
 
 @contextmanager

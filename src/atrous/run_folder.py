@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -158,25 +157,6 @@ def remove_if_empty(run: Path) -> None:
         lock.unlink(missing_ok=True)
         inside.rmdir()
         run.rmdir()
-
-
-def wait_until_unlocked(run: Path, waiting: Callable[[], object], seconds: float) -> None:
-    """Waits while another process trains in a run's folder: a network disk may keep the lock of a lost machine.
-
-    Args:
-        run: the run's folder.
-        waiting: called once if the folder is locked.
-        seconds: longest time to wait; then, `locked` raises the error.
-    """
-    until, told = time.monotonic() + seconds, False
-    while time.monotonic() < until:
-        with lock_file(run / CHECKPOINT.parent / "lock") as free:
-            if free:
-                return
-        if not told:
-            waiting()
-            told = True
-        time.sleep(1.0)
 
 
 @contextmanager

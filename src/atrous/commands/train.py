@@ -23,6 +23,7 @@ from atrous.commands.report import report
 from atrous.console import console, notes_once
 from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
+from atrous.file_lock import wait_until_unlocked
 from atrous.inference.value_range import PictureWarning
 from atrous.learning.checkpoint import checkpoint_of, saved_info
 from atrous.learning.distributed import current_group, process_group
@@ -39,7 +40,6 @@ from atrous.run_folder import (
     new_run,
     remove_if_empty,
     restore_config,
-    wait_until_unlocked,
 )
 
 #: Longest time in seconds to wait for the lock of a run; a network disk may keep the lock of a lost machine.
@@ -192,7 +192,7 @@ def _recipe_of(run: Path, recipe: Recipe, init: Path | None) -> tuple[Recipe, bo
         replace(own, model=replace(own.model, arguments=arguments))
     ) == recipe_text(expected):
         waiting = f"another process is training in {escape(str(run))}; waiting up to {LOCK_WAIT / 60:g} minutes for it"
-        wait_until_unlocked(run, lambda: console.print(waiting), LOCK_WAIT)
+        wait_until_unlocked(checkpoint_of(run).with_name("lock"), lambda: console.print(waiting), LOCK_WAIT)
         return own, True
     raise AtrousError(
         f"{run} contains a run with another recipe: give another --out, or continue that run with its own recipe: "

@@ -35,11 +35,10 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
     asked = []
 
     def ask(number: int, _: Any) -> None:
+        # a scheduler sends SIGTERM to all processes, and torchrun passes it on to its processes once more
+        if asked and number == signal.SIGTERM:
+            return
         if asked:
-            if (
-                number == signal.SIGTERM
-            ):  # schedulers send SIGTERM to all processes, and torchrun passes it on once more
-                return
             raise KeyboardInterrupt
         asked.append(number)
         print("\nstopping after this step; press Ctrl-C once more to stop at once", file=sys.stderr)
